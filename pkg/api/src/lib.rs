@@ -1,0 +1,23 @@
+//! The Kubernetes object model without any IO: what an object may hold, how it is read, defaulted, checked,
+//! patched and printed. Everything here is a pure function over JSON trees, so that built-in kinds and custom
+//! resources take one path.
+//!
+//! Place in the flow: `bytes -> decode -> default -> (patch | apply) -> validate -> bytes`, called by the
+//! resource engine of `apiserver`; `selector`, `quantity` and `status` also serve every client-side component.
+
+pub mod apply;
+pub mod decode;
+pub mod default;
+pub mod meta;
+pub mod openapi;
+pub mod patch;
+pub mod quantity;
+pub mod schema;
+pub mod selector;
+pub mod status;
+pub mod summary;
+pub mod table;
+pub mod validate;
+
+pub use meta::{GroupKind, GroupVersion, GroupVersionKind, GroupVersionResource};
+pub use status::Status;

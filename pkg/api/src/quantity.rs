@@ -1,0 +1,1 @@
+//! `resource.Quantity`: decimal and binary suffixes, exact, canonical text.

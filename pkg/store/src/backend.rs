@@ -1,0 +1,240 @@
+//! The trait that everything above the store is written against.
+use crate::Revision;
+use api::summary::Summary;
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A key and what is stored under it at some revision. Values are the bytes that were written; nothing here
+/// parses them.
+#[derive(Debug)]
+pub struct Entry {
+    pub key: Bytes,
+    pub value: Bytes,
+    pub create_revision: Revision,
+    pub mod_revision: Revision,
+    /// Writes since the key was created, 1 at birth.
+    pub version: u64,
+    pub lease: Option<LeaseId>,
+    /// Taken once at commit.
+    pub summary: Summary,
+}
+
+/// One key's change as applied on this server.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub revision: Revision,
+    /// Position within the revision: a transaction may change several keys.
+    pub index: u32,
+    pub key: Bytes,
+    /// The entry after the change; none: deleted.
+    pub entry: Option<Arc<Entry>>,
+    /// The entry before it; none: created.
+    pub previous: Option<Arc<Entry>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId(pub i64);
+
+#[derive(Clone, Debug)]
+pub struct Lease {
+    pub id: LeaseId,
+    pub granted_ttl: Duration,
+    pub remaining: Duration,
+    pub keys: Vec<Bytes>,
+}
+
+/// Keys from `start` up to, not including, `end`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub start: Bytes,
+    /// Empty: to the end of the key space.
+    pub end: Bytes,
+}
+
+impl Range {
+    /// All keys that begin with `prefix`.
+    pub fn prefix(prefix: impl Into<Bytes>) -> Self {
+        let start = prefix.into();
+        let mut end = start.to_vec();
+        while let Some(last) = end.pop() {
+            if last < 0xff {
+                end.push(last + 1);
+                break;
+            }
+        }
+        Self { start, end: end.into() }
+    }
+
+    /// One key alone.
+    pub fn key(key: impl Into<Bytes>) -> Self {
+        let start = key.into();
+        let mut end = start.to_vec();
+        end.push(0);
+        Self { start, end: end.into() }
+    }
+
+    pub fn contains(&self, key: &[u8]) -> bool {
+        key >= &self.start[..] && (self.end.is_empty() || key < &self.end[..])
+    }
+}
+
+/// A page of a range at one revision.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The revision that the page shows: the one asked for, or the current one.
+    pub revision: Revision,
+    pub entries: Vec<Arc<Entry>>,
+    /// Keys in the range at that revision, whatever the limit.
+    pub count: u64,
+    pub more: bool,
+}
+
+/// What must hold for a transaction's `then` to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compare {
+    /// The key was last changed at this revision; [`Revision::ZERO`]: it does not exist. A revision that
+    /// another server made never equals a local one: the compare fails, nothing is corrupted.
+    ModRevision { key: Bytes, revision: Revision },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    Put { key: Bytes, value: Bytes, lease: Option<LeaseId> },
+    Delete { key: Bytes },
+    Get { key: Bytes },
+}
+
+/// If all compares hold then `then`, else `otherwise`; atomically, at one revision. Two writes of one key in a
+/// transaction are refused.
+#[derive(Clone, Debug, Default)]
+pub struct Txn {
+    pub compare: Vec<Compare>,
+    pub then: Vec<Op>,
+    pub otherwise: Vec<Op>,
+}
+
+#[derive(Clone, Debug)]
+pub enum OpResult {
+    Put {
+        entry: Arc<Entry>,
+        previous: Option<Arc<Entry>>,
+    },
+    /// `previous` is none when there was nothing to delete.
+    Delete {
+        previous: Option<Arc<Entry>>,
+    },
+    Get {
+        entry: Option<Arc<Entry>>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct TxnResult {
+    pub succeeded: bool,
+    /// The transaction's own revision if it wrote, else the current one.
+    pub revision: Revision,
+    pub results: Vec<OpResult>,
+}
+
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchFrom {
+    /// Everything after the moment of the call.
+    Now,
+    /// Everything after this revision, which may lie in the past down to the compacted one.
+    After(Revision),
+}
+
+/// What a watch yields, in the order of revisions, each change once.
+#[derive(Clone, Debug)]
+pub enum WatchItem {
+    /// All changes of one or more whole revisions, in order; never a part of a revision.
+    Changes(Vec<Arc<Change>>),
+    /// Nothing in the range changed up to this revision. Sent when asked for, and now and then by itself.
+    Progress(Revision),
+}
+
+/// A running watch. Dropping it ends it.
+#[async_trait]
+pub trait Watch: Send {
+    /// The next item. A watcher that fell behind by more than its bounded buffer gets
+    /// [`Error::Compacted`] once and then `None`; so does one whose store is closing ([`Error::Closed`]).
+    async fn next(&mut self) -> Option<Result<WatchItem>>;
+    /// Asks for a [`WatchItem::Progress`] at or after the current revision.
+    fn request_progress(&mut self);
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The revision is older than what is kept.
+    #[error("revision {requested} is compacted; the oldest kept is {compacted}")]
+    Compacted { requested: Revision, compacted: Revision },
+    /// The revision is above the current one, whoever made it.
+    #[error("revision {requested} is in the future; the current one is {current}")]
+    Future { requested: Revision, current: Revision },
+    /// The revision was made by another server: it names no point in this server's log.
+    #[error("revision {requested} was made by server {server}, not here")]
+    Foreign { requested: Revision, server: u16 },
+    #[error("value of {key} is {size_bytes} bytes, more than the {limit_bytes} allowed")]
+    TooLarge { key: String, size_bytes: usize, limit_bytes: usize },
+    #[error("key {key} is written twice in one transaction")]
+    DuplicateKey { key: String },
+    #[error("lease {0:?} does not exist")]
+    LeaseNotFound(LeaseId),
+    #[error("lease {0:?} exists already")]
+    LeaseExists(LeaseId),
+    /// The disk is full: nothing was written, reads go on. Writes succeed again when there is space.
+    #[error("no space left for {path}")]
+    NoSpace { path: String },
+    /// Damage was found; what is damaged is never served.
+    #[error("{path} is damaged: {what}")]
+    Corrupt { path: String, what: String },
+    /// The queue of waiting writes is full.
+    #[error("too many writes are waiting ({limit})")]
+    Busy { limit: usize },
+    #[error("the store is closing")]
+    Closed,
+    #[error("{path}: {source}")]
+    Sqlite { path: String, source: rusqlite::Error },
+    #[error("{path}: {source}")]
+    Io { path: String, source: std::io::Error },
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A store as the API sees it. Revisions are opaque to the caller: it compares and hands them back.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// The newest revision that is durable and visible.
+    fn current_revision(&self) -> Revision;
+
+    /// The oldest revision that can still be read or watched from.
+    fn compacted_revision(&self) -> Revision;
+
+    /// The entry at `at`, or now.
+    async fn get(&self, key: &[u8], at: Option<Revision>) -> Result<Option<Arc<Entry>>>;
+
+    /// Entries of the range in key order at `at`, or now; at most `limit` (0: all).
+    async fn list(&self, range: &Range, at: Option<Revision>, limit: usize) -> Result<Page>;
+
+    /// Runs a transaction. When this returns `Ok` its writes are durable.
+    async fn txn(&self, txn: Txn) -> Result<TxnResult>;
+
+    /// Starts a watch.
+    async fn watch(&self, range: Range, from: WatchFrom) -> Result<Box<dyn Watch>>;
+
+    async fn lease_grant(&self, id: Option<LeaseId>, ttl: Duration) -> Result<Lease>;
+    /// Deletes the lease and its keys, as one revision.
+    async fn lease_revoke(&self, id: LeaseId) -> Result<Revision>;
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<Lease>;
+    async fn lease(&self, id: LeaseId) -> Result<Lease>;
+    async fn leases(&self) -> Result<Vec<LeaseId>>;
+
+    /// Forgets what is older than `revision`.
+    async fn compact(&self, revision: Revision) -> Result<()>;
+
+    /// Bytes on disk.
+    async fn size_bytes(&self) -> Result<u64>;
+}
