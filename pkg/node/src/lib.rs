@@ -1,1 +1,13 @@
+//! The composition root: configuration, certificates, tokens, and the tasks of a process from start to shutdown.
+//!
+//! Place in the flow: the binary calls [`server::run`]; here the store, the API front, the controllers, the
+//! scheduler, the agent and the network are made, handed to one another through their constructors, and ended.
 
+pub mod config;
+pub mod files;
+pub mod host;
+pub mod kubeconfig;
+pub mod lock;
+pub mod pki;
+pub mod tls;
+pub mod token;

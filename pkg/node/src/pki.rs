@@ -1,0 +1,286 @@
+//! Certificates: one root CA for the cluster, an intermediate and a service-account key for this server, and the
+//! leaves that it signs. Leaves last a year and are renewed at start when less than 120 days remain.
+//!
+//! Everybody trusts the root alone, so every leaf is handed out with the intermediate behind it.
+use crate::files;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const CA_LIFE: Duration = DAY.saturating_mul(3650);
+const LEAF_LIFE: Duration = DAY.saturating_mul(365);
+/// A leaf with less life than this is renewed at start.
+const RENEW_WITHIN: Duration = DAY.saturating_mul(120);
+/// Certificates begin this long ago, for peers whose clocks are behind.
+const BACKDATE: Duration = Duration::from_secs(60 * 60);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    File(#[from] files::Error),
+    #[error("{path}: no usable certificate or key: {source}")]
+    Unusable { path: PathBuf, source: rcgen::Error },
+    #[error("making the certificate of {subject}: {source}")]
+    Making { subject: String, source: rcgen::Error },
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A certificate chain (leaf first) and its key, as PEM.
+#[derive(Clone)]
+pub struct Pair {
+    pub chain_pem: String,
+    pub key_pem: String,
+}
+
+/// Whom a leaf speaks for.
+#[derive(Clone, Debug, Default)]
+pub struct Subject {
+    pub common_name: String,
+    /// Groups.
+    pub organizations: Vec<String>,
+    pub dns_names: Vec<String>,
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Subject {
+    /// A client: a user in groups.
+    pub fn user(name: &str, groups: &[&str]) -> Self {
+        Self {
+            common_name: name.into(),
+            organizations: groups.iter().map(ToString::to_string).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+/// This server's authority, loaded from or made in `<data-dir>/server/tls`.
+pub struct Authority {
+    dir: PathBuf,
+    root_pem: String,
+    intermediate_pem: String,
+    intermediate_key: KeyPair,
+    service_account_key_pem: String,
+}
+
+impl Authority {
+    /// Loads what is there and makes what is missing.
+    pub fn open(dir: &Path) -> Result<Self> {
+        files::private_dir(dir)?;
+        let (root_pem, root_key) = ensure_root(dir)?;
+        let (intermediate_pem, intermediate_key) = ensure_intermediate(dir, &root_pem, &root_key)?;
+        let service_account_key_pem = ensure_key(&dir.join("service-account.key"))?.serialize_pem();
+        Ok(Self { dir: dir.to_owned(), root_pem, intermediate_pem, intermediate_key, service_account_key_pem })
+    }
+
+    /// The certificate that everybody pins.
+    pub fn root_pem(&self) -> &str {
+        &self.root_pem
+    }
+
+    /// PKCS#8, P-256: signs service-account tokens.
+    pub fn service_account_key_pem(&self) -> &str {
+        &self.service_account_key_pem
+    }
+
+    /// The kept leaf of this name if it still fits its subject and has enough life, else a new one.
+    pub fn leaf(&self, name: &str, subject: &Subject) -> Result<Pair> {
+        let (certificate, key) = (self.dir.join(format!("{name}.crt")), self.dir.join(format!("{name}.key")));
+        if let (Some(chain_pem), Some(key_pem)) = (files::read_if_there(&certificate)?, files::read_if_there(&key)?)
+            && fits(&chain_pem, subject)
+            && chain_pem.ends_with(&self.intermediate_pem)
+        {
+            return Ok(Pair { chain_pem, key_pem });
+        }
+        let pair = self.sign(subject)?;
+        files::write(&key, pair.key_pem.as_bytes(), 0o600)?;
+        files::write(&certificate, pair.chain_pem.as_bytes(), 0o600)?;
+        Ok(pair)
+    }
+
+    /// A new key and a leaf for it, kept nowhere.
+    pub fn sign(&self, subject: &Subject) -> Result<Pair> {
+        let making = |source| Error::Making { subject: subject.common_name.clone(), source };
+        let key = KeyPair::generate().map_err(making)?;
+        let chain_pem = self.sign_key(subject, &key)?;
+        Ok(Pair { chain_pem, key_pem: key.serialize_pem() })
+    }
+
+    fn sign_key(&self, subject: &Subject, key: &impl rcgen::PublicKeyData) -> Result<String> {
+        let making = |source| Error::Making { subject: subject.common_name.clone(), source };
+        let issuer = Issuer::from_ca_cert_pem(&self.intermediate_pem, &self.intermediate_key).map_err(making)?;
+        let leaf = leaf_params(subject).and_then(|params| params.signed_by(key, &issuer)).map_err(making)?;
+        Ok(leaf.pem() + &self.intermediate_pem)
+    }
+}
+
+fn ensure_root(dir: &Path) -> Result<(String, KeyPair)> {
+    let path = dir.join("root-ca.crt");
+    let key = ensure_key(&dir.join("root-ca.key"))?;
+    if let Some(pem) = files::read_if_there(&path)? {
+        return Ok((pem, key));
+    }
+    let name = format!("eyot-root-ca@{}", unix(SystemTime::now()));
+    let making = |source| Error::Making { subject: name.clone(), source };
+    let pem = ca_params(&name, 1).self_signed(&key).map_err(making)?.pem();
+    files::write(&path, pem.as_bytes(), 0o600)?;
+    Ok((pem, key))
+}
+
+fn ensure_intermediate(dir: &Path, root_pem: &str, root_key: &KeyPair) -> Result<(String, KeyPair)> {
+    let path = dir.join("server-ca.crt");
+    let key = ensure_key(&dir.join("server-ca.key"))?;
+    if let Some(pem) = files::read_if_there(&path)? {
+        return Ok((pem, key));
+    }
+    let name = format!("eyot-server-ca@{}", unix(SystemTime::now()));
+    let making = |source| Error::Making { subject: name.clone(), source };
+    let issuer = Issuer::from_ca_cert_pem(root_pem, root_key).map_err(making)?;
+    let pem = ca_params(&name, 0).signed_by(&key, &issuer).map_err(making)?.pem();
+    files::write(&path, pem.as_bytes(), 0o600)?;
+    Ok((pem, key))
+}
+
+fn ensure_key(path: &Path) -> Result<KeyPair> {
+    let unusable = |source| Error::Unusable { path: path.to_owned(), source };
+    if let Some(pem) = files::read_if_there(path)? {
+        return KeyPair::from_pem(&pem).map_err(unusable);
+    }
+    let key = KeyPair::generate().map_err(unusable)?;
+    files::write(path, key.serialize_pem().as_bytes(), 0o600)?;
+    Ok(key)
+}
+
+fn ca_params(name: &str, path_length: u8) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    live(&mut params, CA_LIFE);
+    params
+}
+
+fn leaf_params(subject: &Subject) -> std::result::Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(subject.dns_names.clone())?;
+    params.subject_alt_names.extend(subject.addresses.iter().map(|address| rcgen::SanType::IpAddress(*address)));
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, &*subject.common_name);
+    for organization in &subject.organizations {
+        params.distinguished_name.push(DnType::OrganizationName, &**organization);
+    }
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    if !subject.dns_names.is_empty() || !subject.addresses.is_empty() {
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    }
+    params.use_authority_key_identifier_extension = true;
+    live(&mut params, LEAF_LIFE);
+    Ok(params)
+}
+
+fn live(params: &mut CertificateParams, life: Duration) {
+    let now = SystemTime::now();
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = (now + life).into();
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Whether the first certificate of the chain is of this subject, carries all its names and lives long enough.
+fn fits(chain_pem: &str, subject: &Subject) -> bool {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(chain_pem.as_bytes()) else { return false };
+    let Ok(certificate) = pem.parse_x509() else { return false };
+    let remaining = certificate.validity().time_to_expiration().map_or(0, |left| left.whole_seconds());
+    let same_subject =
+        name(&certificate, true) == [subject.common_name.clone()] && name(&certificate, false) == subject.organizations;
+    remaining > RENEW_WITHIN.as_secs() as i64
+        && same_subject
+        && alternative_names(&certificate) == wanted_names(subject)
+}
+
+fn name(certificate: &x509_parser::certificate::X509Certificate<'_>, common: bool) -> Vec<String> {
+    let subject = certificate.subject();
+    let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().map(str::to_owned).ok();
+    match common {
+        true => subject.iter_common_name().filter_map(text).collect(),
+        false => subject.iter_organization().filter_map(text).collect(),
+    }
+}
+
+fn alternative_names(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Vec<String> {
+    use x509_parser::extensions::GeneralName;
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let names = extension.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+            _ => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+        },
+        _ => None,
+    });
+    sorted(names.collect())
+}
+
+fn wanted_names(subject: &Subject) -> Vec<String> {
+    sorted(subject.dns_names.iter().cloned().chain(subject.addresses.iter().map(ToString::to_string)).collect())
+}
+
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serving(dns: &str) -> Subject {
+        Subject {
+            common_name: "eyot".into(),
+            dns_names: vec![dns.into()],
+            addresses: vec![[127, 0, 0, 1].into(), "::1".parse().unwrap()],
+            ..Subject::default()
+        }
+    }
+
+    #[test]
+    fn what_was_made_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Authority::open(dir.path()).unwrap();
+        let leaf = first.leaf("serving", &serving("localhost")).unwrap();
+        let second = Authority::open(dir.path()).unwrap();
+        assert_eq!(first.root_pem(), second.root_pem());
+        assert_eq!(first.service_account_key_pem(), second.service_account_key_pem());
+        assert_eq!(leaf.chain_pem, second.leaf("serving", &serving("localhost")).unwrap().chain_pem);
+    }
+
+    #[test]
+    fn a_new_name_gets_a_new_leaf() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open(dir.path()).unwrap();
+        let old = authority.leaf("serving", &serving("localhost")).unwrap();
+        let new = authority.leaf("serving", &serving("shop.example")).unwrap();
+        assert_ne!(old.chain_pem, new.chain_pem);
+    }
+
+    #[test]
+    fn the_chain_leads_to_the_root_in_rustls() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open(dir.path()).unwrap();
+        let pair = authority.sign(&Subject::user("admin", &["system:masters"])).unwrap();
+        let tls = crate::tls::client(authority.root_pem(), Some(&pair)).unwrap();
+        assert!(tls.client_auth_cert_resolver.has_certs());
+        let chain = crate::tls::certificates(&pair.chain_pem).unwrap();
+        let roots = crate::tls::roots(authority.root_pem()).unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder(roots.into()).build().unwrap();
+        let now = rustls::pki_types::UnixTime::now();
+        verifier.verify_client_cert(&chain[0], &chain[1..], now).unwrap();
+    }
+}
