@@ -1,0 +1,1 @@
+//! Holds the test of which crate may stand on which; nothing else.

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# All checks and tests of the project, from formatting to real containers: what CI runs.
+#   tests/run.sh            everything
+#   tests/run.sh static     formatting, lints, layering
+#   tests/run.sh unit       tests of all crates
+#   tests/run.sh e2e        a real server with real containers
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+export CARGO_TERM_COLOR=never
+
+# What the tests need from the system; apt is asked only when something is missing.
+requirements() {
+	local missing=() need
+	for need in cc:gcc containerd:containerd runc:runc nft:nftables ip:iproute2 conntrack:conntrack; do
+		command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
+	done
+	[ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] || missing+=(containernetworking-plugins)
+	[ -x /bin/busybox ] || missing+=(busybox-static)
+	if [ ${#missing[@]} -gt 0 ]; then
+		echo "installing ${missing[*]}"
+		apt-get update -qq
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove "${missing[@]}" >/dev/null
+	fi
+	rustup component list --installed 2>/dev/null | grep -q clippy || rustup component add clippy rustfmt
+}
+
+static() {
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+}
+
+unit() { cargo test --workspace --locked --no-fail-fast; }
+
+e2e() {
+	cargo build --locked -p eyot
+	tests/e2e/run.sh
+}
+
+requirements
+case ${1:-all} in
+static | unit | e2e) "$1" ;;
+all) static && unit && e2e ;;
+*)
+	sed -n '2,7p' "$0" | sed 's/^# \{0,1\}//'
+	exit 2
+	;;
+esac
