@@ -27,6 +27,9 @@ pub enum Type {
     Struct(Box<Struct>),
     /// String keys to values of one type.
     Map(Box<Type>),
+    /// The same with `x-kubernetes-map-type: atomic` (nodeSelector, a Service's selector): read and strategically
+    /// merged like [`Type::Map`], but apply owns it whole.
+    AtomicMap(Box<Type>),
     List(Box<List>),
     String(StringFormat),
     /// `bits` is 32 or 64.

@@ -81,7 +81,7 @@ impl<'a> Merge<'a> {
     {
         match self.schemas.resolve(ty) {
             Type::Struct(s) => s.fields.get(key).map_or(&Type::Any, |field| &field.ty),
-            Type::Map(value) => value,
+            Type::Map(value) | Type::AtomicMap(value) => value,
             _ => &Type::Any,
         }
     }
