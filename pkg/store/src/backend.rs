@@ -14,6 +14,8 @@ pub struct Entry {
     pub value: Bytes,
     pub create_revision: Revision,
     pub mod_revision: Revision,
+    /// Position of its last change within that revision.
+    pub index: u32,
     /// Writes since the key was created, 1 at birth.
     pub version: u64,
     pub lease: Option<LeaseId>,
@@ -181,6 +183,8 @@ pub enum Error {
     TooLarge { key: String, size_bytes: usize, limit_bytes: usize },
     #[error("key {key} is written twice in one transaction")]
     DuplicateKey { key: String },
+    #[error("{ops} writes in one transaction are more than the {limit} allowed")]
+    TooManyOps { ops: usize, limit: usize },
     #[error("lease {0:?} does not exist")]
     LeaseNotFound(LeaseId),
     #[error("lease {0:?} exists already")]
@@ -196,6 +200,11 @@ pub enum Error {
     Busy { limit: usize },
     #[error("the store is closing")]
     Closed,
+    #[error("{path} is in use by another process")]
+    InUse { path: String },
+    /// A batch failed for a reason that the log of the process tells in full; nothing of it was written.
+    #[error("the write failed: {what}")]
+    Failed { what: String },
     #[error("{path}: {source}")]
     Sqlite { path: String, source: rusqlite::Error },
     #[error("{path}: {source}")]

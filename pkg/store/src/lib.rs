@@ -1,10 +1,23 @@
 //! The durable, observable store of one server. [`Backend`] is the seam: the API front and the etcd endpoint
 //! see it alone; merging with peers is another trait.
 //!
-//! Place in the flow: `apiserver | etcd -> Backend -> SQLite`, and back out through watches.
+//! Place in the flow: `apiserver | etcd -> Backend -> Store -> writer -> SQLite`, and back out through the hub's
+//! watches. Reads of now come from memory, reads of the past from the log.
 
 mod backend;
+mod batch;
+mod clock;
+mod hub;
+mod lease;
+mod log;
+mod reader;
 mod revision;
+mod state;
+mod store;
+mod watch;
+mod writer;
 
 pub use backend::*;
+pub use clock::HybridClock;
 pub use revision::Revision;
+pub use store::{KEEP, Options, Store};

@@ -1,0 +1,310 @@
+//! The log of one server's changes in SQLite, and every statement on it.
+//!
+//! A row's position is its revision plus its index in the transaction: the low bits of a revision are the same
+//! for all of one server's, so positions of different revisions never meet. `parent` is the position of the
+//! key's row before this one; a row that is somebody's parent is superseded, which makes compaction a walk.
+use crate::{Error, LeaseId, Result, Revision};
+use bytes::Bytes;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Most writes in one transaction, and the bits below the clock that positions may use.
+pub const MAX_OPS: usize = 1 << (Revision::LOW_BITS - 1);
+/// SQLite's page cache, per connection.
+const CACHE_KIB: i64 = 2048;
+/// How long a connection waits for another's lock.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// One change as the log keeps it.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub revision: Revision,
+    pub index: u32,
+    pub key: Bytes,
+    /// None: the key was deleted.
+    pub value: Option<Bytes>,
+    pub create_revision: Revision,
+    pub version: u64,
+    pub lease: Option<LeaseId>,
+    /// Position of the key's change before this one; 0: there was none.
+    pub parent: u64,
+}
+
+impl Record {
+    pub fn position(&self) -> u64 {
+        self.revision.get() + u64::from(self.index)
+    }
+}
+
+/// The last position that a revision can have.
+fn end_of(revision: Revision) -> i64 {
+    (revision.get() + MAX_OPS as u64 - 1) as i64
+}
+
+/// One connection to the log.
+pub struct Log {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Log {
+    /// Opens or creates the database.
+    pub fn open(path: &Path) -> Result<Self> {
+        let connection = Connection::open(path).map_err(|e| explain(path, e))?;
+        let log = Self { connection, path: path.to_owned() };
+        log.prepare().map_err(|e| log.explain(e))?;
+        Ok(log)
+    }
+
+    fn prepare(&self) -> rusqlite::Result<()> {
+        self.connection.busy_timeout(LOCK_WAIT)?;
+        self.connection.set_prepared_statement_cache_capacity(32);
+        self.connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        self.connection.pragma_update(None, "journal_mode", "WAL")?;
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        self.connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        self.connection.execute_batch(
+            "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+             CREATE TABLE IF NOT EXISTS lease (id INTEGER PRIMARY KEY, ttl_ms INTEGER NOT NULL);
+             CREATE TABLE IF NOT EXISTS log (
+                 position INTEGER PRIMARY KEY,
+                 idx INTEGER NOT NULL,
+                 key BLOB NOT NULL,
+                 value BLOB,
+                 create_revision INTEGER NOT NULL,
+                 version INTEGER NOT NULL,
+                 lease INTEGER,
+                 parent INTEGER NOT NULL,
+                 crc INTEGER NOT NULL);
+             CREATE INDEX IF NOT EXISTS log_key ON log (key, position);",
+        )
+    }
+
+    pub fn explain(&self, error: rusqlite::Error) -> Error {
+        explain(&self.path, error)
+    }
+
+    fn corrupt(&self, what: String) -> Error {
+        Error::Corrupt { path: self.path.display().to_string(), what }
+    }
+
+    pub fn begin(&self) -> Result<()> {
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| self.explain(e))
+    }
+
+    pub fn commit(&self) -> Result<()> {
+        self.connection.execute_batch("COMMIT").map_err(|e| self.explain(e))
+    }
+
+    /// Undoes what was begun; a failed commit may have done so already.
+    pub fn rollback(&self) {
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::error!(path = %self.path.display(), %error, "rolling back a failed batch");
+        }
+    }
+
+    pub fn append(&self, record: &Record) -> Result<()> {
+        let value = record.value.as_deref();
+        self.connection
+            .prepare_cached("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
+            .and_then(|mut insert| {
+                insert.execute(params![
+                    record.position() as i64,
+                    record.index,
+                    &record.key[..],
+                    value,
+                    record.create_revision.get() as i64,
+                    record.version as i64,
+                    record.lease.map(|lease| lease.0),
+                    record.parent as i64,
+                    checksum(&record.key, value),
+                ])
+            })
+            .map(drop)
+            .map_err(|e| self.explain(e))
+    }
+
+    /// The newest record of every key that exists, in order of keys.
+    pub fn current(&self, each: impl FnMut(Record)) -> Result<()> {
+        self.select(
+            "SELECT * FROM log WHERE position IN (SELECT max(position) FROM log GROUP BY key) AND value NOT NULL",
+            [],
+            each,
+        )
+    }
+
+    /// The newest position in the log, 0 when it is empty.
+    pub fn last_position(&self) -> Result<u64> {
+        let last =
+            self.connection.query_row("SELECT coalesce(max(position), 0) FROM log", [], |row| row.get::<_, i64>(0));
+        last.map(|position| position as u64).map_err(|e| self.explain(e))
+    }
+
+    /// A key's newest record at or before a revision; a deletion counts as one.
+    pub fn get(&self, key: &[u8], at: Revision) -> Result<Option<Record>> {
+        let mut found = None;
+        self.select(
+            "SELECT * FROM log WHERE key = ? AND position <= ? ORDER BY position DESC LIMIT 1",
+            params![key, end_of(at)],
+            |record| found = Some(record),
+        )?;
+        Ok(found)
+    }
+
+    /// The record at a position.
+    pub fn at_position(&self, position: u64) -> Result<Option<Record>> {
+        let mut found = None;
+        self.select("SELECT * FROM log WHERE position = ?", [position as i64], |record| found = Some(record))?;
+        Ok(found)
+    }
+
+    /// What existed in a range of keys at a revision, in order of keys. An empty `end` means no end.
+    pub fn list(&self, start: &[u8], end: &[u8], at: Revision, each: impl FnMut(Record)) -> Result<()> {
+        self.select(
+            "SELECT * FROM log WHERE value NOT NULL AND position IN (
+                 SELECT max(position) FROM log
+                 WHERE key >= ?1 AND (length(?2) = 0 OR key < ?2) AND position <= ?3 GROUP BY key)
+             ORDER BY key",
+            params![start, end, end_of(at)],
+            each,
+        )
+    }
+
+    /// Up to `limit` records after a position, in order.
+    pub fn after(&self, position: u64, up_to: Revision, limit: usize, each: impl FnMut(Record)) -> Result<()> {
+        self.select(
+            "SELECT * FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?",
+            params![position as i64, end_of(up_to), limit as i64],
+            each,
+        )
+    }
+
+    fn select(&self, sql: &str, params: impl rusqlite::Params, mut each: impl FnMut(Record)) -> Result<()> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(|e| self.explain(e))?;
+        let mut rows = statement.query(params).map_err(|e| self.explain(e))?;
+        while let Some(row) = rows.next().map_err(|e| self.explain(e))? {
+            let (record, crc) = read(row).map_err(|e| self.explain(e))?;
+            if crc != checksum(&record.key, record.value.as_deref()) {
+                let key = String::from_utf8_lossy(&record.key).into_owned();
+                return Err(
+                    self.corrupt(format!("the value of {key} at revision {} is not what was written", record.revision))
+                );
+            }
+            each(record);
+        }
+        Ok(())
+    }
+
+    pub fn meta(&self, name: &str) -> Result<Option<u64>> {
+        self.connection
+            .query_row("SELECT value FROM meta WHERE name = ?", [name], |row| row.get::<_, i64>(0))
+            .optional()
+            .map(|value| value.map(|value| value as u64))
+            .map_err(|e| self.explain(e))
+    }
+
+    pub fn set_meta(&self, name: &str, value: u64) -> Result<()> {
+        self.connection
+            .execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", params![name, value as i64])
+            .map(drop)
+            .map_err(|e| self.explain(e))
+    }
+
+    pub fn leases(&self) -> Result<Vec<(LeaseId, Duration)>> {
+        let all = || {
+            let mut statement = self.connection.prepare("SELECT id, ttl_ms FROM lease")?;
+            let rows = statement
+                .query_map([], |row| Ok((LeaseId(row.get(0)?), Duration::from_millis(row.get::<_, i64>(1)? as u64))))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        all().map_err(|e| self.explain(e))
+    }
+
+    pub fn put_lease(&self, id: LeaseId, ttl: Duration) -> Result<()> {
+        self.connection
+            .execute("INSERT INTO lease VALUES (?, ?)", params![id.0, ttl.as_millis() as i64])
+            .map(drop)
+            .map_err(|e| self.explain(e))
+    }
+
+    pub fn delete_lease(&self, id: LeaseId) -> Result<()> {
+        self.connection.execute("DELETE FROM lease WHERE id = ?", [id.0]).map(drop).map_err(|e| self.explain(e))
+    }
+
+    /// One step of compaction: of at most `limit` records after `from` and up to `target`, deletes what they
+    /// superseded, and themselves if they are deletions. Returns where it got to; none: nothing is left to do.
+    pub fn compact_step(&self, from: u64, target: Revision, limit: usize) -> Result<Option<u64>> {
+        let mut seen = Vec::new();
+        let mut step = || -> rusqlite::Result<()> {
+            let mut rows = self.connection.prepare_cached(
+                "SELECT position, parent, value IS NULL FROM log
+                 WHERE position > ? AND position <= ? ORDER BY position LIMIT ?",
+            )?;
+            let mut rows = rows.query(params![from as i64, end_of(target), limit as i64])?;
+            while let Some(row) = rows.next()? {
+                seen.push((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, bool>(2)?));
+            }
+            let mut delete = self.connection.prepare_cached("DELETE FROM log WHERE position = ?")?;
+            for (position, parent, is_deletion) in &seen {
+                if *parent != 0 {
+                    delete.execute([parent])?;
+                }
+                if *is_deletion {
+                    delete.execute([position])?;
+                }
+            }
+            Ok(())
+        };
+        step().map_err(|e| self.explain(e))?;
+        Ok(seen.last().map(|(position, ..)| *position as u64))
+    }
+
+    /// Gives up to `pages` free pages back to the file system.
+    pub fn vacuum_step(&self, pages: u32) -> Result<()> {
+        let run = || {
+            let mut statement = self.connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+            let mut rows = statement.query([])?;
+            while rows.next()?.is_some() {}
+            Ok(())
+        };
+        run().map_err(|e| self.explain(e))
+    }
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<(Record, u32)> {
+    let bytes = |index| Ok::<_, rusqlite::Error>(row.get_ref(index)?.as_blob_or_null()?.map(Bytes::copy_from_slice));
+    let (position, index): (i64, u32) = (row.get(0)?, row.get(1)?);
+    let record = Record {
+        revision: Revision::from_u64(position as u64 - u64::from(index)),
+        index,
+        key: bytes(2)?.unwrap_or_default(),
+        value: bytes(3)?,
+        create_revision: Revision::from_u64(row.get::<_, i64>(4)? as u64),
+        version: row.get::<_, i64>(5)? as u64,
+        lease: row.get::<_, Option<i64>>(6)?.map(LeaseId),
+        parent: row.get::<_, i64>(7)? as u64,
+    };
+    Ok((record, row.get(8)?))
+}
+
+fn checksum(key: &[u8], value: Option<&[u8]>) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(value.unwrap_or_default());
+    hasher.finalize()
+}
+
+/// SQLite's error in our terms.
+fn explain(path: &Path, error: rusqlite::Error) -> Error {
+    let at = path.display().to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => Error::NoSpace { path: at },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            Error::Corrupt { path: at, what: error.to_string() }
+        }
+        _ => Error::Sqlite { path: at, source: error },
+    }
+}

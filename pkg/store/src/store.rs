@@ -1,0 +1,246 @@
+//! The store as a [`Backend`]: reads of now from memory, reads of the past from SQLite, writes through the writer.
+use crate::batch::PreparedTxn;
+use crate::clock::HybridClock;
+use crate::hub::Hub;
+use crate::lease::Leases;
+use crate::log::Log;
+use crate::reader::{Reader, entry};
+use crate::state::State;
+use crate::watch::Watcher;
+use crate::writer::{Command, Reply, Shared, Writer};
+use crate::{
+    Backend, Entry, Error, Lease, LeaseId, Op, Page, Range, Result, Revision, Txn, TxnResult, Watch, WatchFrom,
+};
+use api::summary::Summarize;
+use async_trait::async_trait;
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Writes that wait for the writer at most; more are refused as busy.
+const QUEUE: usize = 4096;
+/// etcd's limit of a request, 1.5 MiB, is too small for the largest objects that kube-apiserver takes.
+const VALUE_LIMIT_BYTES: usize = 3 << 20;
+/// History kept when nothing else is said: long enough to resume a watch.
+pub const KEEP: Duration = Duration::from_secs(5 * 60);
+
+/// How to open a store.
+pub struct Options {
+    /// A directory of its own; made when it is missing.
+    pub dir: PathBuf,
+    /// This server's number in revisions.
+    pub server: u16,
+    pub summarize: Arc<dyn Summarize>,
+    /// History younger than this is never compacted by the store itself.
+    pub keep: Duration,
+}
+
+/// One server's store. Closing it, or dropping it, ends the writer.
+pub struct Store {
+    shared: Arc<Shared>,
+    reader: Arc<Reader>,
+    commands: SyncSender<Command>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    summarize: Arc<dyn Summarize>,
+    server: u16,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens or creates the store and starts its writer.
+    pub fn open(options: Options) -> Result<Arc<Self>> {
+        let lock = lock(&options.dir)?;
+        let path = options.dir.join("store.db");
+        let log = Log::open(&path)?;
+        private(&path)?;
+        let (shared, leases) = load(&log, &*options.summarize)?;
+        let compaction = (log.meta("swept")?.unwrap_or(0), *shared.compacted.read());
+        let clock = HybridClock::after(Revision::from_u64(log.last_position()?).clock());
+        let writer = Writer {
+            log,
+            shared: shared.clone(),
+            clock,
+            server: options.server,
+            leases,
+            keep: options.keep,
+            compaction,
+            next_compaction: Instant::now(),
+        };
+        let (commands, received) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(&received));
+        let thread = thread.map_err(|source| Error::Io { path: path.display().to_string(), source })?;
+        let reader = Arc::new(Reader::new(Log::open(&path)?, options.summarize.clone()));
+        Ok(Arc::new(Self {
+            shared,
+            reader,
+            commands,
+            writer: Mutex::new(Some(thread)),
+            summarize: options.summarize,
+            server: options.server,
+            path,
+            _lock: lock,
+        }))
+    }
+
+    /// Finishes what was accepted, ends all watches and waits for the writer.
+    pub async fn close(&self) -> Result<()> {
+        let closed = self.ask(Command::Close).await;
+        if let Some(thread) = self.writer.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's writer had panicked");
+        }
+        closed
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(command(reply)).map_err(|error| match error {
+            TrySendError::Full(_) => Error::Busy { limit: QUEUE },
+            TrySendError::Disconnected(_) => Error::Closed,
+        })?;
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Whether a revision can be read: it is this server's, not in the future, not compacted.
+    fn check(&self, requested: Revision) -> Result<()> {
+        let (current, compacted) = (self.current_revision(), self.compacted_revision());
+        if requested > current {
+            return Err(Error::Future { requested, current });
+        }
+        if requested.server() != self.server {
+            return Err(Error::Foreign { requested, server: requested.server() });
+        }
+        match requested < compacted {
+            true => Err(Error::Compacted { requested, compacted }),
+            false => Ok(()),
+        }
+    }
+}
+
+fn lock(dir: &Path) -> Result<File> {
+    let at = |source| Error::Io { path: dir.display().to_string(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at)?;
+    let file = File::create(dir.join("lock")).map_err(at)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| Error::InUse { path: dir.display().to_string() })?;
+    Ok(file)
+}
+
+fn private(path: &Path) -> Result<()> {
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, mode).map_err(|source| Error::Io { path: path.display().to_string(), source })
+}
+
+fn load(log: &Log, summarize: &dyn Summarize) -> Result<(Arc<Shared>, Leases)> {
+    let mut leases = Leases::restore(log.leases()?, Instant::now());
+    let mut state = State::default();
+    log.current(|record| {
+        let Some(entry) = entry(&record, summarize) else { return };
+        if let Some(lease) = entry.lease {
+            leases.attach(lease, entry.key.clone());
+        }
+        state.entries.insert(entry.key.clone(), entry);
+    })?;
+    let compacted = Revision::from_u64(log.meta("compacted")?.unwrap_or(0));
+    let last = log.last_position()?;
+    let newest = log.at_position(last)?.map_or(Revision::ZERO, |record| record.revision);
+    state.revision = newest.max(compacted);
+    let hub = Arc::new(Hub::new(state.revision));
+    Ok((Arc::new(Shared { state: RwLock::new(state), compacted: RwLock::new(compacted), hub }), leases))
+}
+
+#[async_trait]
+impl Backend for Store {
+    fn current_revision(&self) -> Revision {
+        self.shared.state.read().revision
+    }
+
+    fn compacted_revision(&self) -> Revision {
+        *self.shared.compacted.read()
+    }
+
+    async fn get(&self, key: &[u8], at: Option<Revision>) -> Result<Option<Arc<Entry>>> {
+        let Some(at) = at else { return Ok(self.shared.state.read().get(key)) };
+        self.check(at)?;
+        let found = self.reader.get(key.to_vec(), at).await?;
+        self.check(at)?;
+        Ok(found)
+    }
+
+    async fn list(&self, range: &Range, at: Option<Revision>, limit: usize) -> Result<Page> {
+        {
+            let state = self.shared.state.read();
+            if at.is_none_or(|at| at == state.revision) {
+                return Ok(state.page(range, limit));
+            }
+        }
+        let at = at.expect("a list of now was answered above");
+        self.check(at)?;
+        let page = self.reader.list(range.clone(), at, limit).await?;
+        // Compaction may have passed by while the page was read.
+        self.check(at)?;
+        Ok(page)
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnResult> {
+        for op in txn.then.iter().chain(&txn.otherwise) {
+            if let Op::Put { key, value, .. } = op
+                && value.len() > VALUE_LIMIT_BYTES
+            {
+                let key = String::from_utf8_lossy(key).into_owned();
+                return Err(Error::TooLarge { key, size_bytes: value.len(), limit_bytes: VALUE_LIMIT_BYTES });
+            }
+        }
+        let prepared = PreparedTxn::new(txn, &*self.summarize)?;
+        self.ask(|reply| Command::Txn(prepared, reply)).await
+    }
+
+    async fn watch(&self, range: Range, from: WatchFrom) -> Result<Box<dyn Watch>> {
+        let after = match from {
+            WatchFrom::Now => self.current_revision(),
+            WatchFrom::After(after) => {
+                self.check(after)?;
+                after
+            }
+        };
+        Ok(Box::new(Watcher::new(self.shared.hub.clone(), self.reader.clone(), range, after)?))
+    }
+
+    async fn lease_grant(&self, id: Option<LeaseId>, ttl: Duration) -> Result<Lease> {
+        self.ask(|reply| Command::LeaseGrant(id, ttl, reply)).await
+    }
+
+    async fn lease_revoke(&self, id: LeaseId) -> Result<Revision> {
+        self.ask(|reply| Command::LeaseRevoke(id, reply)).await
+    }
+
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<Lease> {
+        self.ask(|reply| Command::LeaseKeepAlive(id, reply)).await
+    }
+
+    async fn lease(&self, id: LeaseId) -> Result<Lease> {
+        self.ask(|reply| Command::Lease(id, reply)).await
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>> {
+        self.ask(Command::Leases).await
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<()> {
+        self.ask(|reply| Command::Compact(revision, reply)).await
+    }
+
+    async fn size_bytes(&self) -> Result<u64> {
+        let at = |source| Error::Io { path: self.path.display().to_string(), source };
+        Ok(std::fs::metadata(&self.path).map_err(at)?.len())
+    }
+}

@@ -1,0 +1,265 @@
+//! The one writer: a thread that owns the log, gathers what waits into one batch with one fsync, and answers only
+//! when that is done. It also ends leases and compacts, between batches.
+use crate::batch::{Batch, Done, PreparedTxn};
+use crate::clock::HybridClock;
+use crate::hub::Hub;
+use crate::lease::Leases;
+use crate::log::Log;
+use crate::state::State;
+use crate::{Error, Lease, LeaseId, Result, Revision, TxnResult};
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::oneshot;
+
+/// Transactions in one batch at most.
+const BATCH_TXNS: usize = 512;
+/// Rows that one step of compaction looks at; between steps writes go first.
+const COMPACT_ROWS: usize = 500;
+/// Free pages given back to the file system after a step.
+const VACUUM_PAGES: u32 = 64;
+/// How often the store compacts by itself.
+const COMPACT_EVERY: Duration = Duration::from_secs(60);
+/// The writer wakes at least this often.
+const IDLE: Duration = Duration::from_secs(1);
+/// A pause between compaction steps when nothing else waits.
+const STEP_PAUSE: Duration = Duration::from_millis(5);
+
+/// Where an answer goes.
+pub type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// What the writer is asked to do.
+pub enum Command {
+    Txn(PreparedTxn, Reply<TxnResult>),
+    LeaseGrant(Option<LeaseId>, Duration, Reply<Lease>),
+    LeaseRevoke(LeaseId, Reply<Revision>),
+    LeaseKeepAlive(LeaseId, Reply<Lease>),
+    Lease(LeaseId, Reply<Lease>),
+    Leases(Reply<Vec<LeaseId>>),
+    Compact(Revision, Reply<()>),
+    Close(Reply<()>),
+}
+
+/// What the writer shares with everybody else.
+pub struct Shared {
+    pub state: RwLock<State>,
+    pub compacted: RwLock<Revision>,
+    pub hub: Arc<Hub>,
+}
+
+pub struct Writer {
+    pub log: Log,
+    pub shared: Arc<Shared>,
+    pub clock: HybridClock,
+    pub server: u16,
+    pub leases: Leases,
+    /// History younger than this is kept.
+    pub keep: Duration,
+    /// Position that compaction has got to, and the revision that it is to reach.
+    pub compaction: (u64, Revision),
+    pub next_compaction: Instant,
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+impl Writer {
+    /// Works until told to close or until nobody is left to ask.
+    pub fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            match commands.recv_timeout(self.patience()) {
+                Ok(Command::Close(reply)) => {
+                    self.shared.hub.close();
+                    let _ = reply.send(Ok(()));
+                    return;
+                }
+                Ok(Command::Txn(txn, reply)) => {
+                    if let Some(next) = self.batch((txn, reply), commands) {
+                        self.other(next);
+                    }
+                }
+                Ok(command) => self.other(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.shared.hub.close(),
+            }
+            self.expire();
+            self.compact_a_little();
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        if self.compacting() {
+            return STEP_PAUSE;
+        }
+        let until = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        self.leases.next_deadline().map_or(IDLE, until).min(IDLE)
+    }
+
+    /// Runs `first` and the transactions that wait behind it, then tells each its result. Returns the command
+    /// that ended the batch, if one did.
+    fn batch(&mut self, first: (PreparedTxn, Reply<TxnResult>), commands: &Receiver<Command>) -> Option<Command> {
+        let mut waiting = vec![first];
+        let mut next = None;
+        while waiting.len() < BATCH_TXNS && next.is_none() {
+            match commands.try_recv() {
+                Ok(Command::Txn(txn, reply)) => waiting.push((txn, reply)),
+                Ok(other) => next = Some(other),
+                Err(_) => break,
+            }
+        }
+        let (txns, replies): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        match self.commit(txns) {
+            Ok(results) => replies.into_iter().zip(results).for_each(|(reply, result)| drop(reply.send(result))),
+            Err(error) => {
+                tracing::error!(%error, "a batch of writes failed; none of them was acknowledged");
+                replies.into_iter().for_each(|reply| drop(reply.send(Err(again(&error)))));
+            }
+        }
+        next
+    }
+
+    /// Makes transactions durable, then visible. The outer error means that nothing happened.
+    fn commit(&mut self, txns: Vec<PreparedTxn>) -> Result<Vec<Result<TxnResult>>> {
+        let shared = self.shared.clone();
+        let state = shared.state.read();
+        let mut batch = Batch::new(&state, self.clock, self.server);
+        let now = now_ms();
+        let results = txns.into_iter().map(|txn| batch.run(txn, now, |id| self.leases.contains(id))).collect();
+        self.append(&batch)?;
+        let done = batch.done();
+        drop(state);
+        self.publish(done);
+        Ok(results)
+    }
+
+    fn append(&self, batch: &Batch<'_>) -> Result<()> {
+        if batch.records.is_empty() {
+            return Ok(());
+        }
+        self.log.begin()?;
+        let written = batch.records.iter().try_for_each(|record| self.log.append(record));
+        written.and_then(|()| self.log.commit()).inspect_err(|_| self.log.rollback())
+    }
+
+    fn publish(&mut self, done: Done) {
+        self.clock = done.clock;
+        done.changes.iter().flatten().for_each(|change| self.leases.follow(change));
+        let all: Vec<_> = done.changes.iter().flatten().cloned().collect();
+        let shared = &self.shared;
+        shared.hub.publish(done.changes, || {
+            let mut state = shared.state.write();
+            for change in all {
+                state.revision = change.revision;
+                match &change.entry {
+                    Some(entry) => state.entries.insert(change.key.clone(), entry.clone()),
+                    None => state.entries.remove(&change.key),
+                };
+            }
+        });
+    }
+
+    fn other(&mut self, command: Command) {
+        // Whoever asked may have gone: a reply that nobody takes is no error.
+        match command {
+            Command::LeaseGrant(id, ttl, reply) => drop(reply.send(self.grant(id, ttl))),
+            Command::LeaseRevoke(id, reply) => drop(reply.send(self.revoke(id))),
+            Command::LeaseKeepAlive(id, reply) => drop(reply.send(self.leases.keep_alive(id, Instant::now()))),
+            Command::Lease(id, reply) => drop(reply.send(self.leases.get(id, Instant::now()))),
+            Command::Leases(reply) => drop(reply.send(Ok(self.leases.ids()))),
+            Command::Compact(revision, reply) => drop(reply.send(self.compact(revision))),
+            // Replies are dropped, which callers read as closed; the loop ends when the senders are gone.
+            Command::Txn(..) | Command::Close(_) => self.shared.hub.close(),
+        }
+    }
+
+    fn grant(&mut self, id: Option<LeaseId>, ttl: Duration) -> Result<Lease> {
+        let id = id.unwrap_or_else(|| LeaseId(rand::random_range(1..i64::MAX)));
+        if self.leases.contains(id) {
+            return Err(Error::LeaseExists(id));
+        }
+        self.log.put_lease(id, ttl)?;
+        Ok(self.leases.grant(id, ttl, Instant::now()))
+    }
+
+    fn revoke(&mut self, id: LeaseId) -> Result<Revision> {
+        let lease = self.leases.get(id, Instant::now())?;
+        let then = lease.keys.into_iter().map(|key| crate::batch::Prepared::Delete { key }).collect();
+        let txn = PreparedTxn { compare: Vec::new(), then, otherwise: Vec::new() };
+        let mut results = self.commit(vec![txn])?;
+        self.log.delete_lease(id)?;
+        self.leases.remove(id);
+        results.pop().expect("one transaction has one result").map(|result| result.revision)
+    }
+
+    fn expire(&mut self) {
+        for id in self.leases.expired(Instant::now()) {
+            if let Err(error) = self.revoke(id) {
+                tracing::warn!(?id, %error, "an expired lease could not be ended; trying again");
+            }
+        }
+    }
+
+    fn compact(&mut self, revision: Revision) -> Result<()> {
+        let compacted = *self.shared.compacted.read();
+        let current = self.shared.state.read().revision;
+        if revision <= compacted {
+            return Err(Error::Compacted { requested: revision, compacted });
+        }
+        if revision > current {
+            return Err(Error::Future { requested: revision, current });
+        }
+        self.log.set_meta("compacted", revision.get())?;
+        *self.shared.compacted.write() = revision;
+        self.compaction.1 = revision;
+        Ok(())
+    }
+
+    fn compacting(&self) -> bool {
+        self.compaction.0 < self.compaction.1.get()
+    }
+
+    /// Sets a new goal when it is time, and takes one step towards the present one.
+    fn compact_a_little(&mut self) {
+        if Instant::now() >= self.next_compaction {
+            self.next_compaction = Instant::now() + COMPACT_EVERY;
+            let old = now_ms().saturating_sub(self.keep.as_millis() as u64);
+            let goal = Revision::new(HybridClock::at(old), 0).min(self.shared.state.read().revision);
+            if goal > *self.shared.compacted.read()
+                && let Err(error) = self.compact(goal)
+            {
+                tracing::warn!(%error, "setting the goal of compaction");
+            }
+        }
+        if self.compacting()
+            && let Err(error) = self.compact_step()
+        {
+            tracing::warn!(%error, "compaction stopped; trying again later");
+            self.compaction.1 = Revision::ZERO;
+        }
+    }
+
+    fn compact_step(&mut self) -> Result<()> {
+        let (from, goal) = self.compaction;
+        self.log.begin()?;
+        let step = self.log.compact_step(from, goal, COMPACT_ROWS);
+        let step = step.and_then(|reached| {
+            let reached = reached.unwrap_or(goal.get());
+            self.log.set_meta("swept", reached)?;
+            self.log.commit()?;
+            Ok(reached)
+        });
+        self.compaction.0 = step.inspect_err(|_| self.log.rollback())?;
+        self.log.vacuum_step(VACUUM_PAGES)
+    }
+}
+
+/// The same failure for another of those who wait on it.
+fn again(error: &Error) -> Error {
+    match error {
+        Error::NoSpace { path } => Error::NoSpace { path: path.clone() },
+        Error::Corrupt { path, what } => Error::Corrupt { path: path.clone(), what: what.clone() },
+        other => Error::Failed { what: other.to_string() },
+    }
+}
