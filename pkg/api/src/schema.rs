@@ -1,6 +1,8 @@
 //! What an object may hold, as data: one model for built-in kinds (from the generated file) and for custom
 //! resources (from their structural schemas). Decoding, defaults, strategic merge, apply, OpenAPI and the
 //! CRDT's list encoding all read it.
+mod builtin;
+
 use crate::GroupVersionKind;
 use serde_json::Value;
 use std::collections::BTreeMap;
