@@ -2,10 +2,22 @@
 //!
 //! Place in the flow: `kubectl | client -> front (authn, authz) -> engine (admission) -> store::Backend`.
 
+pub mod authn;
+pub mod authz;
 pub mod body;
+pub mod discovery;
 pub mod engine;
+pub mod front;
+pub mod health;
+pub mod limits;
+pub mod options;
 pub mod registry;
 pub mod request;
+pub mod service;
+mod tls;
+pub mod version;
 
 pub use body::Body;
+pub use options::{Cluster, Options, Tls, TokenKeys};
 pub use request::{RequestInfo, User, Verb};
+pub use service::{Handle, InProcess, Service};

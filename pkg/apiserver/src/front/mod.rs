@@ -1,0 +1,120 @@
+//! One request's way: read it, find out who asks, whether they may, and hand it to who serves it.
+//!
+//! Place in the flow: `connection | in-process client -> [Front] -> engine | discovery | health | connect`.
+
+pub mod in_flight;
+mod paths;
+
+use crate::authn::{Authenticator, impersonate, unwrap_websocket_token};
+use crate::authz::{Attributes, Authorizer};
+use crate::body::{self, Body, RequestBody};
+use crate::engine::{self, Serve};
+use crate::limits;
+use crate::registry::Registry;
+use crate::request::{self, RequestInfo, Target, User};
+use api::Status;
+use http::{Method, Request, Response, header};
+use in_flight::InFlight;
+use rustls::pki_types::CertificateDer;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Everything that serving a request needs; shared by all connections.
+pub struct Front {
+    pub(crate) authenticator: Authenticator,
+    pub(crate) authorizer: Arc<Authorizer>,
+    pub(crate) engine: Arc<dyn Serve>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) backend: Arc<dyn store::Backend>,
+    pub(crate) in_flight: InFlight,
+    pub(crate) discovery: crate::discovery::Discovery,
+    pub(crate) root_ca_pem: String,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// How a request came in.
+pub enum Source<'a> {
+    /// Over TLS, with the client's certificate where it showed one.
+    Network { certificate: Option<&'a CertificateDer<'static>> },
+    /// From a component of this process, which is who it says.
+    Process(User),
+}
+
+/// Serves go wrong in one way: with a Status.
+pub(crate) type Answer = Result<Response<Body>, Status>;
+
+impl Front {
+    /// Serves one request. Never fails: what goes wrong is the answer.
+    pub async fn handle(&self, mut request: Request<RequestBody>, source: Source<'_>) -> Response<Body> {
+        let head = request.method() == Method::HEAD;
+        unwrap_websocket_token(request.headers_mut());
+        let mut response = match self.admit(request, source).await {
+            Ok(response) => response,
+            Err(status) => body::status(&status),
+        };
+        let headers = response.headers_mut();
+        headers.entry(header::CACHE_CONTROL).or_insert(header::HeaderValue::from_static("no-cache, private"));
+        if head {
+            *response.body_mut() = body::full("");
+        }
+        response
+    }
+
+    async fn admit(&self, mut request: Request<RequestBody>, source: Source<'_>) -> Answer {
+        let target = request::parse(request.method(), request.uri()).map_err(|error| unreadable(&error))?;
+        let user = self.user(request.headers(), source).await?;
+        let user = impersonate::impersonate(&self.authorizer, user, request.headers_mut())?;
+        request.headers_mut().remove(header::AUTHORIZATION);
+        match target {
+            Target::Resource(info) if info.is_long_running() => self.serve_resource(info, user, request).await,
+            Target::Resource(info) => {
+                let _turn = self.in_flight.enter(info.is_mutating()).await?;
+                within(self.serve_resource(info, user, request)).await
+            }
+            Target::NonResource { path, verb } => {
+                let attributes = Attributes::NonResource { verb: verb.into(), path: path.as_str().into() };
+                self.authorizer.check(&user, &attributes)?;
+                let (parts, _) = request.into_parts();
+                within(self.serve_path(&path, &user, &parts)).await
+            }
+        }
+    }
+
+    async fn user(&self, headers: &http::HeaderMap, source: Source<'_>) -> Result<User, Status> {
+        let certificate = match source {
+            Source::Process(user) => return Ok(user),
+            Source::Network { certificate } => certificate,
+        };
+        let now = jiff::Timestamp::now().as_second();
+        self.authenticator.authenticate(certificate, headers, now).await.map_err(|error| {
+            tracing::debug!(%error, "authentication failed");
+            Status::unauthorized()
+        })
+    }
+
+    async fn serve_resource(&self, info: RequestInfo, user: User, request: Request<RequestBody>) -> Answer {
+        self.authorizer.check(&user, &Attributes::from(&info))?;
+        let (parts, request_body) = request.into_parts();
+        let body = body::read(request_body, limits::BODY_BYTES).await?;
+        let request = engine::Request { info, user, headers: parts.headers, body };
+        Ok(self.engine.serve(request).await)
+    }
+}
+
+/// Bounds what is not long-running.
+async fn within(serve: impl Future<Output = Answer>) -> Answer {
+    let timeout = || {
+        let message = "request did not complete within the allotted timeout";
+        Err(Status::timeout(format!("Timeout: {message}")))
+    };
+    tokio::time::timeout(limits::REQUEST, serve).await.unwrap_or_else(|_| timeout())
+}
+
+fn unreadable(error: &request::Error) -> Status {
+    match error {
+        request::Error::Method(_) => {
+            Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        }
+        other => Status::bad_request(other.to_string()),
+    }
+}

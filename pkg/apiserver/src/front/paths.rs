@@ -1,0 +1,63 @@
+//! Paths that are no resources: discovery, health, version, keys.
+use super::{Answer, Front};
+use crate::body::{self, Body};
+use crate::request::User;
+use crate::{health, version};
+use api::Status;
+use http::{Method, Response, StatusCode};
+
+impl Front {
+    pub(super) async fn serve_path(&self, path: &str, _user: &User, request: &http::request::Parts) -> Answer {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let known = match parts[..] {
+            [""] => Some(self.root()),
+            ["api" | "apis", ..] => self.discovery.serve(&parts, &request.headers, &self.registry.served()),
+            ["version"] => Some(body::json(StatusCode::OK, version::json())),
+            [endpoint @ ("healthz" | "livez" | "readyz"), ref check @ ..] => {
+                let query = request.uri.query().map(crate::request::parse_query).unwrap_or_default();
+                health::serve(self, endpoint, &check.join("/"), &query).await
+            }
+            ["cacerts"] => Some(body::content(StatusCode::OK, "application/x-pem-file", self.root_ca_pem.clone())),
+            [".well-known", "openid-configuration"] => Some(self.openid_configuration()),
+            ["openid", "v1", "jwks"] => {
+                let keys = self.authenticator.service_accounts().jwks().to_string();
+                Some(body::content(StatusCode::OK, "application/jwk-set+json", keys))
+            }
+            _ => None,
+        };
+        let response = known.ok_or_else(Status::no_such_path)?;
+        if matches!(request.method, Method::GET | Method::HEAD) {
+            return Ok(response);
+        }
+        let message = "the server does not allow this method on the requested resource";
+        Err(Status::failure(405, "MethodNotAllowed", message))
+    }
+
+    /// The paths that are served, as `/` lists them.
+    fn root(&self) -> Response<Body> {
+        let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/openid/v1/jwks", "/version", "/metrics"]
+            .into_iter()
+            .chain(["/openapi/v2", "/openapi/v3", "/cacerts"])
+            .map(str::to_owned)
+            .collect();
+        paths.extend(self.discovery.paths(&self.registry.served()));
+        for endpoint in ["/healthz", "/livez", "/readyz"] {
+            paths.push(endpoint.into());
+            paths.extend(health::CHECKS.iter().map(|check| format!("{endpoint}/{check}")));
+        }
+        paths.sort();
+        body::json(StatusCode::OK, serde_json::json!({ "paths": paths }).to_string())
+    }
+
+    fn openid_configuration(&self) -> Response<Body> {
+        let issuer = self.authenticator.service_accounts().issuer();
+        let document = serde_json::json!({
+            "issuer": issuer,
+            "jwks_uri": format!("{issuer}/openid/v1/jwks"),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+        });
+        body::json(StatusCode::OK, document.to_string())
+    }
+}

@@ -1,0 +1,64 @@
+//! What the front is built from. Everything comes ready made from the composition; nothing is read from the
+//! environment or from files here.
+use crate::engine::Serve;
+use crate::registry::Registry;
+use crate::request::User;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::sync::Arc;
+use store::Backend;
+
+/// The issuer of service account tokens, and the audience of the API itself.
+pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+pub struct Options {
+    /// Bound already, so that the composition decides what is in use and says so.
+    pub listener: TcpListener,
+    pub backend: Arc<dyn Backend>,
+    pub engine: Arc<dyn Serve>,
+    pub registry: Arc<Registry>,
+    pub tls: Tls,
+    /// Bearer tokens that never expire, with whom they stand for (the join token).
+    pub tokens: Vec<(String, User)>,
+    pub service_accounts: TokenKeys,
+    pub cluster: Cluster,
+    /// How the front reaches agents on 10250: their CA, and the certificate that it shows them.
+    pub kubelet_client: Arc<rustls::ClientConfig>,
+    /// The root CA in PEM, as `/cacerts` answers it and pods get it.
+    pub root_ca_pem: String,
+}
+
+/// The serving side of TLS.
+pub struct Tls {
+    /// Leaf first.
+    pub cert_chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
+    /// Who signs client certificates. Showing none is allowed; showing a bad one ends the handshake.
+    pub client_roots: Vec<CertificateDer<'static>>,
+    /// The same roots in PEM, published in `kube-system/extension-apiserver-authentication`.
+    pub client_roots_pem: String,
+}
+
+/// Keys of service account tokens.
+pub struct TokenKeys {
+    /// EC P-256, PKCS#8, PEM.
+    pub signing_key_pem: String,
+    /// Further `PUBLIC KEY` blocks in PEM whose tokens hold here (other servers' keys).
+    pub verifying_keys_pem: Vec<String>,
+    /// [`ISSUER`] unless the cluster domain differs.
+    pub issuer: String,
+    /// Empty: the issuer alone.
+    pub audiences: Vec<String>,
+}
+
+/// What objects made at birth say of the cluster.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Seeds the uids of bootstrap objects, so that two servers of one cluster make the same ones.
+    pub id: uuid::Uuid,
+    /// The first address of the service range, that of `default/kubernetes`.
+    pub api_service_ip: Ipv4Addr,
+    pub dns_ip: Ipv4Addr,
+    /// Where pods and other nodes reach this server.
+    pub advertise: SocketAddrV4,
+}

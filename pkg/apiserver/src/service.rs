@@ -1,0 +1,236 @@
+//! The listener and its life: accept, TLS, HTTP, and an orderly end.
+use crate::authn::jwt::{self, PublicKey, Signer};
+use crate::authn::{Authenticator, ServiceAccounts};
+use crate::authz::{self, Authorizer};
+use crate::body::{self, Body, BoxError};
+use crate::discovery::Discovery;
+use crate::front::{Front, Source};
+use crate::options::{Options, TokenKeys};
+use crate::request::User;
+use crate::{limits, tls};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("service account keys: {0}")]
+    Keys(#[from] jwt::Error),
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    #[error("the listener: {0}")]
+    Listener(#[from] std::io::Error),
+    #[error("reading what is stored: {0}")]
+    Store(#[from] store::Error),
+}
+
+/// The API front, ready to run.
+pub struct Service {
+    listener: tokio::net::TcpListener,
+    acceptor: TlsAcceptor,
+    front: Arc<Front>,
+    follower: authz::Follower,
+    /// Ends watches and other long-running requests; cancelled before connections are drained.
+    stopping: CancellationToken,
+}
+
+/// Access to the API for components of this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    front: Arc<Front>,
+}
+
+impl Service {
+    /// Loads what judging requests needs. Needs a running tokio runtime.
+    ///
+    /// # Errors
+    /// Unusable keys or certificates, or a store that can't be read.
+    pub async fn new(options: Options) -> Result<Self, Error> {
+        options.listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(options.listener)?;
+        let acceptor = TlsAcceptor::from(tls::server_config(options.tls)?);
+        let service_accounts = service_accounts(options.service_accounts, options.backend.clone())?;
+        let authorizer = Arc::new(Authorizer::default());
+        let follower = authz::load(&authorizer, &*options.backend).await?;
+        let stopping = CancellationToken::new();
+        let front = Front {
+            authenticator: Authenticator::new(options.tokens, service_accounts),
+            authorizer,
+            engine: options.engine,
+            registry: options.registry,
+            backend: options.backend,
+            in_flight: Default::default(),
+            discovery: Discovery::new(options.cluster.advertise.to_string()),
+            root_ca_pem: options.root_ca_pem,
+            shutdown: stopping.clone(),
+        };
+        Ok(Self { listener, acceptor, front: Arc::new(front), follower, stopping })
+    }
+
+    pub fn handle(&self) -> Handle {
+        Handle { front: self.front.clone() }
+    }
+
+    /// Serves until `shutdown`, then ends watches, lets other requests finish within [`limits::DRAIN`], and closes.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let stopping = self.stopping.clone();
+        let front = &self.front;
+        let follow =
+            authz::follow(front.authorizer.clone(), front.backend.clone(), self.follower, stopping.child_token());
+        tasks.spawn(follow);
+        let connections = Connections {
+            acceptor: self.acceptor,
+            front: self.front.clone(),
+            tasks: tasks.clone(),
+            stopping: stopping.clone(),
+        };
+        shutdown.run_until_cancelled(connections.accept(&self.listener)).await;
+        drop(self.listener);
+        stopping.cancel();
+        tasks.close();
+        if tokio::time::timeout(limits::DRAIN, tasks.wait()).await.is_err() {
+            tracing::warn!(left = tasks.len(), "requests did not end in time; closing their connections");
+        }
+    }
+}
+
+fn service_accounts(keys: TokenKeys, backend: Arc<dyn store::Backend>) -> Result<ServiceAccounts, jwt::Error> {
+    let signer = Signer::from_pem(keys.signing_key_pem.as_bytes())?;
+    let verifying: Result<Vec<_>, _> =
+        keys.verifying_keys_pem.iter().map(|pem| PublicKey::from_pem(pem.as_bytes())).collect();
+    Ok(ServiceAccounts::new(signer, verifying?, keys.issuer, keys.audiences, backend))
+}
+
+impl Handle {
+    /// The API as `user`: what a component's client calls. Authorization and admission apply as to everybody.
+    pub fn service(&self, mut user: User) -> InProcess {
+        if !user.in_group(crate::request::AUTHENTICATED) {
+            user.groups.push(crate::request::AUTHENTICATED.into());
+        }
+        InProcess { front: self.front.clone(), user }
+    }
+}
+
+/// A tower service over the API with its caller bound.
+#[derive(Clone)]
+pub struct InProcess {
+    front: Arc<Front>,
+    user: User,
+}
+
+impl<B> tower::Service<Request<B>> for InProcess
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (front, user) = (self.front.clone(), self.user.clone());
+        let request = request.map(body::request);
+        Box::pin(async move { Ok(front.handle(request, Source::Process(user)).await) })
+    }
+}
+
+/// What each connection gets a share of.
+#[derive(Clone)]
+struct Connections {
+    acceptor: TlsAcceptor,
+    front: Arc<Front>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+/// The pause after an accept that failed (most likely no file descriptors were left).
+const ACCEPT_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
+
+impl Connections {
+    async fn accept(&self, listener: &tokio::net::TcpListener) {
+        let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    let connection = self.clone();
+                    self.tasks.spawn(async move {
+                        if let Err(error) = connection.serve(stream).await {
+                            tracing::debug!(%peer, %error, "connection ended");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self, stream: TcpStream) -> Result<(), BoxError> {
+        stream.set_nodelay(true)?;
+        let stream = tokio::time::timeout(limits::HANDSHAKE, self.acceptor.accept(stream)).await??;
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
+        let caller = Caller { front: self.front, certificate: certificate.map(|c| Arc::new(c.into_owned())) };
+        let service = service_fn(move |request| caller.clone().call(request));
+        let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits::HEADERS)
+            .max_buf_size(limits::HEADER_BYTES);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits::STREAMS_A_CONNECTION)
+            .max_header_list_size(limits::HEADER_BYTES as u32)
+            .keep_alive_interval(limits::KEEP_ALIVE)
+            .keep_alive_timeout(limits::KEEP_ALIVE)
+            .adaptive_window(true);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    }
+}
+
+/// A connection's client.
+#[derive(Clone)]
+struct Caller {
+    front: Arc<Front>,
+    certificate: Option<Arc<CertificateDer<'static>>>,
+}
+
+impl Caller {
+    fn call(self, request: Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
+        let request = request.map(body::request);
+        Box::pin(async move {
+            let source = Source::Network { certificate: self.certificate.as_deref() };
+            Ok(self.front.handle(request, source).await)
+        })
+    }
+}
