@@ -5,6 +5,7 @@
 pub mod authn;
 pub mod authz;
 pub mod body;
+pub mod bootstrap;
 pub mod discovery;
 pub mod engine;
 pub mod front;

@@ -7,7 +7,7 @@ use crate::discovery::Discovery;
 use crate::front::{Front, Source};
 use crate::options::{Options, TokenKeys};
 use crate::request::User;
-use crate::{limits, tls};
+use crate::{bootstrap, limits, tls};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
@@ -34,6 +34,8 @@ pub enum Error {
     Listener(#[from] std::io::Error),
     #[error("reading what is stored: {0}")]
     Store(#[from] store::Error),
+    #[error("objects of birth: {0}")]
+    Bootstrap(#[from] bootstrap::Error),
 }
 
 /// The API front, ready to run.
@@ -53,13 +55,15 @@ pub struct Handle {
 }
 
 impl Service {
-    /// Loads what judging requests needs. Needs a running tokio runtime.
+    /// Makes what must exist at birth and loads what judging requests needs. Needs a running tokio runtime.
     ///
     /// # Errors
     /// Unusable keys or certificates, or a store that can't be read.
     pub async fn new(options: Options) -> Result<Self, Error> {
         options.listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(options.listener)?;
+        let wanted = bootstrap::Wanted::new(&options.cluster, options.tls.client_roots_pem.clone());
+        bootstrap::run(&*options.backend, &wanted, jiff::Timestamp::now()).await?;
         let acceptor = TlsAcceptor::from(tls::server_config(options.tls)?);
         let service_accounts = service_accounts(options.service_accounts, options.backend.clone())?;
         let authorizer = Arc::new(Authorizer::default());

@@ -74,7 +74,7 @@ mod tests {
         let refused = in_flight.enter(false).await.unwrap_err();
         assert_eq!((refused.code, refused.details.unwrap().retry_after_seconds), (429, 1));
         drop(reading);
-        in_flight.enter(false).await.unwrap();
+        drop(in_flight.enter(false).await.unwrap());
         assert_eq!(in_flight.waiting.load(Ordering::Relaxed), 0);
     }
 }
