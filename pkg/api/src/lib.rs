@@ -8,6 +8,7 @@
 pub mod apply;
 pub mod decode;
 pub mod default;
+pub mod jsonpath;
 pub mod meta;
 pub mod openapi;
 pub mod patch;

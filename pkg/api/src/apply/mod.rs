@@ -232,7 +232,7 @@ fn conflicts(managers: &Managers, changed: &Set) -> Vec<Conflict> {
         };
         conflicts.extend(entry.fields.intersection(changed).paths().into_iter().map(with));
     }
-    conflicts.sort_by(|a, b| a.with().cmp(&b.with()));
+    conflicts.sort_by_key(Conflict::with);
     conflicts
 }
 
