@@ -146,12 +146,15 @@ fn cells(group: &str, kind: &str) -> Option<Cells> {
 #[derive(Deserialize)]
 struct Data {
     descriptions: Vec<String>,
-    kinds: HashMap<String, Vec<(String, String, String, i32, usize)>>,
+    kinds: HashMap<String, Vec<Row>>,
 }
+
+/// Name, type, format, priority, and the number of the description.
+type Row = (String, String, String, i32, usize);
 
 static COLUMNS: LazyLock<HashMap<String, Vec<Column>>> = LazyLock::new(|| {
     let data: Data = serde_json::from_str(include_str!("columns.json")).expect("the file is part of the program");
-    let column = |(name, ty, format, priority, description): (String, String, String, i32, usize)| Column {
+    let column = |(name, ty, format, priority, description): Row| Column {
         name,
         ty,
         format,
