@@ -14,6 +14,7 @@ pub mod limits;
 pub mod options;
 pub mod registry;
 pub mod request;
+pub mod reviews;
 pub mod service;
 mod tls;
 pub mod version;

@@ -10,6 +10,7 @@ pub mod rules;
 
 pub use follow::{Follower, follow, load};
 pub use index::Index;
+pub use node::{NODE_PREFIX, NODES};
 
 use crate::request::{MASTERS, RequestInfo, User};
 use arc_swap::ArcSwap;
@@ -76,10 +77,13 @@ impl Authorizer {
         if user.in_group(MASTERS) {
             return Decision::Allow { reason: String::new() };
         }
-        if self.nodes.allows(user, wanted) {
-            return Decision::Allow { reason: "node".into() };
+        let index = self.index.load();
+        if let Some(node) = node::name(user)
+            && self.nodes.allows(node, wanted, index.role("", node::ROLE).unwrap_or_default())
+        {
+            return Decision::Allow { reason: String::new() };
         }
-        self.index.load().authorize(user, wanted)
+        index.authorize(user, wanted)
     }
 
     /// # Errors
@@ -94,11 +98,7 @@ impl Authorizer {
     /// All rules that hold for the user in the namespace (empty: cluster-wide ones alone), and what could not be
     /// resolved.
     pub fn rules_for(&self, user: &User, namespace: &str) -> (Vec<Arc<Rule>>, Vec<String>) {
-        let (mut rules, errors) = self.index.load().rules_for(user, namespace);
-        if user.in_group(MASTERS) {
-            rules.insert(0, Arc::new(Rule::everything()));
-        }
-        (rules, errors)
+        self.index.load().rules_for(user, namespace)
     }
 
     /// The newest roles and bindings.

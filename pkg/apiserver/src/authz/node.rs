@@ -1,10 +1,12 @@
 //! What a node's agent may read: the Secrets, ConfigMaps, claims and service account tokens that the pods bound
 //! to it refer to (`plugin/pkg/auth/authorizer/node`). The rest of a node's rights are `system:node`'s rules.
 use super::Attributes;
+use super::rules::Rule;
 use crate::request::User;
 use parking_lot::RwLock;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 /// The group that every node's certificate carries.
 pub const NODES: &str = "system:nodes";
@@ -28,21 +30,40 @@ pub struct Graph {
     state: RwLock<State>,
 }
 
+/// The ClusterRole whose rules every node has, but for the objects that [`Graph`] judges one by one. Nothing is
+/// bound to it.
+pub const ROLE: &str = "system:node";
+
+/// The name of the node that a user is the agent of.
+pub fn name(user: &User) -> Option<&str> {
+    user.name.strip_prefix(NODE_PREFIX).filter(|name| !name.is_empty() && user.in_group(NODES))
+}
+
+/// What a node may do with a kind of object.
+enum Judgement {
+    /// What the role's rules say.
+    ByRole,
+    /// Only what a pod of the node refers to.
+    Referred(&'static str),
+    Always,
+    Never,
+}
+
 impl Graph {
-    pub fn allows(&self, user: &User, wanted: &Attributes<'_>) -> bool {
-        let Some(node) = user.name.strip_prefix(NODE_PREFIX).filter(|_| user.in_group(NODES)) else { return false };
-        let Attributes::Resource { verb, group, resource, subresource, namespace, name } = wanted else { return false };
-        let reads = matches!(&**verb, "get" | "list" | "watch");
-        let referred = match (&**group, &**resource, &**subresource) {
-            ("", "secrets", "") if reads => "secrets",
-            ("", "configmaps", "") if reads => "configmaps",
-            ("", "persistentvolumeclaims", "") if verb == "get" => "persistentvolumeclaims",
-            ("", "serviceaccounts", "token") if verb == "create" => "serviceaccounts",
-            ("", "serviceaccounts", "") if verb == "get" => "serviceaccounts",
-            _ => return false,
+    /// Whether `node` may; `rules` are those of [`ROLE`].
+    pub fn allows(&self, node: &str, wanted: &Attributes<'_>, rules: &[Arc<Rule>]) -> bool {
+        let Attributes::Resource { namespace, name, .. } = wanted else {
+            return rules.iter().any(|rule| rule.allows(wanted));
         };
-        let key = (node.to_owned(), namespace.to_string(), (referred, name.to_string()));
-        self.state.read().counts.contains_key(&key)
+        match judge(node, wanted) {
+            Judgement::Always => true,
+            Judgement::Never => false,
+            Judgement::ByRole => rules.iter().any(|rule| rule.allows(wanted)),
+            Judgement::Referred(resource) => {
+                let key = (node.to_owned(), namespace.to_string(), (resource, name.to_string()));
+                self.state.read().counts.contains_key(&key)
+            }
+        }
     }
 
     /// Records a pod's new state; `None`: it is gone.
@@ -65,6 +86,28 @@ impl Graph {
     /// Forgets everything, before a new list.
     pub fn clear(&self) {
         *self.state.write() = State::default();
+    }
+}
+
+fn judge(node: &str, wanted: &Attributes<'_>) -> Judgement {
+    use Judgement::{Always, ByRole, Never, Referred};
+    let Attributes::Resource { verb, group, resource, subresource, namespace, name } = wanted else { return ByRole };
+    let if_true = |yes| if yes { Always } else { Never };
+    match (&**group, &**resource, &**subresource, &**verb) {
+        ("", "secrets", "", "get" | "list" | "watch") => Referred("secrets"),
+        ("", "configmaps", "", "get" | "list" | "watch") => Referred("configmaps"),
+        ("", "persistentvolumeclaims", _, "get") => Referred("persistentvolumeclaims"),
+        ("", "serviceaccounts", "", "get") | ("", "serviceaccounts", "token", "create") => Referred("serviceaccounts"),
+        ("", "secrets" | "configmaps" | "persistentvolumeclaims" | "serviceaccounts", ..) => Never,
+        // A node creates, changes and deletes itself alone; it reads its neighbours, as before upstream's
+        // selector rules.
+        ("", "nodes", _, "update" | "patch" | "delete") => if_true(name == node),
+        ("coordination.k8s.io", "leases", "", "create") => if_true(namespace == "kube-node-lease"),
+        ("coordination.k8s.io", "leases", "", "get" | "update" | "patch" | "delete") => {
+            if_true(namespace == "kube-node-lease" && name == node)
+        }
+        ("coordination.k8s.io", "leases", ..) => Never,
+        _ => ByRole,
     }
 }
 
@@ -146,8 +189,8 @@ mod tests {
     #[test]
     fn a_node_reads_what_its_pods_name_while_they_are_there() {
         let graph = Graph::default();
-        let node = User::new("system:node:n1", &[NODES]);
-        let other = User::new("system:node:n2", &[NODES]);
+        let (node, other) = ("n1", "n2");
+        let allows = |node: &str, wanted: &Attributes<'_>| graph.allows(node, wanted, &[]);
         let pod = json!({"spec": {"nodeName": "n1", "volumes": [
             {"name": "v", "secret": {"secretName": "s1"}},
             {"name": "p", "projected": {"sources": [{"configMap": {"name": "c1"}}, {"secret": {"name": "s2"}}]}}],
@@ -158,15 +201,16 @@ mod tests {
         for (resource, name) in
             [("secrets", "s1"), ("secrets", "s2"), ("secrets", "s3"), ("configmaps", "c1"), ("configmaps", "c2")]
         {
-            assert!(graph.allows(&node, &get(resource, name)), "{resource} {name}");
-            assert!(!graph.allows(&other, &get(resource, name)));
+            assert!(allows(node, &get(resource, name)), "{resource} {name}");
+            assert!(!allows(other, &get(resource, name)));
         }
-        assert!(!graph.allows(&node, &get("secrets", "v")));
-        assert!(!graph.allows(&User::new("system:node:n1", &[]), &get("secrets", "s1")));
+        assert!(!allows(node, &get("secrets", "v")));
+        assert_eq!(name(&User::new("system:node:n1", &[])), None, "the group is needed too");
+        assert_eq!(name(&User::new("system:node:n1", &[NODES])), Some("n1"));
         graph.set_pod("a", "q", None);
-        assert!(graph.allows(&node, &get("secrets", "s1")), "another pod still names it");
+        assert!(allows(node, &get("secrets", "s1")), "another pod still names it");
         graph.set_pod("a", "p", None);
-        assert!(!graph.allows(&node, &get("secrets", "s1")));
+        assert!(!allows(node, &get("secrets", "s1")));
         assert!(graph.state.read().counts.is_empty());
     }
 }

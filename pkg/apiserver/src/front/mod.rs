@@ -12,6 +12,7 @@ use crate::engine::{self, Serve};
 use crate::limits;
 use crate::registry::Registry;
 use crate::request::{self, RequestInfo, Target, User};
+use crate::reviews;
 use api::Status;
 use http::{Method, Request, Response, header};
 use in_flight::InFlight;
@@ -96,6 +97,9 @@ impl Front {
         self.authorizer.check(&user, &Attributes::from(&info))?;
         let (parts, request_body) = request.into_parts();
         let body = body::read(request_body, limits::BODY_BYTES).await?;
+        if reviews::serves(&info) {
+            return reviews::serve(self, &info, &user, &parts.headers, &body).await;
+        }
         let request = engine::Request { info, user, headers: parts.headers, body };
         Ok(self.engine.serve(request).await)
     }
