@@ -1,0 +1,143 @@
+//! The generic resource engine: one implementation of every verb, for every kind.
+//!
+//! Place in the flow: `front -> Serve::serve -> {read, list, watch} | {create, update, patch, delete} ->
+//! store::Backend`. Writes pass `decode -> default -> managed fields -> admission -> strategy -> validate` and
+//! end in one compare-and-set; reads hand out stored bytes with the resourceVersion spliced in.
+
+mod errors;
+mod list;
+mod media;
+mod output;
+mod params;
+mod read;
+mod splice;
+mod watch;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use crate::registry::{Registry, Resource};
+use crate::{Body, RequestInfo, User, Verb};
+use api::{GroupVersionResource, Status};
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use media::Media;
+use std::sync::Arc;
+use store::Backend;
+
+/// What every step of a request returns; the error is the answer.
+pub(crate) type Result<T> = std::result::Result<T, Box<Status>>;
+
+/// A request past authentication and authorization, its body read whole (bounded by the front).
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub info: RequestInfo,
+    pub user: User,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// What the front calls for every resource request that is not a connection.
+#[async_trait::async_trait]
+pub trait Serve: Send + Sync {
+    async fn serve(&self, request: Request) -> Response<Body>;
+}
+
+/// What an engine stands on.
+pub struct Options {
+    pub backend: Arc<dyn Backend>,
+    pub registry: Arc<Registry>,
+    /// The wall clock.
+    pub clock: fn() -> jiff::Timestamp,
+}
+
+/// The engine.
+pub struct Engine {
+    backend: Arc<dyn Backend>,
+    registry: Arc<Registry>,
+    clock: fn() -> jiff::Timestamp,
+}
+
+impl Engine {
+    pub fn new(options: Options) -> Arc<Self> {
+        Arc::new(Self { backend: options.backend, registry: options.registry, clock: options.clock })
+    }
+
+    async fn dispatch(&self, request: &Request) -> Result<Response<Body>> {
+        let call = Call::new(self, request)?;
+        match (request.info.verb, call.sub()) {
+            (Verb::Get, "") => read::get(&call).await,
+            (Verb::List, "") => list::list(&call).await,
+            (Verb::Watch, "") => watch::watch(&call).await,
+            _ => Err(call.not_allowed()),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Serve for Engine {
+    async fn serve(&self, request: Request) -> Response<Body> {
+        self.dispatch(&request).await.unwrap_or_else(|status| output::failure(&status))
+    }
+}
+
+/// One request with what it is about.
+pub(crate) struct Call<'a> {
+    pub engine: &'a Engine,
+    pub request: &'a Request,
+    pub resource: Arc<Resource>,
+    pub media: Media,
+}
+
+impl<'a> Call<'a> {
+    fn new(engine: &'a Engine, request: &'a Request) -> Result<Self> {
+        let info = &request.info;
+        let gvr = GroupVersionResource::new(&*info.group, &*info.version, &*info.resource);
+        let resource = engine.registry.get(&gvr).ok_or_else(Status::no_such_path)?;
+        if !info.subresource.is_empty() && resource.subresource(&info.subresource).is_none() {
+            return Err(Status::no_such_path().into());
+        }
+        let media = Media::accept(&request.headers, info.param("pretty"))?;
+        let call = Self { engine, request, resource, media };
+        if call.verbs().contains(&info.verb.as_str()) { Ok(call) } else { Err(call.not_allowed()) }
+    }
+
+    fn verbs(&self) -> &[&'static str] {
+        match self.resource.subresource(self.sub()) {
+            Some(sub) => &sub.verbs,
+            None => &self.resource.verbs,
+        }
+    }
+
+    fn info(&self) -> &RequestInfo {
+        &self.request.info
+    }
+
+    fn sub(&self) -> &str {
+        &self.request.info.subresource
+    }
+
+    fn backend(&self) -> &dyn Backend {
+        &*self.engine.backend
+    }
+
+    /// Namespace of the object: empty for cluster scope.
+    fn namespace(&self) -> &str {
+        if self.resource.namespaced { &self.request.info.namespace } else { "" }
+    }
+
+    fn key(&self) -> String {
+        self.resource.key(self.namespace(), &self.request.info.name)
+    }
+
+    fn not_found(&self, name: &str) -> Box<Status> {
+        let gvr = &self.resource.gvr;
+        Status::not_found(&gvr.group, &gvr.resource, name).into()
+    }
+
+    fn not_allowed(&self) -> Box<Status> {
+        let gvr = &self.resource.gvr;
+        Status::method_not_allowed(&gvr.group, &gvr.resource, self.request.info.verb.as_str()).into()
+    }
+}

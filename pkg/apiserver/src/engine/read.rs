@@ -1,0 +1,32 @@
+//! Get: a stored object as it is.
+use super::{Call, Result, errors, output, params};
+use crate::Body;
+use http::{Response, StatusCode};
+use std::sync::Arc;
+use store::Entry;
+
+pub async fn get(call: &Call<'_>) -> Result<Response<Body>> {
+    check_version(call)?;
+    let entry = live(call).await?;
+    Ok(output::entry(call, StatusCode::OK, &entry, &[]))
+}
+
+/// A get with a resourceVersion is answered from now, which is at least as new.
+fn check_version(call: &Call<'_>) -> Result<()> {
+    let Some(text) = call.info().param("resourceVersion") else { return Ok(()) };
+    let current = call.backend().current_revision();
+    match params::resource_version(text)? {
+        Some(wanted) if wanted > current.get() => Err(errors::too_large_version(wanted, current).into()),
+        _ => Ok(()),
+    }
+}
+
+/// The entry that the request names.
+///
+/// # Errors
+/// 404 when there is none.
+pub async fn live(call: &Call<'_>) -> Result<Arc<Entry>> {
+    let name = &call.info().name;
+    let found = call.backend().get(call.key().as_bytes(), None).await.map_err(errors::from_store)?;
+    found.ok_or_else(|| call.not_found(name))
+}

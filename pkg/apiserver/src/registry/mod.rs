@@ -1,0 +1,175 @@
+//! What is served: a descriptor a resource, and the set of them, which custom resources join and leave while
+//! the server runs.
+pub mod builtin;
+pub mod strategy;
+pub mod summarize;
+
+use api::{GroupVersion, GroupVersionKind, GroupVersionResource};
+use arc_swap::ArcSwap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+pub use strategy::Strategy;
+
+/// One served resource in one version. A kind adds only this and a strategy.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    pub gvr: GroupVersionResource,
+    pub kind: String,
+    pub list_kind: String,
+    pub singular: String,
+    pub short_names: Vec<String>,
+    pub categories: Vec<String>,
+    pub namespaced: bool,
+    /// `create`, `delete`, … as discovery lists them; empty for resources that only have subresources.
+    pub verbs: Vec<&'static str>,
+    pub subresources: Vec<Subresource>,
+    /// Field selectors besides metadata.name and metadata.namespace, as JSON paths (`spec.nodeName`).
+    pub selectable_fields: Vec<String>,
+    /// `/registry/pods`, `/registry/services/specs`, `/registry/example.com/things`: kube-apiserver's keys.
+    pub key_prefix: String,
+    /// The schemas that decode it: the built-in set, or a custom resource's own.
+    pub schemas: Arc<api::schema::Schemas>,
+    pub custom: Option<Arc<Custom>>,
+    /// What happens to it on its way into the store.
+    pub strategy: Strategy,
+    /// What `apiVersion` says in the store.
+    pub storage_version: GroupVersion,
+    /// From the stored version to the served one.
+    pub conversion: Conversion,
+}
+
+/// How a stored object becomes the served one and back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conversion {
+    /// Stored as served: bytes pass through.
+    Identity,
+    /// Only `apiVersion` differs, object by object (custom resources of several versions).
+    Rewrite,
+    /// `events.k8s.io/v1` over stored core events.
+    Events,
+    /// `autoscaling/v1` over stored `autoscaling/v2`.
+    Autoscaler,
+}
+
+/// What a CustomResourceDefinition says of a version beyond its schema.
+#[derive(Clone, Debug)]
+pub struct Custom {
+    pub storage_version: String,
+    pub columns: Vec<api::table::Column>,
+    /// JSON paths of the columns, in order.
+    pub column_paths: Vec<String>,
+}
+
+/// `pods/status`, `pods/exec`, `deployments/scale`, …
+#[derive(Clone, Debug)]
+pub struct Subresource {
+    pub name: String,
+    /// The kind of its body, where that is not the resource's own (`autoscaling/v1 Scale`).
+    pub kind: GroupVersionKind,
+    pub verbs: Vec<&'static str>,
+}
+
+impl Resource {
+    pub fn gvk(&self) -> GroupVersionKind {
+        GroupVersionKind::new(&*self.gvr.group, &*self.gvr.version, &*self.kind)
+    }
+
+    pub fn group_kind(&self) -> api::GroupKind {
+        self.gvk().group_kind()
+    }
+
+    /// The kind as it is stored.
+    pub fn stored_gvk(&self) -> GroupVersionKind {
+        GroupVersionKind::new(&*self.storage_version.group, &*self.storage_version.version, &*self.kind)
+    }
+
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+
+    pub fn has_status(&self) -> bool {
+        self.subresource("status").is_some()
+    }
+
+    /// The schema's root; without one (no schemas loaded) anything goes.
+    pub fn ty(&self) -> &api::schema::Type {
+        self.schemas.for_kind(&self.gvk()).map_or(&api::schema::Type::Any, |d| &d.ty)
+    }
+
+    /// All keys of the collection, or of one namespace of it.
+    pub fn range_prefix(&self, namespace: &str) -> String {
+        if namespace.is_empty() || !self.namespaced {
+            format!("{}/", self.key_prefix)
+        } else {
+            format!("{}/{namespace}/", self.key_prefix)
+        }
+    }
+
+    /// Namespace and name of a key of this resource.
+    pub fn parse_key<'k>(&self, key: &'k [u8]) -> Option<(&'k str, &'k str)> {
+        let rest = std::str::from_utf8(key).ok()?.strip_prefix(&*self.key_prefix)?.strip_prefix('/')?;
+        if self.namespaced { rest.split_once('/') } else { Some(("", rest)) }
+    }
+
+    /// `/registry/pods/NAMESPACE/NAME`.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        if self.namespaced {
+            format!("{}/{namespace}/{name}", self.key_prefix)
+        } else {
+            format!("{}/{name}", self.key_prefix)
+        }
+    }
+}
+
+/// An immutable view of everything served at one moment.
+pub type Served = BTreeMap<GroupVersionResource, Arc<Resource>>;
+
+/// The set of served resources: one writer (built-ins at start, custom resources afterwards), many readers.
+#[derive(Default)]
+pub struct Registry {
+    index: ArcSwap<Index>,
+}
+
+/// The served set and where each resource is stored.
+#[derive(Default)]
+struct Index {
+    served: Arc<Served>,
+    by_prefix: HashMap<String, Arc<Resource>>,
+}
+
+impl Registry {
+    /// The registry of the built-in resources.
+    pub fn builtin(schemas: &Arc<api::schema::Schemas>) -> Self {
+        let registry = Self::default();
+        registry.publish(builtin::served(schemas));
+        registry
+    }
+
+    pub fn served(&self) -> Arc<Served> {
+        self.index.load().served.clone()
+    }
+
+    pub fn get(&self, gvr: &GroupVersionResource) -> Option<Arc<Resource>> {
+        self.index.load().served.get(gvr).cloned()
+    }
+
+    /// The resource, in its storage version where served, that a stored key belongs to.
+    pub fn by_key(&self, key: &[u8]) -> Option<Arc<Resource>> {
+        let key = std::str::from_utf8(key).ok()?;
+        let index = self.index.load();
+        let second = key.match_indices('/').map(|(at, _)| at).nth(2)?;
+        let third = key[second + 1..].find('/').map(|at| second + 1 + at);
+        let long = third.and_then(|end| index.by_prefix.get(&key[..end]));
+        long.or_else(|| index.by_prefix.get(&key[..second])).cloned()
+    }
+
+    pub fn publish(&self, served: Served) {
+        let mut by_prefix = HashMap::new();
+        for resource in served.values() {
+            if resource.conversion == Conversion::Identity || !by_prefix.contains_key(&resource.key_prefix) {
+                by_prefix.insert(resource.key_prefix.clone(), resource.clone());
+            }
+        }
+        self.index.store(Arc::new(Index { served: Arc::new(served), by_prefix }));
+    }
+}

@@ -1,0 +1,106 @@
+//! Strategies of jobs, daemon sets and signing requests.
+use super::{Context, child, restore};
+use serde_json::{Value, json};
+
+/// Labels and selector that no other job has, unless the job chose its own (`manualSelector`).
+pub fn create_job(job: &mut Value, _: &Context<'_>) {
+    if job["spec"]["manualSelector"] == true {
+        return;
+    }
+    let (name, uid) = (job["metadata"]["name"].clone(), job["metadata"]["uid"].clone());
+    let spec = child(job, "spec");
+    let template = spec.entry("template").or_insert_with(|| json!({}));
+    child(template, "metadata");
+    let labels = child(&mut template["metadata"], "labels");
+    for (key, value) in [("job-name", &name), ("controller-uid", &uid)] {
+        for key in [key.to_owned(), format!("batch.kubernetes.io/{key}")] {
+            labels.entry(key).or_insert_with(|| value.clone());
+        }
+    }
+    let selector = spec.entry("selector").or_insert_with(|| json!({}));
+    child(selector, "matchLabels").entry("batch.kubernetes.io/controller-uid").or_insert(uid);
+}
+
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+/// In `apps/v1` the template's generation is an annotation.
+pub fn create_daemon_set(object: &mut Value, _: &Context<'_>) {
+    child(&mut object["metadata"], "annotations").entry(TEMPLATE_GENERATION).or_insert_with(|| "1".into());
+}
+
+pub fn update_daemon_set(new: &mut Value, old: &Value, _: &Context<'_>) {
+    let before: u64 = old["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().and_then(|t| t.parse().ok()).unwrap_or(1);
+    let changed = new["spec"]["template"] != old["spec"]["template"];
+    let after = before + u64::from(changed);
+    child(&mut new["metadata"], "annotations").insert(TEMPLATE_GENERATION.into(), after.to_string().into());
+}
+
+/// Who asks is what authentication found, never what the body says.
+pub fn create_signing_request(object: &mut Value, context: &Context<'_>) {
+    let user = context.user;
+    let spec = child(object, "spec");
+    for (key, value) in [
+        ("username", json!(user.name)),
+        ("uid", json!(user.uid)),
+        ("groups", json!(user.groups)),
+        ("extra", json!(user.extra)),
+    ] {
+        spec.remove(key);
+        let empty = value.as_str() == Some("") || value.as_object().is_some_and(serde_json::Map::is_empty);
+        if !empty {
+            spec.insert(key.into(), value);
+        }
+    }
+}
+
+pub fn update_signing_request(new: &mut Value, old: &Value, _: &Context<'_>) {
+    restore(new, old, "spec");
+}
+
+/// Approval and denial come through `approval` only.
+pub fn update_signing_request_status(new: &mut Value, old: &Value, context: &Context<'_>) {
+    restore(new, old, "spec");
+    let decided = |c: &&Value| matches!(c["type"].as_str(), Some("Approved" | "Denied"));
+    let empty = Vec::new();
+    let kept = old["status"]["conditions"].as_array().unwrap_or(&empty).iter().filter(decided).cloned();
+    let given = new["status"]["conditions"].as_array().unwrap_or(&empty).iter();
+    let conditions: Vec<Value> = kept.chain(given.filter(|c| !decided(c)).cloned()).collect();
+    child(new, "status").insert("conditions".into(), conditions.into());
+    stamp_conditions(new, context.now);
+}
+
+/// Times of conditions that came without.
+pub fn stamp_conditions(request: &mut Value, now: &str) {
+    for condition in request["status"]["conditions"].as_array_mut().into_iter().flatten() {
+        for key in ["lastUpdateTime", "lastTransitionTime"] {
+            if condition[key].is_null() {
+                condition[key] = now.into();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_selects_its_own_pods() {
+        let mut job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"metadata": {"labels": {"a": "b"}}}}});
+        let user = crate::User::default();
+        create_job(&mut job, &Context { user: &user, now: "" });
+        assert_eq!(
+            job["spec"]["template"]["metadata"]["labels"],
+            json!({"a": "b", "job-name": "j", "batch.kubernetes.io/job-name": "j", "controller-uid": "u", "batch.kubernetes.io/controller-uid": "u"})
+        );
+        assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
+    }
+
+    #[test]
+    fn the_requester_is_the_caller() {
+        let mut request = json!({"spec": {"username": "root", "groups": ["system:masters"]}});
+        let user = crate::User { name: "me".into(), groups: vec!["g".into()], ..Default::default() };
+        create_signing_request(&mut request, &Context { user: &user, now: "" });
+        assert_eq!(request["spec"], json!({"username": "me", "groups": ["g"]}));
+    }
+}

@@ -1,0 +1,24 @@
+//! Strategies of CustomResourceDefinitions.
+use super::{Context, child};
+use serde_json::{Value, json};
+
+pub fn create_definition(object: &mut Value, _: &Context<'_>) {
+    object["status"] = json!({"conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": []});
+    remember_storage_version(object);
+}
+
+pub fn update_definition(new: &mut Value, _: &Value, _: &Context<'_>) {
+    remember_storage_version(new);
+}
+
+/// Every version that objects may be stored in stays listed until an administrator has migrated them.
+fn remember_storage_version(definition: &mut Value) {
+    let versions = definition["spec"]["versions"].as_array().into_iter().flatten();
+    let Some(name) = versions.filter(|v| v["storage"] == true).find_map(|v| v.get("name")).cloned() else { return };
+    let stored = child(definition, "status").entry("storedVersions").or_insert_with(|| json!([]));
+    if let Some(list) = stored.as_array_mut()
+        && !list.contains(&name)
+    {
+        list.push(name);
+    }
+}
