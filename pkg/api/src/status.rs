@@ -93,6 +93,28 @@ impl Status {
         self
     }
 
+    /// Where an expired list can go on (`metadata.continue`).
+    pub fn set_continue(&mut self, token: String) {
+        self.metadata.insert("continue".into(), token.into());
+    }
+
+    /// One more reason for the answer.
+    pub fn add_cause(&mut self, reason: &str, message: &str, field: &str) {
+        let cause = Cause { reason: reason.into(), message: message.into(), field: field.into() };
+        self.details.get_or_insert_default().causes.push(cause);
+    }
+
+    /// 409 of a server-side apply, with a cause a field.
+    pub fn apply_conflict(error: &crate::apply::Error) -> Self {
+        let mut status = Self::failure(409, "Conflict", error.to_string()).with_details(Details::default());
+        if let crate::apply::Error::Conflicts(conflicts) = error {
+            for conflict in conflicts {
+                status.add_cause("FieldManagerConflict", &conflict.message(), &conflict.field);
+            }
+        }
+        status
+    }
+
     pub fn is_success(&self) -> bool {
         self.status == "Success"
     }

@@ -2,6 +2,7 @@
 //!
 //! Place in the flow: `kubectl | client -> front (authn, authz) -> engine (admission) -> store::Backend`.
 
+pub mod admission;
 pub mod authn;
 pub mod authz;
 pub mod body;

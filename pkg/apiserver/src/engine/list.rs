@@ -223,7 +223,7 @@ impl Found {
     }
 }
 
-fn render(call: &Call<'_>, found: Found) -> Response<Body> {
+pub fn render(call: &Call<'_>, found: Found) -> Response<Body> {
     let form = Form::new(call);
     if call.media.shape == Shape::Table {
         let printer = form.printer();
@@ -239,7 +239,8 @@ fn render(call: &Call<'_>, found: Found) -> Response<Body> {
     };
     let head = format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{},"items":["#, found.metadata());
     let pieces = Pieces { form, entries: found.entries, at: 0, head: Some(head), done: false };
-    if call.media != media::Media::JSON && call.media.shape == Shape::Object {
+    let plain = media::Media { shape: call.media.shape, ..media::Media::JSON };
+    if call.media != plain {
         let whole = pieces.flatten().fold(BytesMut::new(), |mut all, piece| {
             all.put_slice(&piece);
             all

@@ -4,16 +4,22 @@
 //! store::Backend`. Writes pass `decode -> default -> managed fields -> admission -> strategy -> validate` and
 //! end in one compare-and-set; reads hand out stored bytes with the resourceVersion spliced in.
 
+mod delete;
 mod errors;
 mod list;
 mod media;
 mod output;
 mod params;
+mod patch;
+mod pods;
 mod read;
 mod splice;
+mod subresource;
+mod ttl;
 mod watch;
+mod write;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +29,7 @@ use api::{GroupVersionResource, Status};
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use media::Media;
+pub(crate) use errors::from_store;
 use std::sync::Arc;
 use store::Backend;
 
@@ -57,11 +64,17 @@ pub struct Engine {
     backend: Arc<dyn Backend>,
     registry: Arc<Registry>,
     clock: fn() -> jiff::Timestamp,
+    ttl: ttl::Ttl,
 }
 
 impl Engine {
     pub fn new(options: Options) -> Arc<Self> {
-        Arc::new(Self { backend: options.backend, registry: options.registry, clock: options.clock })
+        Arc::new(Self { backend: options.backend, registry: options.registry, clock: options.clock, ttl: ttl::Ttl::default() })
+    }
+
+    /// What must be given back when an object is gone.
+    fn removed(&self, call: &Call<'_>, object: &serde_json::Value) {
+        let _ = (call, object);
     }
 
     async fn dispatch(&self, request: &Request) -> Result<Response<Body>> {
@@ -70,6 +83,19 @@ impl Engine {
             (Verb::Get, "") => read::get(&call).await,
             (Verb::List, "") => list::list(&call).await,
             (Verb::Watch, "") => watch::watch(&call).await,
+            (Verb::Create, "") => write::create(&call).await,
+            (Verb::Update, "") => write::update(&call).await,
+            (Verb::Patch, "") => patch::patch(&call).await,
+            (Verb::Delete, "") => delete::delete(&call).await,
+            (Verb::DeleteCollection, "") => delete::delete_collection(&call).await,
+            (Verb::Get, "status" | "approval" | "ephemeralcontainers" | "resize") => read::get(&call).await,
+            (Verb::Get | Verb::Update | Verb::Patch, "scale") => subresource::scale(&call).await,
+            (Verb::Create, "binding") => subresource::bind(&call).await,
+            (Verb::Create, "eviction") => subresource::evict(&call).await,
+            (Verb::Update, "status" | "finalize" | "approval" | "ephemeralcontainers" | "resize") => {
+                write::update(&call).await
+            }
+            (Verb::Patch, "status" | "approval" | "ephemeralcontainers" | "resize") => patch::patch(&call).await,
             _ => Err(call.not_allowed()),
         }
     }
@@ -110,7 +136,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn info(&self) -> &RequestInfo {
+    pub fn info(&self) -> &RequestInfo {
         &self.request.info
     }
 
@@ -118,12 +144,12 @@ impl<'a> Call<'a> {
         &self.request.info.subresource
     }
 
-    fn backend(&self) -> &dyn Backend {
+    pub fn backend(&self) -> &dyn Backend {
         &*self.engine.backend
     }
 
     /// Namespace of the object: empty for cluster scope.
-    fn namespace(&self) -> &str {
+    pub fn namespace(&self) -> &str {
         if self.resource.namespaced { &self.request.info.namespace } else { "" }
     }
 

@@ -50,6 +50,12 @@ pub fn value(call: &Call<'_>, code: StatusCode, value: Value, warnings: &[String
     with_warnings(content(code, call.media.content_type(), media::render(bytes, call.media)), warnings)
 }
 
+/// An object of another kind than the resource's, as it is.
+pub fn plain(call: &Call<'_>, code: StatusCode, value: &Value) -> Response<Body> {
+    let bytes = serde_json::to_vec(value).expect("a tree is JSON").into();
+    content(code, call.media.content_type(), media::render(bytes, call.media))
+}
+
 /// A whole body.
 pub fn content(code: StatusCode, media_type: &'static str, bytes: Bytes) -> Response<Body> {
     let mut response = Response::new(body::full(bytes));

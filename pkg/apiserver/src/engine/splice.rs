@@ -57,6 +57,7 @@ mod tests {
             value: value.into(),
             create_revision: Revision::ZERO,
             mod_revision: Revision::from_u64(1234567890),
+            index: 0,
             version: 1,
             lease: None,
             summary: Summary { splice_at: at, ..Summary::default() },

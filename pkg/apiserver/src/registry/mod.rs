@@ -1,6 +1,7 @@
 //! What is served: a descriptor a resource, and the set of them, which custom resources join and leave while
 //! the server runs.
 pub mod builtin;
+mod convert;
 pub mod strategy;
 pub mod summarize;
 
@@ -58,6 +59,15 @@ pub struct Custom {
     pub columns: Vec<api::table::Column>,
     /// JSON paths of the columns, in order.
     pub column_paths: Vec<String>,
+    pub scale: Option<Scale>,
+}
+
+/// Where a custom resource keeps what its `scale` shows, as JSON pointers (`/spec/replicas`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scale {
+    pub spec_replicas: String,
+    pub status_replicas: String,
+    pub label_selector: Option<String>,
 }
 
 /// `pods/status`, `pods/exec`, `deployments/scale`, …
@@ -94,6 +104,16 @@ impl Resource {
     /// The schema's root; without one (no schemas loaded) anything goes.
     pub fn ty(&self) -> &api::schema::Type {
         self.schemas.for_kind(&self.gvk()).map_or(&api::schema::Type::Any, |d| &d.ty)
+    }
+
+    /// What is wrong with a defaulted object, alone or as an update of `old`.
+    pub fn validate(&self, new: &serde_json::Value, old: Option<&serde_json::Value>) -> Vec<api::validate::FieldError> {
+        api::validate::validate(&self.gvk(), new, old)
+    }
+
+    /// How kubectl's tables show it.
+    pub fn printer(&self) -> Box<dyn api::table::Printer> {
+        api::table::printer(&self.gvk())
     }
 
     /// All keys of the collection, or of one namespace of it.

@@ -16,6 +16,8 @@ pub enum Generation {
     Spec,
     /// A change of anything but metadata and status counts.
     Whole,
+    /// A change of anything but metadata counts.
+    Everything,
 }
 
 /// Who writes, and when.
@@ -142,16 +144,17 @@ pub(crate) fn restore(new: &mut Value, old: &Value, field: &str) {
 
 /// Whether the generation must grow from `old` to `new`.
 pub fn bumps_generation(rule: Generation, new: &Value, old: &Value) -> bool {
-    let rest = |value: &Value| {
-        let fields = value.as_object().into_iter().flatten();
-        fields
-            .filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect::<Map<_, _>>()
+    let differ = |left_out: &[&str]| {
+        let rest = |value: &'_ Value| -> Vec<(String, Value)> {
+            let fields = value.as_object().into_iter().flatten();
+            fields.filter(|(k, _)| !left_out.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+        };
+        rest(new) != rest(old)
     };
     match rule {
         Generation::None => false,
         Generation::Spec => new.get("spec") != old.get("spec"),
-        Generation::Whole => rest(new) != rest(old),
+        Generation::Whole => differ(&["metadata", "status", "apiVersion", "kind"]),
+        Generation::Everything => differ(&["metadata", "apiVersion", "kind"]),
     }
 }

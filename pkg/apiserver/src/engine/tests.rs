@@ -1,0 +1,248 @@
+//! Requests and what comes back, through [`super::Serve`] over the store's double.
+use super::testing::{Bench, event, info};
+use crate::Verb;
+use serde_json::{Value, json};
+
+fn config_map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default", "labels": {"n": name}}})
+}
+
+async fn with_maps(names: &[&str]) -> Bench {
+    let bench = Bench::new();
+    for name in names {
+        bench.store(&format!("/registry/configmaps/default/{name}"), config_map(name)).await;
+    }
+    bench
+}
+
+fn query(mut info: crate::RequestInfo, query: &[(&str, &str)]) -> crate::RequestInfo {
+    info.query = query.iter().map(|&(k, v)| (k.into(), v.into())).collect();
+    info
+}
+
+#[tokio::test]
+async fn get_says_the_version() {
+    let bench = with_maps(&["a"]).await;
+    let (code, object) = bench.json(info(Verb::Get, "configmaps", "default", "a"), Value::Null).await;
+    assert_eq!(code, 200);
+    assert_eq!(object["metadata"]["name"], "a");
+    assert!(object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() > 0);
+    let (code, status) = bench.json(info(Verb::Get, "configmaps", "default", "b"), Value::Null).await;
+    assert_eq!((code, &status["message"]), (404, &json!("configmaps \"b\" not found")));
+}
+
+#[tokio::test]
+async fn pages_show_one_moment() {
+    let bench = with_maps(&["a", "b", "c"]).await;
+    let list = || info(Verb::List, "configmaps", "default", "");
+    let (_, first) = bench.json(query(list(), &[("limit", "2")]), Value::Null).await;
+    assert_eq!(first["metadata"]["remainingItemCount"], 1);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    bench.store("/registry/configmaps/default/d", config_map("d")).await;
+    let (_, second) = bench.json(query(list(), &[("limit", "2"), ("continue", token)]), Value::Null).await;
+    assert_eq!(second["items"].as_array().unwrap().len(), 1);
+    assert_eq!(second["items"][0]["metadata"]["name"], "c");
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    assert_eq!(second["metadata"].get("continue"), None);
+    let (_, all) = bench.json(list(), Value::Null).await;
+    assert_eq!(all["items"].as_array().unwrap().len(), 4);
+    assert_eq!((&all["kind"], &all["apiVersion"]), (&json!("ConfigMapList"), &json!("v1")));
+}
+
+#[tokio::test]
+async fn an_expired_token_offers_to_go_on() {
+    use store::Backend;
+    let bench = with_maps(&["a", "b", "c"]).await;
+    let list = || info(Verb::List, "configmaps", "default", "");
+    let (_, first) = bench.json(query(list(), &[("limit", "2")]), Value::Null).await;
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    bench.store("/registry/configmaps/default/d", config_map("d")).await;
+    bench.memory.compact(bench.memory.current_revision()).await.unwrap();
+    let (code, gone) = bench.json(query(list(), &[("continue", token)]), Value::Null).await;
+    assert_eq!((code, &gone["reason"]), (410, &json!("Expired")));
+    let token = gone["metadata"]["continue"].as_str().unwrap();
+    let (_, rest) = bench.json(query(list(), &[("continue", token)]), Value::Null).await;
+    assert_eq!(rest["items"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn selectors_filter_and_limits_count_matches() {
+    let bench = with_maps(&["a", "b", "c"]).await;
+    let list = || info(Verb::List, "configmaps", "", "");
+    let names = |v: &Value| v["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].clone()).collect::<Vec<_>>();
+    let (_, some) = bench.json(query(list(), &[("labelSelector", "n in (a,c)")]), Value::Null).await;
+    assert_eq!(names(&some), ["a", "c"]);
+    let (_, one) = bench.json(query(list(), &[("labelSelector", "n!=a"), ("limit", "1")]), Value::Null).await;
+    assert_eq!(names(&one), ["b"]);
+    assert!(one["metadata"].get("continue").is_some() && one["metadata"].get("remainingItemCount").is_none());
+    let (_, one) = bench.json(query(list(), &[("fieldSelector", "metadata.name=c")]), Value::Null).await;
+    assert_eq!(names(&one), ["c"]);
+}
+
+#[tokio::test]
+async fn versions_of_the_future_and_of_others_are_told_apart() {
+    let bench = with_maps(&["a"]).await;
+    let list = |rv: u64| query(info(Verb::List, "configmaps", "default", ""), &[("resourceVersion", &rv.to_string())]);
+    let (code, status) = bench.json(list(u64::MAX >> 1), Value::Null).await;
+    assert_eq!((code, &status["details"]["causes"][0]["reason"]), (504, &json!("ResourceVersionTooLarge")));
+    let (code, _) = bench.json(list(store::Revision::new(5, 9).get()), Value::Null).await;
+    assert_eq!(code, 410);
+}
+
+#[tokio::test]
+async fn a_watch_sees_what_starts_and_ceases_to_match() {
+    let bench = with_maps(&["a", "b"]).await;
+    let watch = query(info(Verb::Watch, "configmaps", "default", ""), &[("labelSelector", "n=a")]);
+    let mut body = bench.send(watch, "", Default::default()).await.into_body();
+    let first = event(&mut body).await;
+    assert_eq!((&first["type"], &first["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("a")));
+    let mut changed = config_map("a");
+    changed["metadata"]["labels"]["n"] = "z".into();
+    let revision = bench.store("/registry/configmaps/default/a", changed).await;
+    let gone = event(&mut body).await;
+    assert_eq!(gone["type"], "DELETED");
+    assert_eq!(gone["object"]["metadata"]["labels"]["n"], "a");
+    assert_eq!(gone["object"]["metadata"]["resourceVersion"], revision.to_string());
+    let mut other = config_map("b");
+    other["metadata"]["labels"]["n"] = "a".into();
+    bench.store("/registry/configmaps/default/b", other).await;
+    assert_eq!(event(&mut body).await["type"], "ADDED");
+}
+
+#[tokio::test]
+async fn a_streamed_list_ends_with_its_bookmark() {
+    let bench = with_maps(&["a"]).await;
+    let parameters =
+        [("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan"), ("allowWatchBookmarks", "true")];
+    let watch = query(info(Verb::Watch, "configmaps", "", ""), &parameters);
+    let mut body = bench.send(watch, "", Default::default()).await.into_body();
+    use http_body_util::BodyExt;
+    let bytes = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    let lines: Vec<Value> = serde_json::Deserializer::from_slice(&bytes).into_iter().map(Result::unwrap).collect();
+    assert_eq!(lines[0]["type"], "ADDED");
+    assert_eq!(lines[1]["type"], "BOOKMARK");
+    assert_eq!(lines[1]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+}
+
+#[tokio::test]
+async fn a_watch_from_a_compacted_revision_is_told_so() {
+    use store::Backend;
+    let bench = with_maps(&["a", "b"]).await;
+    let old = bench.memory.current_revision();
+    bench.store("/registry/configmaps/default/c", config_map("c")).await;
+    bench.memory.compact(bench.memory.current_revision()).await.unwrap();
+    let watch = query(info(Verb::Watch, "configmaps", "", ""), &[("resourceVersion", &old.to_string())]);
+    let (code, event) = super::testing::read(bench.send(watch, "", Default::default()).await).await;
+    assert_eq!((code, &event["type"], &event["object"]["code"]), (200, &json!("ERROR"), &json!(410)));
+}
+
+fn named(verb: Verb, name: &str) -> crate::RequestInfo {
+    info(verb, "configmaps", "default", name)
+}
+
+async fn bench() -> Bench {
+    let bench = Bench::new();
+    bench.store("/registry/namespaces/default", json!({"metadata": {"name": "default"}})).await;
+    bench
+}
+
+#[tokio::test]
+async fn an_object_lives() {
+    let bench = bench().await;
+    let (code, made) = bench.json(named(Verb::Create, ""), config_map("a")).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["metadata"]["creationTimestamp"], "2026-01-02T03:04:05Z");
+    let (code, again) = bench.json(named(Verb::Create, ""), config_map("a")).await;
+    assert_eq!((code, &again["message"]), (409, &json!("configmaps \"a\" already exists")));
+
+    let mut changed = made.clone();
+    changed["data"] = json!({"k": "v"});
+    let (code, updated) = bench.json(named(Verb::Update, "a"), changed.clone()).await;
+    assert_eq!((code, &updated["data"]["k"]), (200, &json!("v")));
+    assert_ne!(updated["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    let (code, stale) = bench.json(named(Verb::Update, "a"), changed).await;
+    assert_eq!((code, &stale["reason"]), (409, &json!("Conflict")));
+    let (_, same) = bench.json(named(Verb::Update, "a"), updated.clone()).await;
+    assert_eq!(same["metadata"]["resourceVersion"], updated["metadata"]["resourceVersion"]);
+
+    let (code, gone) = bench.json(named(Verb::Delete, "a"), Value::Null).await;
+    assert_eq!((code, &gone["status"], &gone["details"]["uid"]), (200, &json!("Success"), &made["metadata"]["uid"]));
+    assert_eq!(bench.json(named(Verb::Get, "a"), Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn names_are_generated_and_namespaces_must_exist() {
+    let bench = bench().await;
+    let mut map = config_map("");
+    map["metadata"] = json!({"generateName": "x-"});
+    let (code, made) = bench.json(named(Verb::Create, ""), map.clone()).await;
+    let name = made["metadata"]["name"].as_str().unwrap();
+    assert_eq!((code, name.len(), &name[..2]), (201, 7, "x-"));
+    let (code, status) = bench.json(info(Verb::Create, "configmaps", "nowhere", ""), map).await;
+    assert_eq!((code, &status["message"]), (404, &json!("namespaces \"nowhere\" not found")));
+    let (code, status) = bench.json(named(Verb::Create, ""), json!({"metadata": {}})).await;
+    assert_eq!(code, 422);
+    assert!(status["message"].as_str().unwrap().contains("name or generateName is required"), "{status}");
+}
+
+#[tokio::test]
+async fn a_dry_run_leaves_nothing() {
+    let bench = bench().await;
+    let (code, made) = bench.json(query(named(Verb::Create, ""), &[("dryRun", "All")]), config_map("a")).await;
+    assert_eq!((code, &made["metadata"]["name"]), (201, &json!("a")));
+    assert_eq!(bench.json(named(Verb::Get, "a"), Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn finalizers_hold_and_their_end_removes() {
+    let bench = bench().await;
+    let mut held = config_map("a");
+    held["metadata"]["finalizers"] = json!(["x.y/z"]);
+    bench.json(named(Verb::Create, ""), held).await;
+    let (_, marked) = bench.json(named(Verb::Delete, "a"), Value::Null).await;
+    assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 0);
+    let mut free = marked.clone();
+    free["metadata"].as_object_mut().unwrap().remove("finalizers");
+    let (code, _) = bench.json(named(Verb::Update, "a"), free).await;
+    assert_eq!(code, 200);
+    assert_eq!(bench.json(named(Verb::Get, "a"), Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn patches_of_each_kind() {
+    use bytes::Bytes;
+    let bench = bench().await;
+    bench.json(named(Verb::Create, ""), config_map("a")).await;
+    let send = async |kind: &str, body: &str, query_: &[(&str, &str)], name: &str| {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("content-type", kind.parse().unwrap());
+        super::testing::read(bench.send(query(named(Verb::Patch, name), query_), Bytes::from(body.to_owned()), headers).await).await
+    };
+    let (code, new) = send("application/merge-patch+json", r#"{"data":{"a":"1"}}"#, &[], "a").await;
+    assert_eq!((code, &new["data"]["a"]), (200, &json!("1")), "{new}");
+    let (code, new) = send("application/json-patch+json", r#"[{"op":"add","path":"/data/b","value":"2"}]"#, &[], "a").await;
+    assert_eq!((code, &new["data"]["b"]), (200, &json!("2")), "{new}");
+    let apply = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: z}\ndata: {c: \"3\"}\n";
+    let (code, status) = send("application/apply-patch+yaml", apply, &[], "z").await;
+    assert_eq!((code, &status["reason"]), (422, &json!("Invalid")), "{status}");
+    let (code, new) = send("application/apply-patch+yaml", apply, &[("fieldManager", "m")], "z").await;
+    assert_eq!((code, &new["data"]["c"]), (201, &json!("3")), "{new}");
+    let stale = r#"{"metadata":{"resourceVersion":"2"}}"#;
+    assert_eq!(send("application/merge-patch+json", stale, &[], "a").await.0, 409);
+    assert_eq!(send("text/plain", "", &[], "a").await.0, 415);
+}
+
+#[tokio::test]
+async fn the_status_has_its_own_way_in() {
+    let bench = bench().await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}, "status": {"phase": "Running"}});
+    let (code, made) = bench.json(info(Verb::Create, "pods", "default", ""), pod).await;
+    assert_eq!((code, &made["status"]["phase"], &made["metadata"]["generation"]), (201, &json!("Pending"), &json!(1)), "{made}");
+    let mut running = made.clone();
+    running["status"]["phase"] = "Running".into();
+    running["spec"]["nodeName"] = "elsewhere".into();
+    let mut status = info(Verb::Update, "pods", "default", "p");
+    status.subresource = "status".into();
+    let (code, new) = bench.json(status, running).await;
+    assert_eq!((code, &new["status"]["phase"], &new["spec"].get("nodeName")), (200, &json!("Running"), &None), "{new}");
+}
