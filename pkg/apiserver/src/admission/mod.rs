@@ -27,7 +27,11 @@ pub(crate) async fn namespace_is_there(call: &Call<'_>, _operation: Operation) -
         Some(entry) if entry.summary.deleting => {
             let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
             let mut status = Status::forbidden(&gvr.group, &gvr.resource, &call.info().name, &why);
-            status.add_cause("NamespaceTerminating", &format!("namespace {namespace} is being terminated"), "metadata.namespace");
+            status.add_cause(
+                "NamespaceTerminating",
+                &format!("namespace {namespace} is being terminated"),
+                "metadata.namespace",
+            );
             Err(status.into())
         }
         Some(_) => Ok(()),
@@ -41,7 +45,12 @@ pub(crate) async fn mutate(call: &Call<'_>, operation: Operation, new: &mut Valu
 }
 
 /// Refuses what the plugins don't want.
-pub(crate) async fn validate(call: &Call<'_>, operation: Operation, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
+pub(crate) async fn validate(
+    call: &Call<'_>,
+    operation: Operation,
+    new: Option<&Value>,
+    old: Option<&Value>,
+) -> Result<()> {
     let _ = (call, new);
     protect_namespaces(call, operation, old)
 }

@@ -139,6 +139,9 @@ mod tests {
             key_prefix: String::new(),
             schemas: Arc::default(),
             custom: None,
+            strategy: crate::registry::Strategy::PLAIN,
+            storage_version: api::GroupVersion::new(group, version),
+            conversion: crate::registry::Conversion::Identity,
         };
         let all = [
             resource("", "v1", "pods", "Pod"),

@@ -37,5 +37,8 @@ fn review(&(group, kind, plural, namespaced): &(&str, &str, &str, bool)) -> Arc<
         key_prefix: String::new(),
         schemas: Arc::default(),
         custom: None,
+        strategy: crate::registry::Strategy::PLAIN,
+        storage_version: api::GroupVersion::new(group, "v1"),
+        conversion: crate::registry::Conversion::Identity,
     })
 }

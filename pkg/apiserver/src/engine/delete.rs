@@ -47,7 +47,8 @@ impl DeleteOptions {
             Self::query(call)?
         } else {
             let json = media::to_json(&request.body, media::body_format(&request.headers)?)?;
-            serde_json::from_slice(&json).map_err(|e| Status::bad_request(format!("error decoding delete options: {e}")))?
+            serde_json::from_slice(&json)
+                .map_err(|e| Status::bad_request(format!("error decoding delete options: {e}")))?
         };
         Self::from_value(&text)
     }
@@ -93,7 +94,11 @@ impl DeleteOptions {
             (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
             (Some("Foreground"), _) => Some(Propagation::Foreground),
             (Some(other), _) => {
-                wrong(Reason::NotSupported, Some(other), "supported values: \"Background\", \"Foreground\", \"Orphan\"");
+                wrong(
+                    Reason::NotSupported,
+                    Some(other),
+                    "supported values: \"Background\", \"Foreground\", \"Orphan\"",
+                );
                 None
             }
             (None, None) => None,
@@ -235,7 +240,8 @@ fn mark(object: &mut Value, now: jiff::Timestamp) {
 
 /// The finalizers after the options' policy for dependents.
 fn finalizers(live: &Value, options: &DeleteOptions, rules: Rules) -> Vec<String> {
-    let before: Vec<&str> = live["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let before: Vec<&str> =
+        live["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let has = |f: &str| before.contains(&f);
     let policy = options.propagation.or(match () {
         () if has(ORPHAN) => Some(Propagation::Orphan),
@@ -243,7 +249,8 @@ fn finalizers(live: &Value, options: &DeleteOptions, rules: Rules) -> Vec<String
         () if rules.orphans => Some(Propagation::Orphan),
         () => None,
     });
-    let mut after: Vec<String> = before.iter().filter(|f| ![ORPHAN, FOREGROUND].contains(f)).map(|&f| f.into()).collect();
+    let mut after: Vec<String> =
+        before.iter().filter(|f| ![ORPHAN, FOREGROUND].contains(f)).map(|&f| f.into()).collect();
     match policy.filter(|_| rules.collectable) {
         Some(Propagation::Orphan) => after.push(ORPHAN.into()),
         Some(Propagation::Foreground) => after.push(FOREGROUND.into()),
@@ -323,7 +330,13 @@ async fn execute(call: &Call<'_>, entry: Arc<Entry>, live: &Value, step: Step) -
     })
 }
 
-fn check_preconditions(call: &Call<'_>, name: &str, entry: &Entry, live: &Value, options: &DeleteOptions) -> Result<()> {
+fn check_preconditions(
+    call: &Call<'_>,
+    name: &str,
+    entry: &Entry,
+    live: &Value,
+    options: &DeleteOptions,
+) -> Result<()> {
     let (gvr, kind) = (&call.resource.gvr, &call.resource.kind);
     let uid = live["metadata"]["uid"].as_str().unwrap_or_default();
     let version = entry.mod_revision.to_string();
@@ -346,7 +359,9 @@ fn respond(call: &Call<'_>, deleted: Deleted) -> Response<Body> {
     match deleted {
         Deleted::Later(entry) => output::entry(call, StatusCode::OK, &entry, &[]),
         Deleted::DryRun(_, Some(marked)) => output::value(call, StatusCode::OK, *marked, &[]),
-        Deleted::Gone(entry, revision) if shows_object => output::at_revision(call, StatusCode::OK, &entry, revision, &[]),
+        Deleted::Gone(entry, revision) if shows_object => {
+            output::at_revision(call, StatusCode::OK, &entry, revision, &[])
+        }
         Deleted::DryRun(entry, None) if shows_object => output::entry(call, StatusCode::OK, &entry, &[]),
         Deleted::Gone(entry, _) | Deleted::DryRun(entry, None) => output::status(call, &success(call, &entry)),
     }
@@ -446,13 +461,17 @@ mod tests {
         assert_eq!(new["metadata"]["finalizers"], json!(["orphan"]));
         assert_eq!(plan(&object, &with(Propagation::Background), PLAIN, now()), Step::Remove);
         let orphaning = Rules { orphans: true, ..PLAIN };
-        assert_eq!(marked(plan(&object, &DeleteOptions::default(), orphaning, now()))["metadata"]["finalizers"], json!(["orphan"]));
+        assert_eq!(
+            marked(plan(&object, &DeleteOptions::default(), orphaning, now()))["metadata"]["finalizers"],
+            json!(["orphan"])
+        );
     }
 
     #[test]
     fn a_namespace_terminates_until_its_content_is_gone() {
         let rules = Rules { namespace: true, ..PLAIN };
-        let mut namespace = json!({"metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
+        let mut namespace =
+            json!({"metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
         let new = marked(plan(&namespace, &DeleteOptions::default(), rules, now()));
         assert_eq!(new["status"]["phase"], "Terminating");
         namespace["spec"]["finalizers"] = json!([]);

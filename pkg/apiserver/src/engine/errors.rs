@@ -16,7 +16,9 @@ pub fn from_store(error: store::Error) -> Box<Status> {
         E::TooLarge { size_bytes, limit_bytes, .. } => {
             Status::too_large(format!("etcdserver: request is too large: {size_bytes} bytes, at most {limit_bytes}"))
         }
-        E::Busy { .. } => Status::too_many_requests(format!("etcdserver: too many requests: {error}"), RETRY_AFTER_SECONDS),
+        E::Busy { .. } => {
+            Status::too_many_requests(format!("etcdserver: too many requests: {error}"), RETRY_AFTER_SECONDS)
+        }
         E::NoSpace { .. } => Status::internal(format!("etcdserver: mvcc: database space exceeded: {error}")),
         E::Closed => Status::unavailable("apiserver is shutting down"),
         _ => {
@@ -34,7 +36,11 @@ pub fn too_old(requested: Revision, oldest: Revision) -> Status {
 
 /// 504 by which client-go knows that this server has not seen that revision yet.
 pub fn too_large_version(requested: u64, current: Revision) -> Status {
-    let cause = Cause { reason: "ResourceVersionTooLarge".into(), message: "Too large resource version".into(), ..Cause::default() };
+    let cause = Cause {
+        reason: "ResourceVersionTooLarge".into(),
+        message: "Too large resource version".into(),
+        ..Cause::default()
+    };
     Status::timeout(format!("Timeout: Too large resource version: {requested}, current: {current}"))
         .with_details(Details { causes: vec![cause], retry_after_seconds: RETRY_AFTER_SECONDS, ..Details::default() })
 }

@@ -200,7 +200,9 @@ impl Token {
         let bytes = BASE64.decode(text).map_err(|e| bad(&e.to_string()))?;
         let token: TokenText = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
         match (token.v.as_str(), token.rv) {
-            ("meta.k8s.io/v1", 0) => Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)").into()),
+            ("meta.k8s.io/v1", 0) => {
+                Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)").into())
+            }
             ("meta.k8s.io/v1", _) if token.start.is_empty() => {
                 Err(bad("encoded start key empty (version meta.k8s.io/v1)").into())
             }

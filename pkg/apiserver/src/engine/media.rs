@@ -148,7 +148,10 @@ mod tests {
         assert_eq!(accept("application/vnd.kubernetes.protobuf,application/json").unwrap(), Media::JSON);
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(accept(kubectl).unwrap().shape, Shape::Table);
-        assert_eq!(accept("application/json;as=Table;v=v9;g=meta.k8s.io,application/json").unwrap().shape, Shape::Object);
+        assert_eq!(
+            accept("application/json;as=Table;v=v9;g=meta.k8s.io,application/json").unwrap().shape,
+            Shape::Object
+        );
         assert_eq!(accept("*/*").unwrap(), Media::JSON);
         assert_eq!(accept("application/vnd.kubernetes.protobuf").unwrap_err().code, 406);
         assert_eq!(

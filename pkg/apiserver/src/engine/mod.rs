@@ -15,21 +15,21 @@ mod pods;
 mod read;
 mod splice;
 mod subresource;
-mod ttl;
-mod watch;
-mod write;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod ttl;
+mod watch;
+mod write;
 
 use crate::registry::{Registry, Resource};
 use crate::{Body, RequestInfo, User, Verb};
 use api::{GroupVersionResource, Status};
 use bytes::Bytes;
+pub(crate) use errors::from_store;
 use http::{HeaderMap, Response};
 use media::Media;
-pub(crate) use errors::from_store;
 use std::sync::Arc;
 use store::Backend;
 
@@ -69,7 +69,12 @@ pub struct Engine {
 
 impl Engine {
     pub fn new(options: Options) -> Arc<Self> {
-        Arc::new(Self { backend: options.backend, registry: options.registry, clock: options.clock, ttl: ttl::Ttl::default() })
+        Arc::new(Self {
+            backend: options.backend,
+            registry: options.registry,
+            clock: options.clock,
+            ttl: ttl::Ttl::default(),
+        })
     }
 
     /// What must be given back when an object is gone.

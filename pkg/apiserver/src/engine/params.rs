@@ -68,10 +68,16 @@ impl ListOptions {
         let has_version = self.resource_version.is_some();
         if watch {
             if self.send_initial_events.is_some() && given_match.is_empty() {
-                forbid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+                forbid(
+                    "resourceVersionMatch",
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                );
             }
             if !given_match.is_empty() && self.send_initial_events.is_none() {
-                forbid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+                forbid(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                );
             }
             if self.version_match == Some(VersionMatch::Exact) {
                 errors.push(unsupported("resourceVersionMatch", given_match, "\"NotOlderThan\""));
@@ -135,10 +141,9 @@ fn only_name(fields: &FieldSelector, name: &str) -> Result<FieldSelector> {
 fn number<T: std::str::FromStr>(info: &RequestInfo, name: &str) -> Result<Option<T>> {
     match info.param(name) {
         None | Some("") => Ok(None),
-        Some(text) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| bad(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+        Some(text) => {
+            text.parse().map(Some).map_err(|_| bad(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+        }
     }
 }
 
@@ -237,7 +242,9 @@ mod tests {
     fn options_that_do_not_go_together_are_refused() {
         let message = |q: &[(&str, &str)]| list(q).unwrap_err().message;
         assert!(message(&[("resourceVersionMatch", "Exact")]).contains("forbidden unless resourceVersion is provided"));
-        assert!(message(&[("resourceVersion", "0"), ("resourceVersionMatch", "Exact")]).contains("\"exact\" is forbidden"));
+        assert!(
+            message(&[("resourceVersion", "0"), ("resourceVersionMatch", "Exact")]).contains("\"exact\" is forbidden")
+        );
         assert!(message(&[("sendInitialEvents", "true")]).contains("forbidden for list"));
         assert_eq!(message(&[("fieldSelector", "spec.x=1")]), "field label not supported: spec.x");
         assert_eq!(list(&[("resourceVersion", "x")]).unwrap_err().code, 400);

@@ -175,7 +175,12 @@ fn refused(call: &Call<'_>, error: &api::patch::Error) -> Box<Status> {
     match error {
         E::Malformed(text) => Status::bad_request(text.clone()),
         E::Unprocessable(text) => {
-            let details = Details { name: call.info().name.clone(), group: gvr.group.clone(), kind: gvr.resource.clone(), ..Details::default() };
+            let details = Details {
+                name: call.info().name.clone(),
+                group: gvr.group.clone(),
+                kind: gvr.resource.clone(),
+                ..Details::default()
+            };
             let text = format!("the server rejected our request due to an error in our request: {text}");
             Status::failure(422, "Invalid", text).with_details(details)
         }

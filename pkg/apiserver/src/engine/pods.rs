@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn a_resize_touches_resources_only() {
-        let live = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "x", "resources": {}}]}});
+        let live =
+            json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "x", "resources": {}}]}});
         let mut new = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "y", "resources": {"limits": {"cpu": "1"}}}]}});
         only_resources(&mut new, &live);
         assert_eq!(new["spec"]["containers"][0]["image"], "x");

@@ -50,8 +50,8 @@ pub async fn bind(call: &Call<'_>) -> Result<Response<Body>> {
             let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {has}");
             return Err(Status::conflict("", "pods", name, &why).into());
         }
-        let new = pods::bind(&pod, &binding, &write.now)
-            .map_err(|why| Status::conflict("", "pods/binding", name, &why))?;
+        let new =
+            pods::bind(&pod, &binding, &write.now).map_err(|why| Status::conflict("", "pods/binding", name, &why))?;
         if write.options.dry_run {
             return Ok(created(call));
         }
@@ -111,7 +111,8 @@ async fn spend_budget(
         let mut covering = Vec::new();
         for entry in page.entries {
             let budget: Value = serde_json::from_slice(&entry.value).map_err(Status::internal)?;
-            let selector = api::selector::LabelSelector::from_json(&budget["spec"]["selector"]).map_err(Status::internal)?;
+            let selector =
+                api::selector::LabelSelector::from_json(&budget["spec"]["selector"]).map_err(Status::internal)?;
             if selector.matches(summary) {
                 covering.push((entry, budget));
             }
@@ -120,7 +121,8 @@ async fn spend_budget(
             (None, _) => return Ok(()),
             (Some(one), true) => one,
             (Some(_), false) => {
-                let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+                let text =
+                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
                 return Err(Status::internal(text).into());
             }
         };
@@ -172,13 +174,19 @@ fn take_disruption(budget: &mut Value, pod: &Value, now: jiff::Timestamp) -> Res
             "Cannot evict pod as it would violate the pod's disruption budget.",
             BUDGET_RETRY_SECONDS,
         );
-        status.add_cause("DisruptionBudget", &format!("The disruption budget {name} is still being processed by the server."), "");
+        status.add_cause(
+            "DisruptionBudget",
+            &format!("The disruption budget {name} is still being processed by the server."),
+            "",
+        );
         return Err(status.into());
     }
     let count = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
     let (allowed, healthy, desired) = (count("disruptionsAllowed"), count("currentHealthy"), count("desiredHealthy"));
     if allowed <= 0 {
-        return Err(refuse(format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently")));
+        return Err(refuse(format!(
+            "The disruption budget {name} needs {desired} healthy pods and has {healthy} currently"
+        )));
     }
     budget["status"]["disruptionsAllowed"] = (allowed - 1).into();
     let pod = pod["metadata"]["name"].as_str().unwrap_or_default();
@@ -235,7 +243,8 @@ fn scale_of(paths: &ScalePaths, object: &Value, version: store::Revision) -> Val
 fn selector_text(selector: &Value) -> String {
     let plain = selector.as_object().is_some_and(|s| s.values().all(Value::is_string));
     let parsed = if plain {
-        let labels = selector.as_object().into_iter().flatten().map(|(k, v)| (k.as_str(), v.as_str().unwrap_or_default()));
+        let labels =
+            selector.as_object().into_iter().flatten().map(|(k, v)| (k.as_str(), v.as_str().unwrap_or_default()));
         api::selector::LabelSelector::from_set(labels)
     } else {
         api::selector::LabelSelector::from_json(selector).unwrap_or_else(|_| api::selector::LabelSelector::nothing())
@@ -333,6 +342,9 @@ mod tests {
         assert_eq!(budget["status"]["disruptedPods"]["p"], "2026-01-01T00:00:00Z");
         let refused = take_disruption(&mut budget, &pod, now).unwrap_err();
         assert_eq!(refused.code, 429);
-        assert_eq!(refused.details.unwrap().causes[0].message, "The disruption budget b needs 2 healthy pods and has 3 currently");
+        assert_eq!(
+            refused.details.unwrap().causes[0].message,
+            "The disruption budget b needs 2 healthy pods and has 3 currently"
+        );
     }
 }

@@ -211,7 +211,8 @@ impl Watch for Follow {
         loop {
             let (new, current) = {
                 let state = self.state.lock();
-                let new: Vec<_> = state.log[self.at..].iter().filter(|c| self.range.contains(&c.key)).cloned().collect();
+                let new: Vec<_> =
+                    state.log[self.at..].iter().filter(|c| self.range.contains(&c.key)).cloned().collect();
                 self.at = state.log.len();
                 (new, state.current())
             };
@@ -261,7 +262,11 @@ impl Bench {
     pub fn new() -> Self {
         let registry = Arc::new(Registry::builtin(&Arc::default()));
         let memory = Memory::new(registry.clone());
-        let engine = Engine::new(Options { backend: memory.clone(), registry, clock: || "2026-01-02T03:04:05Z".parse().unwrap() });
+        let engine = Engine::new(Options {
+            backend: memory.clone(),
+            registry,
+            clock: || "2026-01-02T03:04:05Z".parse().unwrap(),
+        });
         Self { engine, memory }
     }
 

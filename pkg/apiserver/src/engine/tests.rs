@@ -69,7 +69,8 @@ async fn an_expired_token_offers_to_go_on() {
 async fn selectors_filter_and_limits_count_matches() {
     let bench = with_maps(&["a", "b", "c"]).await;
     let list = || info(Verb::List, "configmaps", "", "");
-    let names = |v: &Value| v["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].clone()).collect::<Vec<_>>();
+    let names =
+        |v: &Value| v["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].clone()).collect::<Vec<_>>();
     let (_, some) = bench.json(query(list(), &[("labelSelector", "n in (a,c)")]), Value::Null).await;
     assert_eq!(names(&some), ["a", "c"]);
     let (_, one) = bench.json(query(list(), &[("labelSelector", "n!=a"), ("limit", "1")]), Value::Null).await;
@@ -216,11 +217,15 @@ async fn patches_of_each_kind() {
     let send = async |kind: &str, body: &str, query_: &[(&str, &str)], name: &str| {
         let mut headers = http::HeaderMap::new();
         headers.insert("content-type", kind.parse().unwrap());
-        super::testing::read(bench.send(query(named(Verb::Patch, name), query_), Bytes::from(body.to_owned()), headers).await).await
+        super::testing::read(
+            bench.send(query(named(Verb::Patch, name), query_), Bytes::from(body.to_owned()), headers).await,
+        )
+        .await
     };
     let (code, new) = send("application/merge-patch+json", r#"{"data":{"a":"1"}}"#, &[], "a").await;
     assert_eq!((code, &new["data"]["a"]), (200, &json!("1")), "{new}");
-    let (code, new) = send("application/json-patch+json", r#"[{"op":"add","path":"/data/b","value":"2"}]"#, &[], "a").await;
+    let (code, new) =
+        send("application/json-patch+json", r#"[{"op":"add","path":"/data/b","value":"2"}]"#, &[], "a").await;
     assert_eq!((code, &new["data"]["b"]), (200, &json!("2")), "{new}");
     let apply = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: z}\ndata: {c: \"3\"}\n";
     let (code, status) = send("application/apply-patch+yaml", apply, &[], "z").await;
@@ -237,7 +242,11 @@ async fn the_status_has_its_own_way_in() {
     let bench = bench().await;
     let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}, "status": {"phase": "Running"}});
     let (code, made) = bench.json(info(Verb::Create, "pods", "default", ""), pod).await;
-    assert_eq!((code, &made["status"]["phase"], &made["metadata"]["generation"]), (201, &json!("Pending"), &json!(1)), "{made}");
+    assert_eq!(
+        (code, &made["status"]["phase"], &made["metadata"]["generation"]),
+        (201, &json!("Pending"), &json!(1)),
+        "{made}"
+    );
     let mut running = made.clone();
     running["status"]["phase"] = "Running".into();
     running["spec"]["nodeName"] = "elsewhere".into();

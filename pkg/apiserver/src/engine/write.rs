@@ -4,9 +4,9 @@
 //! whose result equals what is stored writes nothing.
 use super::params::WriteOptions;
 use super::{Call, Result, errors, media, output};
+use crate::Body;
 use crate::admission::{self, Operation};
 use crate::registry::strategy::{self, Generation};
-use crate::Body;
 use api::Status;
 use api::apply::Writer;
 use api::decode::FieldValidation;
@@ -128,7 +128,10 @@ impl<'a> Write<'a> {
                 let text = format!("{} in version {version:?} cannot be handled as a {expected}: {error}", head.kind);
                 Status::bad_request(text).into()
             }
-            _ => Status::bad_request(format!("the object provided is unrecognized (must be of type {expected}): {error}")).into(),
+            _ => Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type {expected}): {error}"
+            ))
+            .into(),
         }
     }
 
@@ -137,16 +140,26 @@ impl<'a> Write<'a> {
         let resource = &self.call.resource;
         let expected = resource.gvr.group_version().to_string();
         let Some(object) = value.as_object_mut() else {
-            return Err(Status::bad_request(format!("the object provided is unrecognized (must be of type {})", resource.kind)).into());
+            return Err(Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type {})",
+                resource.kind
+            ))
+            .into());
         };
-        let given = |object: &Map<String, Value>, key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let given = |object: &Map<String, Value>, key: &str| {
+            object.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
         let (version, kind) = (given(object, "apiVersion"), given(object, "kind"));
         if !version.is_empty() && version != expected {
-            let text = format!("the API version in the data ({version}) does not match the expected API version ({expected})");
+            let text =
+                format!("the API version in the data ({version}) does not match the expected API version ({expected})");
             return Err(Status::bad_request(text).into());
         }
         if !kind.is_empty() && kind != resource.kind {
-            let text = format!("{kind} in version {:?} cannot be handled as a {}: no kind {kind:?} is registered here", resource.gvr.version, resource.kind);
+            let text = format!(
+                "{kind} in version {:?} cannot be handled as a {}: no kind {kind:?} is registered here",
+                resource.gvr.version, resource.kind
+            );
             return Err(Status::bad_request(text).into());
         }
         object.insert("apiVersion".into(), expected.into());
@@ -282,7 +295,9 @@ impl<'a> Write<'a> {
             }
             meta.insert("name".into(), generate_name(base).into());
         }
-        for server_set in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+        for server_set in
+            ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"]
+        {
             meta.remove(server_set);
         }
         if first {
@@ -328,7 +343,13 @@ impl<'a> Write<'a> {
     }
 
     /// Replaces the live object by `new` within the write's scope. None: somebody else was faster.
-    pub async fn replace(&mut self, entry: &Arc<Entry>, live: &Value, mut new: Value, applied: bool) -> Result<Option<Outcome>> {
+    pub async fn replace(
+        &mut self,
+        entry: &Arc<Entry>,
+        live: &Value,
+        mut new: Value,
+        applied: bool,
+    ) -> Result<Option<Outcome>> {
         let call = self.call;
         let resource = call.resource.clone();
         self.check_preconditions(entry, live, &new)?;
@@ -394,7 +415,8 @@ impl<'a> Write<'a> {
         match said("resourceVersion") {
             "" if !self.call.resource.strategy.unconditional_update && self.call.info().verb == crate::Verb::Update => {
                 let why = "must be specified for an update";
-                Err(self.invalid(name, &[field_error("metadata.resourceVersion", Reason::Invalid, Some(json!(0)), why)]))
+                Err(self
+                    .invalid(name, &[field_error("metadata.resourceVersion", Reason::Invalid, Some(json!(0)), why)]))
             }
             "" => Ok(()),
             version => match version.parse::<u64>() {
@@ -568,7 +590,16 @@ fn keep_identity(new: &mut Value, live: &Value) {
     let meta = strategy::child(new, "metadata");
     meta.remove("resourceVersion");
     meta.remove("selfLink");
-    for key in ["uid", "name", "namespace", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"] {
+    for key in [
+        "uid",
+        "name",
+        "namespace",
+        "creationTimestamp",
+        "generation",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generateName",
+    ] {
         match live["metadata"].get(key) {
             Some(value) => meta.insert(key.into(), value.clone()),
             None => meta.remove(key),

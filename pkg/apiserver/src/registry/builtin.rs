@@ -293,7 +293,11 @@ impl Row {
 impl Sub {
     fn of(&self, group: &str, version: &str, kind: &str) -> Subresource {
         let (group, version, kind) = self.body.unwrap_or((group, version, kind));
-        Subresource { name: self.name.into(), kind: GroupVersionKind::new(group, version, kind), verbs: self.verbs.to_vec() }
+        Subresource {
+            name: self.name.into(),
+            kind: GroupVersionKind::new(group, version, kind),
+            verbs: self.verbs.to_vec(),
+        }
     }
 }
 

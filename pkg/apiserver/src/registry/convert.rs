@@ -135,7 +135,8 @@ fn autoscaler_to_v2(value: &mut Value) {
     }
     if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
         if let Some(current) = status.remove(CPU_CURRENT) {
-            let metric = json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": current}}});
+            let metric =
+                json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": current}}});
             status.insert("currentMetrics".into(), json!([metric]));
         }
         conditions.and_then(|c| status.insert("conditions".into(), c));

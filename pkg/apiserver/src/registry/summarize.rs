@@ -52,7 +52,9 @@ fn absent_value(resource: Option<&Resource>, field: &str, found: &BTreeMap<Box<s
     match (resource?.kind.as_str(), field) {
         ("Pod", "spec.hostNetwork") | ("Node", "spec.unschedulable") => Some("false".into()),
         ("Job", "status.successful") | ("ReplicaSet" | "ReplicationController", "status.replicas") => Some("0".into()),
-        ("Event", "source") => found.get(EVENT_SOURCE).or_else(|| found.get("reportingComponent")).map(ToString::to_string),
+        ("Event", "source") => {
+            found.get(EVENT_SOURCE).or_else(|| found.get("reportingComponent")).map(ToString::to_string)
+        }
         _ => None,
     }
 }
@@ -322,7 +324,11 @@ mod tests {
 
     #[test]
     fn an_events_source_falls_back_to_the_reporting_component() {
-        let event = of("", "events", r#"{"metadata":{"deletionTimestamp":"t"},"reportingComponent":"r","source":{"component":"s"}}"#);
+        let event = of(
+            "",
+            "events",
+            r#"{"metadata":{"deletionTimestamp":"t"},"reportingComponent":"r","source":{"component":"s"}}"#,
+        );
         assert_eq!(field(&event, "source"), "s");
         assert!(event.deleting);
         let event = of("", "events", r#"{"metadata":{},"reportingComponent":"r","source":{}}"#);

@@ -29,7 +29,8 @@ pub fn create_daemon_set(object: &mut Value, _: &Context<'_>) {
 }
 
 pub fn update_daemon_set(new: &mut Value, old: &Value, _: &Context<'_>) {
-    let before: u64 = old["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().and_then(|t| t.parse().ok()).unwrap_or(1);
+    let before: u64 =
+        old["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().and_then(|t| t.parse().ok()).unwrap_or(1);
     let changed = new["spec"]["template"] != old["spec"]["template"];
     let after = before + u64::from(changed);
     child(&mut new["metadata"], "annotations").insert(TEMPLATE_GENERATION.into(), after.to_string().into());
@@ -86,7 +87,8 @@ mod tests {
 
     #[test]
     fn a_job_selects_its_own_pods() {
-        let mut job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"metadata": {"labels": {"a": "b"}}}}});
+        let mut job =
+            json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"metadata": {"labels": {"a": "b"}}}}});
         let user = crate::User::default();
         create_job(&mut job, &Context { user: &user, now: "" });
         assert_eq!(
