@@ -45,13 +45,14 @@ impl<K> Clone for Event<K> {
 pub struct Informers {
     client: kube::Client,
     by_kind: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
+    progress: Arc<Mutex<HashMap<String, Progress>>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
 impl Informers {
     pub fn new(client: kube::Client, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        Self { client, by_kind: Arc::default(), tasks, shutdown }
+        Self { client, by_kind: Arc::default(), progress: Arc::default(), tasks, shutdown }
     }
 
     /// The shared reflector of a kind.
@@ -59,12 +60,18 @@ impl Informers {
         self.reflector_with(watcher::Config::default())
     }
 
-    /// The same with a selector, for a process that needs only a part (an agent: its own pods). The first
+    /// How far the reflector of a kind is, by the kind's name; `None` when nobody asked for that reflector.
+    pub fn progress(&self, kind: &str) -> Option<Progress> {
+        self.progress.lock().get(kind).cloned()
+    }
+
+    /// [`Self::reflector`] with a selector, for a process that needs only a part (an agent: its own pods). The first
     /// caller's selector counts.
     pub fn reflector_with<K: Cached>(&self, config: watcher::Config) -> Reflector<K> {
         let mut by_kind = self.by_kind.lock();
         let any = by_kind.entry(TypeId::of::<K>()).or_insert_with(|| {
             let reflector = Reflector::<K>::new();
+            self.progress.lock().insert(K::kind(&()).into_owned(), reflector.progress.clone());
             let run = reflector.clone().follow(Api::all(self.client.clone()), config);
             let shutdown = self.shutdown.clone();
             self.tasks.spawn(async move { shutdown.run_until_cancelled(run).await });
@@ -74,16 +81,79 @@ impl Informers {
     }
 }
 
+/// How far a reflector has followed the API, to tell whether it has seen a write of ours.
+#[derive(Clone, Default)]
+pub struct Progress {
+    seen: Arc<watch::Sender<Seen>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// The highest resourceVersion seen.
+    revision: u64,
+    lists_begun: u64,
+    /// The number of the last list that was completed.
+    lists_done: u64,
+}
+
+/// A point that a reflector has to pass before it shows a certain write.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    revision: u64,
+    lists_begun: u64,
+}
+
+impl Progress {
+    /// The point at which a write that was answered with `resource_version` is visible: resourceVersions of one kind
+    /// are ordered. `None` for one that is no number, which no server of ours or upstream's sends.
+    pub fn mark(&self, resource_version: &str) -> Option<Mark> {
+        let revision = resource_version.parse().ok()?;
+        Some(Mark { revision, lists_begun: self.seen.borrow().lists_begun })
+    }
+
+    pub fn passed(&self, mark: &Mark) -> bool {
+        self.seen.borrow().passed(mark)
+    }
+
+    /// Waits until the reflector has passed `mark`.
+    pub async fn pass(&self, mark: &Mark) {
+        let _ = self.seen.subscribe().wait_for(|seen| seen.passed(mark)).await;
+    }
+
+    fn see<K: Resource>(&self, object: &K) {
+        if let Some(revision) = object.resource_version().and_then(|rv| rv.parse().ok()) {
+            self.seen.send_if_modified(|seen| {
+                let newer = seen.revision < revision;
+                seen.revision = seen.revision.max(revision);
+                newer
+            });
+        }
+    }
+}
+
+impl Seen {
+    /// Either the watch came past the write, or a list that began after it is complete (the object may be gone).
+    fn passed(&self, mark: &Mark) -> bool {
+        self.revision >= mark.revision || self.lists_done > mark.lists_begun
+    }
+}
+
 /// A cache of one kind that follows the API.
 pub struct Reflector<K> {
     objects: Arc<RwLock<BTreeMap<Key, Arc<K>>>>,
     notices: broadcast::Sender<Event<K>>,
     synced: Arc<watch::Sender<bool>>,
+    progress: Progress,
 }
 
 impl<K> Clone for Reflector<K> {
     fn clone(&self) -> Self {
-        Self { objects: self.objects.clone(), notices: self.notices.clone(), synced: self.synced.clone() }
+        Self {
+            objects: self.objects.clone(),
+            notices: self.notices.clone(),
+            synced: self.synced.clone(),
+            progress: self.progress.clone(),
+        }
     }
 }
 
@@ -93,6 +163,7 @@ impl<K: Cached> Reflector<K> {
             objects: Arc::default(),
             notices: broadcast::Sender::new(NOTICES),
             synced: Arc::new(watch::Sender::new(false)),
+            progress: Progress::default(),
         }
     }
 
@@ -109,6 +180,19 @@ impl<K: Cached> Reflector<K> {
         let from = (namespace.to_owned(), String::new());
         let objects = self.objects.read();
         objects.range(from..).take_while(|((ns, _), _)| ns == namespace).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// The objects of a namespace for which `wanted` holds; no namespace means all.
+    pub fn select(&self, namespace: &str, wanted: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
+        let from = (namespace.to_owned(), String::new());
+        let objects = self.objects.read();
+        let inside = objects.range(from..).take_while(|((ns, _), _)| namespace.is_empty() || ns == namespace);
+        inside.filter(|(_, object)| wanted(object)).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// How far this cache has followed the API.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Returns when the first list is complete.
@@ -130,7 +214,10 @@ impl<K: Cached> Reflector<K> {
         let mut listing: Option<BTreeMap<Key, Arc<K>>> = None;
         while let Some(event) = events.next().await {
             match event {
-                Ok(watcher::Event::Init) => listing = Some(BTreeMap::new()),
+                Ok(watcher::Event::Init) => {
+                    self.progress.seen.send_modify(|seen| seen.lists_begun += 1);
+                    listing = Some(BTreeMap::new());
+                }
                 Ok(watcher::Event::InitApply(object)) => {
                     let (key, object) = slim(object);
                     listing.get_or_insert_default().insert(key, object);
@@ -144,6 +231,7 @@ impl<K: Cached> Reflector<K> {
     }
 
     fn replace(&self, new: BTreeMap<Key, Arc<K>>) {
+        let newest = new.values().filter_map(|o| o.resource_version()?.parse::<u64>().ok()).max().unwrap_or_default();
         let old = std::mem::replace(&mut *self.objects.write(), new.clone());
         for (key, gone) in &old {
             if !new.contains_key(key) {
@@ -156,18 +244,24 @@ impl<K: Cached> Reflector<K> {
                 self.notify(Event::Applied { old, new });
             }
         }
+        self.progress.seen.send_modify(|seen| {
+            seen.lists_done = seen.lists_begun;
+            seen.revision = seen.revision.max(newest);
+        });
         self.synced.send_replace(true);
     }
 
     fn apply(&self, object: K) {
         let (key, new) = slim(object);
         let old = self.objects.write().insert(key, new.clone());
+        self.progress.see(&*new);
         self.notify(Event::Applied { old, new });
     }
 
     fn delete(&self, object: K) {
         let (key, last) = slim(object);
         self.objects.write().remove(&key);
+        self.progress.see(&*last);
         self.notify(Event::Deleted(last));
     }
 
