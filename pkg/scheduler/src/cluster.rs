@@ -1,0 +1,221 @@
+//! All nodes and the pods on them, real and assumed: the one state that decisions are made on, changed in place
+//! by every event, never copied.
+use crate::node::NodeInfo;
+use crate::pod::PodInfo;
+use k8s_openapi::api::core::v1::Node;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Where a pod is and whether the API has said so.
+#[derive(Clone, Debug)]
+struct Placed {
+    node: Arc<str>,
+    assumed: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Cluster {
+    nodes: Vec<NodeInfo>,
+    by_name: HashMap<Arc<str>, usize>,
+    placed: HashMap<Arc<str>, Placed>,
+    /// Nodes that have an image, by the image's name.
+    image_nodes: HashMap<Box<str>, usize>,
+    /// Pods of a controller on each node: `controller uid -> node -> pods`.
+    siblings: HashMap<Arc<str>, HashMap<Arc<str>, u32>>,
+    /// Nodes whose object is known.
+    ready: usize,
+}
+
+impl Cluster {
+    /// The nodes that exist, with their places in [`Self::slots`].
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.nodes.iter().filter(|node| node.object.is_some())
+    }
+
+    /// Nodes that exist.
+    pub fn len(&self) -> usize {
+        self.ready
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ready == 0
+    }
+
+    /// All places, some of which may be empty (a node that is gone but whose pods are not).
+    pub fn slots(&self) -> &[NodeInfo] {
+        &self.nodes
+    }
+
+    pub fn node(&self, name: &str) -> Option<&NodeInfo> {
+        self.by_name.get(name).map(|at| &self.nodes[*at])
+    }
+
+    /// A node's place in [`Self::slots`].
+    pub fn place_of(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    pub fn nodes_with_image(&self, name: &str) -> usize {
+        self.image_nodes.get(name).copied().unwrap_or_default()
+    }
+
+    /// Pods of this controller on each node that has any.
+    pub fn siblings(&self, controller: &str) -> Option<&HashMap<Arc<str>, u32>> {
+        self.siblings.get(controller)
+    }
+
+    pub fn set_node(&mut self, node: Arc<Node>) {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let at = self.slot(name);
+        self.count_images(at, false);
+        self.ready += usize::from(self.nodes[at].object.is_none());
+        self.nodes[at].set_object(node);
+        self.count_images(at, true);
+    }
+
+    pub fn remove_node(&mut self, name: &str) {
+        let Some(at) = self.by_name.get(name).copied() else { return };
+        self.count_images(at, false);
+        let node = &mut self.nodes[at];
+        self.ready -= usize::from(node.object.take().is_some());
+        node.images.clear();
+        self.drop_if_empty(at);
+    }
+
+    /// Puts a pod on a node ahead of the API's word.
+    pub fn assume(&mut self, pod: Arc<PodInfo>, node: Arc<str>) {
+        self.place(pod, node, true);
+    }
+
+    /// Takes back an assumption; what the API has confirmed stays.
+    pub fn forget(&mut self, uid: &str) {
+        if self.placed.get(uid).is_some_and(|placed| placed.assumed) {
+            self.remove_pod(uid);
+        }
+    }
+
+    /// The API's word: the pod is on this node.
+    pub fn set_pod(&mut self, pod: Arc<PodInfo>, node: &str) {
+        self.remove_pod(&pod.uid.clone());
+        let at = self.slot(node);
+        let node = self.nodes[at].name.clone();
+        self.place(pod, node, false);
+    }
+
+    pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let placed = self.placed.remove(uid)?;
+        let at = self.by_name.get(&placed.node).copied()?;
+        let pod = self.nodes[at].remove_pod(uid);
+        if let Some(controller) = pod.as_ref().and_then(|pod| pod.controller.as_ref()) {
+            self.count_sibling(controller, &placed.node, false);
+        }
+        self.drop_if_empty(at);
+        pod
+    }
+
+    pub fn is_placed(&self, uid: &str) -> bool {
+        self.placed.contains_key(uid)
+    }
+
+    fn place(&mut self, pod: Arc<PodInfo>, node: Arc<str>, assumed: bool) {
+        if let Some(controller) = &pod.controller {
+            self.count_sibling(&controller.clone(), &node, true);
+        }
+        self.placed.insert(pod.uid.clone(), Placed { node: node.clone(), assumed });
+        let at = self.slot(&node);
+        self.nodes[at].add_pod(pod);
+    }
+
+    fn count_sibling(&mut self, controller: &Arc<str>, node: &Arc<str>, more: bool) {
+        let nodes = self.siblings.entry(controller.clone()).or_default();
+        let count = nodes.entry(node.clone()).or_default();
+        *count = if more { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            nodes.remove(node);
+        }
+        if nodes.is_empty() {
+            self.siblings.remove(controller);
+        }
+    }
+
+    fn slot(&mut self, name: &str) -> usize {
+        if let Some(at) = self.by_name.get(name) {
+            return *at;
+        }
+        let name: Arc<str> = name.into();
+        self.nodes.push(NodeInfo::new(name.clone()));
+        self.by_name.insert(name, self.nodes.len() - 1);
+        self.nodes.len() - 1
+    }
+
+    fn drop_if_empty(&mut self, at: usize) {
+        if self.nodes[at].object.is_some() || !self.nodes[at].pods.is_empty() {
+            return;
+        }
+        let gone = self.nodes.swap_remove(at);
+        self.by_name.remove(&gone.name);
+        if let Some(moved) = self.nodes.get(at) {
+            self.by_name.insert(moved.name.clone(), at);
+        }
+    }
+
+    fn count_images(&mut self, at: usize, more: bool) {
+        for name in self.nodes[at].images.keys() {
+            let count = self.image_nodes.entry(name.clone()).or_default();
+            *count = if more { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.image_nodes.remove(name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{node, pod};
+    use serde_json::json;
+
+    #[test]
+    fn pods_are_counted_once() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(node("n1", json!({})));
+        let p = pod("p", json!({"cpu": "1"}), json!({}));
+        cluster.assume(p.clone(), "n1".into());
+        assert_eq!(cluster.node("n1").unwrap().requested.cpu_milli, 1000);
+        cluster.set_pod(p.clone(), "n1");
+        assert_eq!(cluster.node("n1").unwrap().requested.cpu_milli, 1000);
+        // What is confirmed is no assumption any more.
+        cluster.forget(&p.uid);
+        assert!(cluster.is_placed(&p.uid));
+        cluster.remove_pod(&p.uid);
+        assert_eq!(cluster.node("n1").unwrap().requested, Default::default());
+    }
+
+    #[test]
+    fn a_binding_elsewhere_moves_the_pod() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(node("n1", json!({})));
+        cluster.set_node(node("n2", json!({})));
+        let p = pod("p", json!({"cpu": "1"}), json!({}));
+        cluster.assume(p.clone(), "n1".into());
+        cluster.set_pod(p, "n2");
+        assert_eq!(cluster.node("n1").unwrap().requested.cpu_milli, 0);
+        assert_eq!(cluster.node("n2").unwrap().requested.cpu_milli, 1000);
+    }
+
+    #[test]
+    fn pods_outlive_their_node() {
+        let mut cluster = Cluster::default();
+        cluster.set_pod(pod("p", json!({"cpu": "1"}), json!({})), "n1");
+        assert_eq!(cluster.len(), 0);
+        cluster.set_node(node("n1", json!({})));
+        cluster.set_node(node("n2", json!({})));
+        assert_eq!((cluster.len(), cluster.node("n1").unwrap().requested.cpu_milli), (2, 1000));
+        cluster.remove_node("n1");
+        assert_eq!((cluster.len(), cluster.slots().len()), (1, 2));
+        cluster.remove_pod("p");
+        assert_eq!(cluster.slots().len(), 1);
+        assert!(cluster.node("n2").is_some());
+    }
+}

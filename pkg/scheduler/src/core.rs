@@ -1,0 +1,186 @@
+//! The scheduler without its shell: events in, decisions out.
+use crate::cluster::Cluster;
+use crate::framework::{Events, Framework, Rotation};
+use crate::pod::PodInfo;
+use crate::queue::Queue;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::ResourceExt;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// What is to be done about one pod.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// Bind it; answer with [`Core::bound`] or [`Core::bind_failed`].
+    Bind { pod: Arc<PodInfo>, node: Arc<str> },
+    /// Nothing fits: say so. The pod waits until something changes.
+    Unschedulable { pod: Arc<PodInfo>, message: String },
+}
+
+pub struct Core {
+    /// Pods that name another scheduler are only counted.
+    name: String,
+    framework: Framework,
+    cluster: Cluster,
+    queue: Queue,
+    rotation: Rotation,
+    /// What has happened since waiting pods were last looked at.
+    happened: Events,
+}
+
+impl Core {
+    pub fn new(name: impl Into<String>, framework: Framework, seed: u64) -> Self {
+        Self {
+            name: name.into(),
+            framework,
+            cluster: Cluster::default(),
+            queue: Queue::default(),
+            rotation: Rotation::new(seed),
+            happened: Events::NONE,
+        }
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Pods that wait, in any way.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// A pod appeared or changed.
+    pub fn pod_changed(&mut self, object: Arc<Pod>, now_ms: u64) {
+        let pod = Arc::new(PodInfo::new(object));
+        if pod.is_terminal() {
+            return self.pod_gone(&pod.uid);
+        }
+        if let Some(node) = pod.node_name() {
+            self.queue.remove(&pod.uid);
+            return self.pod_placed(pod.clone(), node);
+        }
+        if pod.is_deleting() || pod.scheduler_name() != self.name {
+            return self.pod_gone(&pod.uid);
+        }
+        // What is assumed waits for the answer to its binding.
+        if !self.cluster.is_placed(&pod.uid) {
+            self.queue.upsert(pod, now_ms);
+        }
+    }
+
+    /// A pod is gone from the API.
+    pub fn pod_gone(&mut self, uid: &str) {
+        self.queue.remove(uid);
+        if self.cluster.remove_pod(uid).is_some() {
+            self.happened = self.happened | Events::POD_REMOVED;
+        }
+    }
+
+    fn pod_placed(&mut self, pod: Arc<PodInfo>, node: &str) {
+        let before = self.cluster.node(node).and_then(|node| node.pods.get(&pod.uid)).cloned();
+        self.happened = self.happened
+            | match before {
+                None => Events::POD_ADDED,
+                Some(before) if before.labels() != pod.labels() => Events::POD_LABELS,
+                // A resize may have freed something.
+                Some(before) if before.request != pod.request => Events::POD_REMOVED,
+                Some(_) => Events::NONE,
+            };
+        self.cluster.set_pod(pod.clone(), node);
+    }
+
+    pub fn node_changed(&mut self, object: Arc<Node>) {
+        let before = self.cluster.node(&object.name_any()).and_then(|node| node.object.clone());
+        self.happened = self.happened | node_events(before.as_deref(), &object);
+        self.cluster.set_node(object);
+    }
+
+    pub fn node_gone(&mut self, name: &str) {
+        self.cluster.remove_node(name);
+    }
+
+    /// Brings everything in line with full lists, where single events were missed.
+    pub fn resync(&mut self, pods: Vec<Arc<Pod>>, nodes: Vec<Arc<Node>>, now_ms: u64) {
+        let live: HashSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+        let names: HashSet<String> = nodes.iter().map(|node| node.name_any()).collect();
+        let placed = self.cluster.slots().iter().flat_map(|node| node.pods.keys());
+        let gone: Vec<Arc<str>> =
+            placed.chain(self.queue.uids()).filter(|uid| !live.contains(&***uid)).cloned().collect();
+        for uid in gone {
+            self.pod_gone(&uid);
+        }
+        let gone: Vec<Arc<str>> =
+            self.cluster.nodes().filter(|node| !names.contains(&*node.name)).map(|node| node.name.clone()).collect();
+        for name in gone {
+            self.node_gone(&name);
+        }
+        for node in nodes {
+            self.node_changed(node);
+        }
+        for pod in pods {
+            self.pod_changed(pod, now_ms);
+        }
+    }
+
+    /// Decides on the next pod, if one is due.
+    pub fn next(&mut self, now_ms: u64) -> Option<Decision> {
+        self.settle(now_ms);
+        let pod = self.queue.pop(now_ms)?;
+        Some(match self.framework.schedule(&pod, &self.cluster, &mut self.rotation) {
+            Ok(node) => {
+                self.cluster.assume(pod.clone(), node.clone());
+                Decision::Bind { pod, node }
+            }
+            Err(diagnosis) => {
+                let more = self.framework.post_filter.run(&pod, &self.cluster, &diagnosis);
+                self.queue.reject(&pod.uid, diagnosis.plugins, now_ms);
+                Decision::Unschedulable { message: diagnosis.message(&more), pod }
+            }
+        })
+    }
+
+    /// When there may be something to decide without any event.
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        self.queue.next_tick_ms()
+    }
+
+    /// The API took the binding. The pod's own event confirms where it is.
+    pub fn bound(&mut self, uid: &str) {
+        self.queue.remove(uid);
+    }
+
+    /// The API refused the binding: tried again after a while, unless the pod is `gone` or placed otherwise.
+    pub fn bind_failed(&mut self, uid: &Arc<str>, gone: bool, now_ms: u64) {
+        self.cluster.forget(uid);
+        self.happened = self.happened | Events::POD_REMOVED;
+        if gone {
+            self.queue.remove(uid);
+        } else {
+            self.queue.fail(uid, now_ms);
+        }
+    }
+
+    /// Lets what has happened wake the pods that wait for it; once for many events.
+    fn settle(&mut self, now_ms: u64) {
+        self.queue.tick(now_ms);
+        if !self.happened.is_empty() {
+            let happened = std::mem::take(&mut self.happened);
+            self.queue.wake(self.framework.woken_by(happened), now_ms);
+        }
+    }
+}
+
+fn node_events(before: Option<&Node>, now: &Node) -> Events {
+    let Some(before) = before else { return Events::NODE_ADDED };
+    let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
+    let taints = |node: &Node| node.spec.as_ref().map(|spec| (spec.taints.clone(), spec.unschedulable));
+    let changes = [
+        (allocatable(before) != allocatable(now), Events::NODE_ALLOCATABLE),
+        (before.labels() != now.labels(), Events::NODE_LABELS),
+        (taints(before) != taints(now), Events::NODE_TAINTS),
+    ];
+    changes.into_iter().filter(|(changed, _)| *changed).fold(Events::NONE, |all, (_, event)| all | event)
+}
+
+#[cfg(test)]
+mod tests;

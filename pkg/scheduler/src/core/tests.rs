@@ -1,0 +1,219 @@
+//! Whole decisions.
+use super::*;
+use crate::plugins;
+use crate::testing::{node, pod_object};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+
+fn core() -> Core {
+    Core::new("default-scheduler", plugins::default(), 7)
+}
+
+/// Decides until nothing is due; `pod -> node`, or the message.
+fn run(core: &mut Core, now_ms: u64) -> HashMap<String, String> {
+    let decide = || {
+        Some(match core.next(now_ms)? {
+            Decision::Bind { pod, node } => {
+                core.bound(&pod.uid);
+                (pod.name.to_string(), node.to_string())
+            }
+            Decision::Unschedulable { pod, message } => (pod.name.to_string(), message),
+        })
+    };
+    std::iter::from_fn(decide).collect()
+}
+
+fn pending(core: &mut Core, name: &str, requests: Value, extra: Value) {
+    core.pod_changed(pod_object(name, requests, extra), 0);
+}
+
+#[test]
+fn without_nodes() {
+    let mut core = core();
+    pending(&mut core, "p", json!({}), json!({}));
+    assert_eq!(run(&mut core, 0)["p"], "no nodes available to schedule pods");
+    core.node_changed(node("n1", json!({})));
+    assert!(run(&mut core, 500).is_empty(), "it backs off first");
+    assert_eq!(run(&mut core, 1_000)["p"], "n1");
+}
+
+#[test]
+fn the_message_counts_reasons() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}})));
+    core.node_changed(node("n2", json!({"status": {"allocatable": {"cpu": "1"}}})));
+    core.node_changed(node("n3", json!({"spec": {"unschedulable": true}})));
+    pending(&mut core, "p", json!({"cpu": "2"}), json!({}));
+    assert_eq!(
+        run(&mut core, 0)["p"],
+        "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. \
+         preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+    );
+}
+
+#[test]
+fn room_is_counted_at_once_and_given_back() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({})));
+    for name in ["a", "b", "c"] {
+        pending(&mut core, name, json!({"cpu": "2"}), json!({}));
+    }
+    let decided = run(&mut core, 0);
+    assert_eq!((decided["a"].as_str(), decided["b"].as_str()), ("n1", "n1"));
+    assert!(decided["c"].contains("1 Insufficient cpu"), "{}", decided["c"]);
+    assert!(decided["c"].contains("1 No preemption victims found for incoming pod"), "{}", decided["c"]);
+    let placed = json!({"spec": {"nodeName": "n1"}});
+    core.pod_changed(pod_object("a", json!({"cpu": "2"}), placed), 2_000);
+    assert!(run(&mut core, 2_000).is_empty(), "a pod that came helps nobody");
+    core.pod_gone("a");
+    assert_eq!(run(&mut core, 2_000)["c"], "n1");
+}
+
+#[test]
+fn a_pod_that_ended_gives_its_room_back() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({})));
+    let on_node = |phase: &str| json!({"spec": {"nodeName": "n1"}, "status": {"phase": phase}});
+    core.pod_changed(pod_object("a", json!({"cpu": "3"}), on_node("Running")), 0);
+    pending(&mut core, "b", json!({"cpu": "3"}), json!({}));
+    assert!(run(&mut core, 0)["b"].contains("Insufficient cpu"));
+    core.pod_changed(pod_object("a", json!({"cpu": "3"}), on_node("Succeeded")), 0);
+    assert_eq!(run(&mut core, 1_000)["b"], "n1");
+}
+
+#[test]
+fn a_failed_binding_is_taken_back() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({})));
+    pending(&mut core, "p", json!({"cpu": "3"}), json!({}));
+    let Some(Decision::Bind { pod, .. }) = core.next(0) else { panic!("it fits") };
+    assert_eq!(core.cluster().node("n1").unwrap().requested.cpu_milli, 3000);
+    core.bind_failed(&pod.uid, false, 0);
+    assert_eq!(core.cluster().node("n1").unwrap().requested.cpu_milli, 0);
+    assert!(core.next(500).is_none());
+    assert!(matches!(core.next(1_000), Some(Decision::Bind { .. })));
+    core.bind_failed(&pod.uid, true, 1_000);
+    assert!(core.next(60_000).is_none());
+    assert_eq!(core.waiting(), 0);
+}
+
+#[test]
+fn other_schedulers_pods_and_dying_ones_are_left_alone() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({})));
+    pending(&mut core, "other", json!({}), json!({"spec": {"schedulerName": "mine"}}));
+    pending(&mut core, "dying", json!({}), json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+    assert!(run(&mut core, 0).is_empty());
+    core.pod_changed(
+        pod_object("other", json!({"cpu": "4"}), json!({"spec": {"schedulerName": "mine", "nodeName": "n1"}})),
+        0,
+    );
+    pending(&mut core, "p", json!({"cpu": "1"}), json!({}));
+    assert!(run(&mut core, 0)["p"].contains("Insufficient cpu"));
+}
+
+#[test]
+fn selectors_affinity_and_ports() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({"metadata": {"labels": {"disk": "ssd"}}})));
+    core.node_changed(node("n2", json!({"metadata": {"labels": {"disk": "hdd"}}})));
+    pending(&mut core, "ssd", json!({}), json!({"spec": {"nodeSelector": {"disk": "ssd"}}}));
+    pending(&mut core, "none", json!({}), json!({"spec": {"nodeSelector": {"disk": "tape"}}}));
+    let prefer = json!({"spec": {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 100, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["hdd"]}]}}]}}}});
+    pending(&mut core, "prefers", json!({}), prefer);
+    let decided = run(&mut core, 0);
+    assert_eq!((decided["ssd"].as_str(), decided["prefers"].as_str()), ("n1", "n2"));
+    assert!(
+        decided["none"].starts_with("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.")
+    );
+
+    let port = json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}});
+    for name in ["p1", "p2", "p3"] {
+        pending(&mut core, name, json!({}), port.clone());
+    }
+    let decided = run(&mut core, 0);
+    let mut nodes = [decided["p1"].as_str(), decided["p2"].as_str()];
+    nodes.sort_unstable();
+    assert_eq!(nodes, ["n1", "n2"]);
+    assert!(decided["p3"].contains("2 node(s) didn't have free ports for the requested pod ports"));
+}
+
+#[test]
+fn pods_that_name_their_nodes() {
+    let named = |name: &str| {
+        json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}]}}}}})
+    };
+    let mut core = core();
+    for name in ["n1", "n2", "n3"] {
+        core.node_changed(node(name, json!({})));
+    }
+    pending(&mut core, "d2", json!({}), named("n2"));
+    pending(&mut core, "d9", json!({}), named("n9"));
+    pending(&mut core, "big", json!({"cpu": "64"}), named("n1"));
+    let decided = run(&mut core, 0);
+    assert_eq!(decided["d2"], "n2");
+    assert!(decided["d9"].starts_with("0/3 nodes are available: 3 node(s) didn't satisfy plugin(s) [NodeAffinity]."));
+    assert!(decided["big"].starts_with(
+        "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity]."
+    ));
+}
+
+#[test]
+fn siblings_spread() {
+    let mut core = core();
+    for i in 0..5 {
+        core.node_changed(node(&format!("n{i}"), json!({})));
+    }
+    let owned = json!({"metadata": {"ownerReferences": [
+        {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true}]}});
+    for i in 0..10 {
+        pending(&mut core, &format!("p{i}"), json!({"cpu": "1m"}), owned.clone());
+    }
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    for node in run(&mut core, 0).into_values() {
+        *counts.entry(node).or_default() += 1;
+    }
+    assert_eq!(counts.into_values().collect::<Vec<_>>(), [2; 5]);
+}
+
+#[test]
+fn prefer_no_schedule_is_a_preference() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}})));
+    core.node_changed(node("n2", json!({})));
+    pending(&mut core, "p", json!({}), json!({}));
+    assert_eq!(run(&mut core, 0)["p"], "n2");
+    core.node_gone("n2");
+    pending(&mut core, "q", json!({}), json!({}));
+    assert_eq!(run(&mut core, 0)["q"], "n1");
+}
+
+#[test]
+fn a_removed_taint_wakes() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({"spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}})));
+    pending(&mut core, "p", json!({}), json!({}));
+    run(&mut core, 0);
+    core.node_changed(node(
+        "n1",
+        json!({"status": {"conditions": []}, "spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}}),
+    ));
+    assert!(run(&mut core, 20_000).is_empty(), "a heartbeat wakes nobody");
+    core.node_changed(node("n1", json!({})));
+    assert_eq!(run(&mut core, 20_000)["p"], "n1");
+}
+
+#[test]
+fn resync_forgets_what_is_gone() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({})));
+    core.node_changed(node("n2", json!({})));
+    core.pod_changed(pod_object("a", json!({"cpu": "1"}), json!({"spec": {"nodeName": "n1"}})), 0);
+    pending(&mut core, "w", json!({"cpu": "64"}), json!({}));
+    core.resync(vec![pod_object("b", json!({"cpu": "1"}), json!({}))], vec![node("n1", json!({}))], 0);
+    assert_eq!((core.cluster().len(), core.waiting()), (1, 1));
+    assert_eq!(core.cluster().node("n1").unwrap().requested.cpu_milli, 0);
+    assert_eq!(run(&mut core, 0)["b"], "n1");
+}

@@ -1,0 +1,85 @@
+//! A node as the scheduler sees it: what it has, and what the pods on it hold, kept up to date pod by pod.
+use crate::pod::{HostPort, PodInfo};
+use crate::resources::Resources;
+use k8s_openapi::api::core::v1::{Node, Taint};
+use kube::ResourceExt;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+#[derive(Clone, Debug, Default)]
+pub struct NodeInfo {
+    pub name: Arc<str>,
+    /// Absent for a node that is gone, or not yet seen, while pods still name it.
+    pub object: Option<Arc<Node>>,
+    pub allocatable: Resources,
+    pub max_pods: i64,
+    pub requested: Resources,
+    pub scored_cpu_milli: i64,
+    pub scored_memory_bytes: i64,
+    /// Pods on it, by uid.
+    pub pods: HashMap<Arc<str>, Arc<PodInfo>>,
+    pub ports: Vec<HostPort>,
+    /// Bytes by every name of an image.
+    pub images: HashMap<Box<str>, i64>,
+}
+
+impl NodeInfo {
+    pub fn new(name: Arc<str>) -> Self {
+        Self { name, ..Self::default() }
+    }
+
+    pub fn set_object(&mut self, node: Arc<Node>) {
+        let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
+        self.allocatable = Resources::of(allocatable);
+        let pods = allocatable.and_then(|list| list.get("pods"));
+        let pods = pods.and_then(|quantity| api::quantity::Quantity::parse(&quantity.0).ok());
+        self.max_pods = pods.map_or(0, |quantity| quantity.value());
+        self.images = images(&node);
+        self.object = Some(node);
+    }
+
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        self.object.as_ref().map_or(&NONE, |node| node.labels())
+    }
+
+    pub fn taints(&self) -> &[Taint] {
+        let spec = self.object.as_ref().and_then(|node| node.spec.as_ref());
+        spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
+    }
+
+    pub fn is_unschedulable(&self) -> bool {
+        let spec = self.object.as_ref().and_then(|node| node.spec.as_ref());
+        spec.and_then(|spec| spec.unschedulable).unwrap_or_default()
+    }
+
+    pub fn add_pod(&mut self, pod: Arc<PodInfo>) {
+        self.requested.add(&pod.request.exact);
+        self.scored_cpu_milli += pod.request.scored_cpu_milli;
+        self.scored_memory_bytes += pod.request.scored_memory_bytes;
+        self.ports.extend(pod.ports.iter().cloned());
+        self.pods.insert(pod.uid.clone(), pod);
+    }
+
+    pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let pod = self.pods.remove(uid)?;
+        self.requested.subtract(&pod.request.exact);
+        self.scored_cpu_milli -= pod.request.scored_cpu_milli;
+        self.scored_memory_bytes -= pod.request.scored_memory_bytes;
+        for port in &pod.ports {
+            if let Some(at) = self.ports.iter().position(|taken| taken == port) {
+                self.ports.swap_remove(at);
+            }
+        }
+        Some(pod)
+    }
+}
+
+fn images(node: &Node) -> HashMap<Box<str>, i64> {
+    let images = node.status.iter().flat_map(|status| status.images.iter().flatten());
+    let named = images.flat_map(|image| {
+        let size = image.size_bytes.unwrap_or_default();
+        image.names.iter().flatten().map(move |name| (name.as_str().into(), size))
+    });
+    named.collect()
+}

@@ -1,0 +1,35 @@
+//! The filters and scores of a default scheduler, each named as its counterpart upstream.
+
+mod image_locality;
+mod node_affinity;
+mod node_name;
+mod node_ports;
+mod node_resources;
+mod node_unschedulable;
+mod preemption;
+mod sibling_spread;
+mod taint_toleration;
+
+use crate::framework::{Filter, Framework, Score};
+pub use preemption::NoPreemption;
+
+/// The default profile.
+pub fn default() -> Framework {
+    let filters: Vec<Box<dyn Filter>> = vec![
+        Box::new(node_unschedulable::NodeUnschedulable),
+        Box::new(node_name::NodeName),
+        Box::new(taint_toleration::TaintToleration),
+        Box::new(node_affinity::NodeAffinity),
+        Box::new(node_ports::NodePorts),
+        Box::new(node_resources::Fit),
+    ];
+    let scores: Vec<Box<dyn Score>> = vec![
+        Box::new(node_resources::LeastAllocated),
+        Box::new(node_resources::BalancedAllocation),
+        Box::new(node_affinity::NodeAffinity),
+        Box::new(taint_toleration::TaintToleration),
+        Box::new(sibling_spread::SiblingSpread),
+        Box::new(image_locality::ImageLocality),
+    ];
+    Framework { filters, scores, post_filter: Box::new(NoPreemption) }
+}

@@ -1,0 +1,98 @@
+//! A pod as the scheduler sees it: what decisions need, worked out once.
+use crate::resources::Request;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use kube::ResourceExt;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A port of the node that a pod takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// `0.0.0.0` takes the port on all addresses.
+    pub ip: Box<str>,
+    pub protocol: Box<str>,
+    pub port: i32,
+}
+
+impl HostPort {
+    pub fn collides(&self, other: &Self) -> bool {
+        let any = |port: &Self| &*port.ip == "0.0.0.0";
+        self.port == other.port && self.protocol == other.protocol && (any(self) || any(other) || self.ip == other.ip)
+    }
+}
+
+/// One pod, pending or placed.
+#[derive(Clone, Debug)]
+pub struct PodInfo {
+    pub uid: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub priority: i32,
+    pub request: Request,
+    pub ports: Box<[HostPort]>,
+    /// uid of the controller that owns it: its siblings are spread.
+    pub controller: Option<Arc<str>>,
+    pub object: Arc<Pod>,
+}
+
+impl PodInfo {
+    pub fn new(object: Arc<Pod>) -> Self {
+        let owners = object.metadata.owner_references.iter().flatten();
+        let controller = owners.into_iter().find(|owner| owner.controller == Some(true));
+        Self {
+            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
+            namespace: object.metadata.namespace.as_deref().unwrap_or_default().into(),
+            name: object.metadata.name.as_deref().unwrap_or_default().into(),
+            priority: object.spec.as_ref().and_then(|spec| spec.priority).unwrap_or_default(),
+            request: Request::of(&object),
+            ports: host_ports(&object),
+            controller: controller.map(|owner| owner.uid.as_str().into()),
+            object,
+        }
+    }
+
+    pub fn spec(&self) -> Option<&PodSpec> {
+        self.object.spec.as_ref()
+    }
+
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        self.object.labels()
+    }
+
+    /// The node that the API says it runs on.
+    pub fn node_name(&self) -> Option<&str> {
+        self.spec()?.node_name.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// Has it ended? Then it holds nothing any more.
+    pub fn is_terminal(&self) -> bool {
+        let phase = self.object.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    }
+
+    pub fn is_gated(&self) -> bool {
+        self.spec().and_then(|spec| spec.scheduling_gates.as_ref()).is_some_and(|gates| !gates.is_empty())
+    }
+
+    pub fn is_deleting(&self) -> bool {
+        self.object.metadata.deletion_timestamp.is_some()
+    }
+
+    pub fn scheduler_name(&self) -> &str {
+        self.spec().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or("default-scheduler")
+    }
+}
+
+fn host_ports(pod: &Pod) -> Box<[HostPort]> {
+    let Some(spec) = &pod.spec else { return Box::default() };
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let taken = ports.filter_map(|port| {
+        Some(HostPort {
+            port: port.host_port.filter(|port| *port > 0)?,
+            ip: port.host_ip.as_deref().filter(|ip| !ip.is_empty()).unwrap_or("0.0.0.0").into(),
+            protocol: port.protocol.as_deref().filter(|p| !p.is_empty()).unwrap_or("TCP").into(),
+        })
+    });
+    taken.collect()
+}

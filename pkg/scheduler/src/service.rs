@@ -1,0 +1,300 @@
+//! The shell: feeds events to the core and carries its decisions out.
+use crate::core::{Core, Decision};
+use crate::plugins;
+use crate::pod::PodInfo;
+use crate::report::{BindError, Failures, Reporter};
+use client::{Informers, Reflector, Subscription};
+use futures::FutureExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::ResourceExt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Bindings on the way at once: enough to hide a round trip, few enough to leave the API to others.
+const MAX_BINDS: usize = 64;
+/// Conditions and events being written at once.
+const MAX_REPORTS: usize = 16;
+/// Reports that wait; further ones are dropped, as the next try would report again.
+const MAX_WAITING_REPORTS: usize = 8192;
+/// Decisions between two looks at events, so that deciding stays current.
+const DECISIONS_A_ROUND: usize = 16;
+/// Events taken in a round.
+const EVENTS_A_ROUND: usize = 4096;
+/// Bindings and reports that are on the way may take this long at the end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+pub struct Options {
+    pub client: kube::Client,
+    pub informers: Informers,
+    /// `spec.schedulerName` of the pods that are ours; usually `default-scheduler`.
+    pub name: String,
+}
+
+/// The scheduler. [`Service::run`] it until it is told to stop.
+pub struct Service {
+    core: Core,
+    reporter: Reporter,
+    pods: Reflector<Pod>,
+    nodes: Reflector<Node>,
+    failures: Failures,
+    tasks: TaskTracker,
+    permits: Arc<Semaphore>,
+    reports: mpsc::Sender<Report>,
+    waiting_reports: Option<mpsc::Receiver<Report>>,
+    results: (mpsc::Sender<BindResult>, mpsc::Receiver<BindResult>),
+    started: Instant,
+}
+
+/// Something to write that nobody waits for.
+enum Report {
+    Event(Box<k8s_openapi::api::events::v1::Event>),
+    Condition { pod: Arc<PodInfo>, reason: &'static str, message: String },
+}
+
+struct BindResult {
+    pod: Arc<PodInfo>,
+    node: Arc<str>,
+    result: Result<(), BindError>,
+}
+
+/// What the loop woke up for.
+enum Wake {
+    Pod(Option<client::Event<Pod>>),
+    Node(Option<client::Event<Node>>),
+    Bound(BindResult),
+    Time,
+    Stop,
+}
+
+impl Service {
+    pub fn new(options: Options) -> Self {
+        let Options { client, informers, name } = options;
+        let seed = RandomState::new().build_hasher().finish();
+        let (reports, waiting_reports) = mpsc::channel(MAX_WAITING_REPORTS);
+        Self {
+            core: Core::new(&*name, plugins::default(), seed),
+            reporter: Reporter::new(client, &name),
+            pods: informers.reflector(),
+            nodes: informers.reflector(),
+            failures: Failures::default(),
+            tasks: TaskTracker::new(),
+            permits: Arc::new(Semaphore::new(MAX_BINDS)),
+            reports,
+            waiting_reports: Some(waiting_reports),
+            // As many results as there are permits: sending one never waits.
+            results: mpsc::channel(MAX_BINDS),
+            started: Instant::now(),
+        }
+    }
+
+    /// Schedules until `shutdown`; then lets what is on the way arrive.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        if let Some(reports) = self.waiting_reports.take() {
+            self.tasks.spawn(write_reports(reports, self.reporter.clone(), shutdown.clone()));
+        }
+        let (mut pod_events, mut node_events) = (self.pods.subscribe(), self.nodes.subscribe());
+        let synced = async {
+            self.nodes.synced().await;
+            self.pods.synced().await;
+        };
+        if shutdown.run_until_cancelled(synced).await.is_some() {
+            self.resync();
+            tracing::info!(nodes = self.core.cluster().len(), waiting = self.core.waiting(), "scheduling");
+            self.follow(&mut pod_events, &mut node_events, &shutdown).await;
+        }
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!("bindings on the way were given up at shutdown");
+        }
+    }
+
+    async fn follow(
+        &mut self,
+        pods: &mut Subscription<Pod>,
+        nodes: &mut Subscription<Node>,
+        shutdown: &CancellationToken,
+    ) {
+        loop {
+            self.take_events(pods, nodes);
+            if self.decide() {
+                tokio::task::yield_now().await;
+                if shutdown.is_cancelled() {
+                    return;
+                }
+                continue;
+            }
+            match self.wait(pods, nodes, shutdown).await {
+                Wake::Pod(Some(event)) => self.pod_event(event),
+                Wake::Node(Some(event)) => self.node_event(event),
+                Wake::Bound(result) => self.finish_binding(result),
+                Wake::Time => {}
+                Wake::Pod(None) | Wake::Node(None) | Wake::Stop => return,
+            }
+        }
+    }
+
+    async fn wait(
+        &mut self,
+        pods: &mut Subscription<Pod>,
+        nodes: &mut Subscription<Node>,
+        shutdown: &CancellationToken,
+    ) -> Wake {
+        let due = self.core.next_tick_ms().map(|at_ms| self.started + Duration::from_millis(at_ms));
+        let timer = sleep_until(due);
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => Wake::Stop,
+            Some(result) = self.results.1.recv() => Wake::Bound(result),
+            event = nodes.next() => Wake::Node(event),
+            event = pods.next() => Wake::Pod(event),
+            () = timer => Wake::Time,
+        }
+    }
+
+    /// Takes what has already happened, without waiting.
+    fn take_events(&mut self, pods: &mut Subscription<Pod>, nodes: &mut Subscription<Node>) {
+        while let Ok(result) = self.results.1.try_recv() {
+            self.finish_binding(result);
+        }
+        for _ in 0..EVENTS_A_ROUND {
+            let Some(Some(event)) = nodes.next().now_or_never() else { break };
+            self.node_event(event);
+        }
+        for _ in 0..EVENTS_A_ROUND {
+            let Some(Some(event)) = pods.next().now_or_never() else { break };
+            self.pod_event(event);
+        }
+    }
+
+    fn pod_event(&mut self, event: client::Event<Pod>) {
+        let now_ms = self.now_ms();
+        match event {
+            client::Event::Applied { new, .. } => self.core.pod_changed(new, now_ms),
+            client::Event::Deleted(pod) => self.core.pod_gone(pod.metadata.uid.as_deref().unwrap_or_default()),
+            client::Event::Resync => self.resync(),
+        }
+    }
+
+    fn node_event(&mut self, event: client::Event<Node>) {
+        match event {
+            client::Event::Applied { new, .. } => self.core.node_changed(new),
+            client::Event::Deleted(node) => self.core.node_gone(&node.name_any()),
+            client::Event::Resync => self.resync(),
+        }
+    }
+
+    fn resync(&mut self) {
+        let now_ms = self.now_ms();
+        self.core.resync(self.pods.list(), self.nodes.list(), now_ms);
+    }
+
+    /// A round of decisions; says whether there may be more to decide at once.
+    fn decide(&mut self) -> bool {
+        for _ in 0..DECISIONS_A_ROUND {
+            // A permit first: a decision that can't be carried out yet would only grow old.
+            let Ok(permit) = self.permits.clone().try_acquire_owned() else { return false };
+            let now_ms = self.now_ms();
+            match self.core.next(now_ms) {
+                None => return false,
+                Some(Decision::Unschedulable { pod, message }) => self.report_failure(pod, "Unschedulable", message),
+                Some(Decision::Bind { pod, node }) => {
+                    let (reporter, results) = (self.reporter.clone(), self.results.0.clone());
+                    self.tasks.spawn(async move {
+                        let result = reporter.bind(&pod, &node).await;
+                        drop(permit);
+                        // The service is gone at shutdown only.
+                        let _ = results.send(BindResult { pod, node, result }).await;
+                    });
+                }
+            }
+        }
+        true
+    }
+
+    fn finish_binding(&mut self, BindResult { pod, node, result }: BindResult) {
+        let now_ms = self.now_ms();
+        match result {
+            Ok(()) => {
+                self.core.bound(&pod.uid);
+                self.report(Report::Event(Box::new(self.reporter.scheduled(&pod, &node))));
+            }
+            Err(error @ BindError::Settled { .. }) => {
+                tracing::debug!(%error, "binding");
+                self.core.bind_failed(&pod.uid, true, now_ms);
+                // It may wait still, under another version than the one that was tried.
+                if let Some(current) = self.pods.get(&pod.namespace, &pod.name) {
+                    self.core.pod_changed(current, now_ms);
+                }
+            }
+            Err(error @ BindError::Failed { .. }) => {
+                let message = chain(&error);
+                tracing::warn!(error = message, "binding failed; trying again");
+                self.core.bind_failed(&pod.uid, false, now_ms);
+                self.report_failure(pod, "SchedulerError", message);
+            }
+        }
+    }
+
+    fn report_failure(&mut self, pod: Arc<PodInfo>, reason: &'static str, message: String) {
+        tracing::debug!(pod = %pod.name, namespace = %pod.namespace, message, "not scheduled");
+        if let Some(event) = self.failures.event(&self.reporter, &pod, &message, Timestamp::now()) {
+            self.report(Report::Event(Box::new(event)));
+        }
+        self.report(Report::Condition { pod, reason, message });
+    }
+
+    fn report(&self, report: Report) {
+        if self.reports.try_send(report).is_err() {
+            tracing::debug!("too many reports are waiting; one was dropped");
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+}
+
+/// Writes reports, several at once, until the scheduler is gone or told to stop.
+async fn write_reports(mut reports: mpsc::Receiver<Report>, reporter: Reporter, shutdown: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(MAX_REPORTS));
+    let tasks = TaskTracker::new();
+    while let Some(Some(report)) = shutdown.run_until_cancelled(reports.recv()).await {
+        let Ok(permit) = permits.clone().acquire_owned().await else { break };
+        let reporter = reporter.clone();
+        tasks.spawn(async move {
+            write(&reporter, report).await;
+            drop(permit);
+        });
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn write(reporter: &Reporter, report: Report) {
+    let result = match report {
+        Report::Event(event) => reporter.event(&event).await,
+        Report::Condition { pod, reason, message } => reporter.condition(&pod, reason, &message).await,
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a report was not written");
+    }
+}
+
+/// Never, without a time.
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An error and what caused it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
