@@ -3,11 +3,14 @@
 //! Place in the flow: the binary calls [`server::run`]; here the store, the API front, the controllers, the
 //! scheduler, the agent and the network are made, handed to one another through their constructors, and ended.
 
+pub mod cleanup;
 pub mod config;
 pub mod files;
 pub mod host;
 pub mod kubeconfig;
 pub mod lock;
 pub mod pki;
+pub mod server;
+pub mod status;
 pub mod tls;
 pub mod token;

@@ -23,7 +23,8 @@ pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     Ok(CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<std::result::Result<_, _>>()?)
 }
 
-fn key(pem: &str) -> Result<PrivateKeyDer<'static>> {
+/// The private key of a PEM text.
+pub fn key(pem: &str) -> Result<PrivateKeyDer<'static>> {
     Ok(PrivateKeyDer::from_pem_slice(pem.as_bytes())?)
 }
 

@@ -1,0 +1,246 @@
+//! Flags, environment and the configuration file, as one command line.
+use clap::{Args, Parser, Subcommand};
+use node::config::{Cidr, Node, Server};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+/// Where the admin's kubeconfig is, unless told otherwise.
+pub const KUBECONFIG: &str = "/etc/eyot/kubeconfig";
+/// Read when it exists and `--config` names no other.
+pub const CONFIG: &str = "/etc/eyot/config.yaml";
+
+/// Kubernetes for the edge: every server accepts every write, and servers converge.
+#[derive(Debug, Parser)]
+#[command(name = "eyot", version, args_override_self = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a server: API, store, controllers, scheduler and, unless --disable-agent, a node
+    Server(Box<ServerArgs>),
+    /// Run kubectl with the admin's kubeconfig
+    #[command(disable_help_flag = true)]
+    Kubectl(PassThrough),
+    /// Run ctr on Eyot's containerd
+    #[command(disable_help_flag = true)]
+    Ctr(PassThrough),
+    /// Run crictl on Eyot's containerd
+    #[command(disable_help_flag = true)]
+    Crictl(PassThrough),
+    /// Show what runs
+    Status(StatusArgs),
+    /// Work with join tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Stop all containers and remove all traces from the host but the data directory
+    Cleanup(CleanupArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PassThrough {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Print the token by which others join this server
+    Show(Place),
+}
+
+#[derive(Debug, Args)]
+pub struct Place {
+    /// Where all state is kept
+    #[arg(short = 'd', long, env = "EYOT_DATA_DIR", default_value = "/var/lib/eyot", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// One name from which all names on this host derive, so that several nodes fit on one machine
+    #[arg(long, env = "EYOT_INSTANCE", default_value = "eyot", value_name = "NAME", value_parser = instance)]
+    pub instance: String,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub place: Place,
+    /// The kubeconfig to ask with
+    #[arg(long, env = "EYOT_KUBECONFIG", default_value = KUBECONFIG, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    #[command(flatten)]
+    pub place: Place,
+}
+
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// Configuration file; its keys are these flags without the dashes
+    #[arg(short = 'c', long, env = "EYOT_CONFIG_FILE", default_value = CONFIG, value_name = "FILE")]
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub place: Place,
+    /// Address to listen on
+    #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
+    pub bind_address: IpAddr,
+    /// Port of the API
+    #[arg(long, default_value_t = 6443, value_name = "PORT")]
+    pub https_listen_port: u16,
+    /// Address that others reach this server at (default: the node's)
+    #[arg(long, value_name = "IP")]
+    pub advertise_address: Option<IpAddr>,
+    /// More names or addresses for the API's certificate
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// Where to write the admin's kubeconfig
+    #[arg(short = 'o', long, env = "EYOT_KUBECONFIG_OUTPUT", default_value = KUBECONFIG, value_name = "FILE")]
+    pub write_kubeconfig: PathBuf,
+    /// Its mode
+    #[arg(long, env = "EYOT_KUBECONFIG_MODE", default_value = "600", value_name = "MODE", value_parser = mode)]
+    pub write_kubeconfig_mode: u32,
+    /// Secret by which others join (default: a new one on first start)
+    #[arg(short = 't', long, env = "EYOT_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// The same, from a file
+    #[arg(long, env = "EYOT_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// Network of pods
+    #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR")]
+    pub cluster_cidr: Cidr,
+    /// Network of Services
+    #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR")]
+    pub service_cidr: Cidr,
+    /// Address of cluster DNS (default: the tenth of the service network)
+    #[arg(long, value_name = "IP")]
+    pub cluster_dns: Option<Ipv4Addr>,
+    /// Domain of the cluster
+    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
+    pub cluster_domain: String,
+    /// Ports for Services of type NodePort
+    #[arg(long, default_value = "30000-32767", value_name = "FROM-TO", value_parser = port_range)]
+    pub service_node_port_range: (u16, u16),
+    /// Run no node in this process
+    #[arg(long)]
+    pub disable_agent: bool,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Name of the node (default: the host's)
+    #[arg(long, env = "EYOT_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address of the node (default: by the default route)
+    #[arg(short = 'i', long, value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Labels to register the node with
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
+    pub node_label: Vec<String>,
+    /// Taints to register the node with
+    #[arg(long, value_name = "KEY=VALUE:EFFECT", value_delimiter = ',')]
+    pub node_taint: Vec<String>,
+    /// Socket of a container runtime that is already there; Eyot then starts none
+    #[arg(long, value_name = "SOCKET")]
+    pub container_runtime_endpoint: Option<PathBuf>,
+    /// Image of the container that holds a pod's namespaces
+    #[arg(long, value_name = "IMAGE")]
+    pub pause_image: Option<String>,
+    /// resolv.conf for pods with dnsPolicy Default and for what cluster DNS forwards
+    #[arg(long, env = "EYOT_RESOLV_CONF", value_name = "FILE")]
+    pub resolv_conf: Option<PathBuf>,
+    /// Port of the node's HTTPS server
+    #[arg(long, default_value_t = 10250, value_name = "PORT")]
+    pub agent_port: u16,
+    /// Most pods that this node runs
+    #[arg(long, default_value_t = 110, value_name = "COUNT")]
+    pub max_pods: u32,
+}
+
+impl ServerArgs {
+    /// The server's configuration; fails when the token file can't be read.
+    pub fn into_config(self) -> anyhow::Result<Server> {
+        let token = match &self.token_file {
+            Some(path) => Some(node::files::read(path)?.trim().to_owned()),
+            None => self.token,
+        };
+        Ok(Server {
+            data_dir: std::path::absolute(self.place.data_dir)?,
+            instance: self.place.instance,
+            bind_address: self.bind_address,
+            https_listen_port: self.https_listen_port,
+            advertise_address: self.advertise_address,
+            tls_san: self.tls_san,
+            write_kubeconfig: self.write_kubeconfig,
+            write_kubeconfig_mode: self.write_kubeconfig_mode,
+            token,
+            cluster_cidr: self.cluster_cidr,
+            service_cidr: self.service_cidr,
+            cluster_dns: self.cluster_dns,
+            cluster_domain: self.cluster_domain,
+            service_node_port_range: self.service_node_port_range,
+            disable_agent: self.disable_agent,
+            node: self.node.into(),
+        })
+    }
+}
+
+impl From<NodeArgs> for Node {
+    fn from(args: NodeArgs) -> Self {
+        Self {
+            node_name: args.node_name,
+            node_ip: args.node_ip,
+            node_label: args.node_label,
+            node_taint: args.node_taint,
+            container_runtime_endpoint: args.container_runtime_endpoint,
+            pause_image: args.pause_image,
+            resolv_conf: args.resolv_conf,
+            agent_port: args.agent_port,
+            max_pods: args.max_pods,
+        }
+    }
+}
+
+/// Interface names are at most 15 bytes, so what derives from the instance must stay short.
+fn instance(text: &str) -> Result<String, String> {
+    const LONGEST: usize = 10;
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let starts = text.starts_with(|c: char| c.is_ascii_lowercase());
+    match starts && text.len() <= LONGEST && text.bytes().all(allowed) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("use at most {LONGEST} lower-case letters, digits and dashes, a letter first")),
+    }
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(|| "write it in octal, as 600".into())
+}
+
+fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let (from, to) = text.split_once('-').ok_or("write it as 30000-32767")?;
+    match (from.parse(), to.parse()) {
+        (Ok(from), Ok(to)) if 0 < from && from <= to => Ok((from, to)),
+        _ => Err("write it as 30000-32767".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn odd_values_are_refused() {
+        assert!(instance("Eyot").is_err() && instance("a-name-too-long").is_err() && instance("shop-1").is_ok());
+        assert!(mode("888").is_err() && mode("0644") == Ok(0o644));
+        assert!(port_range("2-1").is_err() && port_range("30000-32767") == Ok((30000, 32767)));
+    }
+}

@@ -1,0 +1,249 @@
+//! A server's life: everything is made here, handed to one another through constructors, and ended in order.
+use crate::config::Server;
+use crate::pki::{Authority, Pair, Subject};
+use crate::token::Token;
+use crate::{files, host, kubeconfig, lock, tls, token};
+use anyhow::Context;
+use apiserver::engine::Engine;
+use apiserver::registry::Registry;
+use apiserver::registry::summarize::Summarizer;
+use apiserver::{Cluster, TokenKeys, User};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use store::Store;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long tasks may take to end once asked.
+const DRAIN: Duration = Duration::from_secs(20);
+/// This server's number in revisions, until it has joined others.
+const FIRST_SERVER: u16 = 1;
+
+/// Runs a server until it is told to end (SIGTERM, SIGINT) or a part that it can't be without fails.
+///
+/// # Errors
+/// What kept it from starting, or which part failed.
+pub async fn run(config: Server) -> anyhow::Result<()> {
+    // Only this process installs a provider; a second installation in tests is no error.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _lock = lock::take(&config.data_dir.join("server"))?;
+    let mut server = Parts::open(config).await?;
+    let ended = tokio::select! {
+        signal = stopped() => signal.map(|name| tracing::info!(signal = name, "ending")),
+        failure = server.failed() => Err(failure),
+    };
+    server.close().await?;
+    ended
+}
+
+async fn stopped() -> anyhow::Result<&'static str> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+/// The running parts of a server.
+pub struct Parts {
+    store: Arc<Store>,
+    tasks: Tasks,
+    failures: tokio::sync::mpsc::Receiver<anyhow::Error>,
+}
+
+/// Owned tasks, ended together.
+#[derive(Clone)]
+pub struct Tasks {
+    pub tracker: TaskTracker,
+    pub shutdown: CancellationToken,
+    failures: tokio::sync::mpsc::Sender<anyhow::Error>,
+}
+
+impl Tasks {
+    /// Runs a part that the server can't be without: its failure ends the server.
+    pub fn run<E>(&self, name: &'static str, part: impl Future<Output = Result<(), E>> + Send + 'static)
+    where
+        E: Into<anyhow::Error> + Send,
+    {
+        let failures = self.failures.clone();
+        self.tracker.spawn(async move {
+            if let Err(error) = part.await {
+                // Nobody listening means that the server is ending already.
+                let _ = failures.send(error.into().context(name)).await;
+            }
+        });
+    }
+}
+
+/// What the parts of a server know of it.
+struct Known {
+    config: Server,
+    authority: Authority,
+    token: Token,
+    node_name: String,
+    address: Ipv4Addr,
+}
+
+impl Known {
+    fn new(config: Server) -> anyhow::Result<Self> {
+        let authority = Authority::open(&config.tls_dir())?;
+        let token = token::ensure(&config.token_file(), config.token.as_deref(), authority.root_pem())?;
+        let node_name = config.node.node_name.clone().unwrap_or_else(host::node_name);
+        let given = config.advertise_address.or(config.node.node_ip);
+        let IpAddr::V4(address) = given.unwrap_or_else(host::primary_address) else {
+            anyhow::bail!("the advertised address must be IPv4");
+        };
+        Ok(Self { config, authority, token, node_name, address })
+    }
+
+    fn serving(&self) -> anyhow::Result<Pair> {
+        let domain = &self.config.cluster_domain;
+        let fixed = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned);
+        let mut subject = Subject { common_name: "kube-apiserver".into(), ..Subject::default() };
+        subject.dns_names.extend(fixed);
+        subject.dns_names.extend([format!("kubernetes.default.svc.{domain}"), self.node_name.clone()]);
+        subject.addresses.extend([
+            Ipv4Addr::LOCALHOST.into(),
+            std::net::Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V4(self.address),
+            IpAddr::V4(self.config.kubernetes_ip()),
+        ]);
+        for san in &self.config.tls_san {
+            match san.parse() {
+                Ok(address) => subject.addresses.push(address),
+                Err(_) => subject.dns_names.push(san.clone()),
+            }
+        }
+        Ok(self.authority.leaf("serving-apiserver", &subject)?)
+    }
+
+    fn write_kubeconfig(&self) -> anyhow::Result<()> {
+        let admin = self.authority.leaf("client-admin", &Subject::user("system:admin", &["system:masters"]))?;
+        let host = if self.config.bind_address.is_unspecified() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            self.config.bind_address
+        };
+        let server = format!("https://{}", SocketAddr::new(host, self.config.https_listen_port));
+        let text = kubeconfig::render(&self.config.instance, &server, self.authority.root_pem(), &admin);
+        let path = &self.config.write_kubeconfig;
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        }
+        Ok(files::write(path, text.as_bytes(), self.config.write_kubeconfig_mode)?)
+    }
+}
+
+impl Parts {
+    /// Opens the store, starts the API, then everything that stands on it.
+    async fn open(config: Server) -> anyhow::Result<Self> {
+        let (sender, failures) = tokio::sync::mpsc::channel(1);
+        let tasks = Tasks { tracker: TaskTracker::new(), shutdown: CancellationToken::new(), failures: sender };
+        let known = Arc::new(Known::new(config)?);
+        let registry = Arc::new(Registry::builtin(api::schema::Schemas::builtin()));
+        let store = open_store(&known.config.store_dir(), registry.clone()).await?;
+        let api = start_api(&known, registry, store.clone(), &tasks).await?;
+        known.write_kubeconfig()?;
+        tracing::info!(address = %known.address, port = known.config.https_listen_port, "the API serves");
+        let _ = api;
+        Ok(Self { store, tasks, failures })
+    }
+
+    async fn failed(&mut self) -> anyhow::Error {
+        match self.failures.recv().await {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends all tasks, then the store.
+    async fn close(self) -> anyhow::Result<()> {
+        self.tasks.shutdown.cancel();
+        self.tasks.tracker.close();
+        if tokio::time::timeout(DRAIN, self.tasks.tracker.wait()).await.is_err() {
+            tracing::warn!(left = self.tasks.tracker.len(), "tasks did not end within {} s", DRAIN.as_secs());
+        }
+        Ok(self.store.close().await?)
+    }
+}
+
+async fn open_store(dir: &Path, registry: Arc<Registry>) -> anyhow::Result<Arc<Store>> {
+    let options = store::Options {
+        dir: dir.to_owned(),
+        server: FIRST_SERVER,
+        summarize: Arc::new(Summarizer::new(registry)),
+        keep: store::KEEP,
+    };
+    Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
+}
+
+async fn start_api(
+    known: &Known,
+    registry: Arc<Registry>,
+    store: Arc<Store>,
+    tasks: &Tasks,
+) -> anyhow::Result<apiserver::Handle> {
+    let config = &known.config;
+    let address = SocketAddr::new(config.bind_address, config.https_listen_port);
+    let listener = std::net::TcpListener::bind(address)
+        .with_context(|| format!("listening on {address} (is another API server running, or the port taken?)"))?;
+    let engine =
+        Engine::new(apiserver::engine::Options { backend: store.clone(), registry: registry.clone(), clock: now });
+    let root = known.authority.root_pem();
+    let (serving, kubelet) = (known.serving()?, Subject::user("kube-apiserver", &["system:masters"]));
+    let kubelet = known.authority.leaf("client-kube-apiserver", &kubelet)?;
+    let options = apiserver::Options {
+        listener,
+        backend: store,
+        engine,
+        registry,
+        tls: apiserver::Tls {
+            cert_chain: tls::certificates(&serving.chain_pem)?,
+            key: tls::key(&serving.key_pem)?,
+            client_roots: tls::certificates(root)?,
+            client_roots_pem: root.to_owned(),
+        },
+        tokens: vec![(known.token.password.clone(), join_user())],
+        service_accounts: TokenKeys {
+            signing_key_pem: known.authority.service_account_key_pem().to_owned(),
+            verifying_keys_pem: Vec::new(),
+            issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
+            audiences: Vec::new(),
+        },
+        cluster: Cluster {
+            id: cluster_id(&config.data_dir.join("server/cluster-id"))?,
+            api_service_ip: config.kubernetes_ip(),
+            dns_ip: config.dns_ip(),
+            advertise: SocketAddrV4::new(known.address, config.https_listen_port),
+        },
+        kubelet_client: Arc::new(tls::client(root, Some(&kubelet))?),
+        root_ca_pem: root.to_owned(),
+    };
+    let service = apiserver::Service::new(options).await?;
+    let handle = service.handle();
+    let shutdown = tasks.shutdown.clone();
+    tasks.tracker.spawn(service.run(shutdown));
+    Ok(handle)
+}
+
+fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
+/// Whom the join token stands for: it may ask for a node's certificates and nothing else.
+fn join_user() -> User {
+    User { name: "eyot:join".into(), groups: vec!["eyot:joiners".into()], ..User::default() }
+}
+
+/// The cluster's identity, made on first start.
+fn cluster_id(path: &Path) -> anyhow::Result<uuid::Uuid> {
+    if let Some(text) = files::read_if_there(path)? {
+        return uuid::Uuid::parse_str(text.trim()).with_context(|| path.display().to_string());
+    }
+    let id = uuid::Uuid::new_v4();
+    files::write(path, format!("{id}\n").as_bytes(), 0o600)?;
+    Ok(id)
+}

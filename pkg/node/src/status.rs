@@ -1,0 +1,111 @@
+//! `eyot status`: what runs, as seen from outside.
+use crate::lock;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long the API may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where to look.
+#[derive(Debug)]
+pub struct Place {
+    pub data_dir: PathBuf,
+    pub kubeconfig: PathBuf,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Report {
+    process: Option<Process>,
+    /// The API's version, or why it did not answer.
+    api: Option<Result<String, String>>,
+    nodes: Vec<(String, bool, String)>,
+    pods_by_phase: BTreeMap<String, usize>,
+}
+
+#[derive(Debug)]
+struct Process {
+    pid: u32,
+    memory_mib: u64,
+    threads: u64,
+}
+
+impl Report {
+    /// Whether the process runs, the API answers and every node is ready.
+    pub fn healthy(&self) -> bool {
+        let nodes = self.nodes.iter().all(|(_, ready, _)| *ready);
+        self.process.is_some() && matches!(self.api, Some(Ok(_))) && nodes
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.process {
+            Some(p) => writeln!(f, "process  pid {}, {} MiB, {} threads", p.pid, p.memory_mib, p.threads)?,
+            None => writeln!(f, "process  not running")?,
+        }
+        match &self.api {
+            Some(Ok(version)) => writeln!(f, "api      {version}")?,
+            Some(Err(why)) => writeln!(f, "api      does not answer: {why}")?,
+            None => {}
+        }
+        for (name, ready, why) in &self.nodes {
+            writeln!(f, "node     {name} {}", if *ready { "Ready" } else { why })?;
+        }
+        if !self.pods_by_phase.is_empty() {
+            let phases: Vec<_> = self.pods_by_phase.iter().map(|(phase, n)| format!("{n} {phase}")).collect();
+            writeln!(f, "pods     {}", phases.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Looks at the process, then asks the API.
+pub async fn report(place: &Place) -> Report {
+    let mut report =
+        Report { process: lock::holder(&place.data_dir.join("server")).and_then(process), ..Report::default() };
+    let asked = tokio::time::timeout(PATIENCE, ask(place, &mut report)).await;
+    report.api = Some(asked.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs()))));
+    report
+}
+
+fn process(pid: u32) -> Option<Process> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let number = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    Some(Process { pid, memory_mib: number("VmRSS:")? / 1024, threads: number("Threads:")? })
+}
+
+async fn ask(place: &Place, report: &mut Report) -> Result<String, String> {
+    let client = client(place).await?;
+    let version = client.apiserver_version().await.map_err(|error| error.to_string())?;
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.map_err(|e| e.to_string())?;
+    report.nodes = nodes.iter().map(readiness).collect();
+    let pods = Api::<Pod>::all(client).list(&ListParams::default()).await.map_err(|e| e.to_string())?;
+    for pod in pods {
+        let phase = pod.status.and_then(|status| status.phase).unwrap_or_else(|| "Unknown".into());
+        *report.pods_by_phase.entry(phase).or_default() += 1;
+    }
+    Ok(version.git_version)
+}
+
+async fn client(place: &Place) -> Result<kube::Client, String> {
+    let at = |error: &dyn fmt::Display| format!("{}: {error}", place.kubeconfig.display());
+    let file = kube::config::Kubeconfig::read_from(&place.kubeconfig).map_err(|error| at(&error))?;
+    let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await.map_err(|error| at(&error))?;
+    kube::Client::try_from(config).map_err(|error| at(&error))
+}
+
+fn readiness(node: &Node) -> (String, bool, String) {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+    let why = ready.and_then(|condition| condition.message.clone()).unwrap_or_else(|| "has not reported yet".into());
+    (node.name_any(), ready.is_some_and(|condition| condition.status == "True"), format!("NotReady: {why}"))
+}
