@@ -7,6 +7,7 @@ pub mod authn;
 pub mod authz;
 pub mod body;
 pub mod bootstrap;
+pub mod connect;
 pub mod discovery;
 pub mod engine;
 pub mod front;
@@ -17,6 +18,7 @@ pub mod registry;
 pub mod request;
 pub mod reviews;
 pub mod service;
+pub mod spdy;
 mod tls;
 pub mod version;
 

@@ -3,6 +3,7 @@ use crate::authn::jwt::{self, PublicKey, Signer};
 use crate::authn::{Authenticator, ServiceAccounts};
 use crate::authz::{self, Authorizer};
 use crate::body::{self, Body, BoxError};
+use crate::connect::Agents;
 use crate::discovery::Discovery;
 use crate::front::{Front, Source};
 use crate::options::{Options, TokenKeys};
@@ -69,6 +70,7 @@ impl Service {
         let authorizer = Arc::new(Authorizer::default());
         let follower = authz::load(&authorizer, &*options.backend).await?;
         let stopping = CancellationToken::new();
+        let tasks = TaskTracker::new();
         let front = Front {
             authenticator: Authenticator::new(options.tokens, service_accounts),
             authorizer,
@@ -77,7 +79,9 @@ impl Service {
             backend: options.backend,
             in_flight: Default::default(),
             discovery: Discovery::new(options.cluster.advertise.to_string()),
+            agents: Agents::new(&options.kubelet_client, tasks.clone()),
             root_ca_pem: options.root_ca_pem,
+            tasks,
             shutdown: stopping.clone(),
         };
         Ok(Self { listener, acceptor, front: Arc::new(front), follower, stopping })
@@ -89,7 +93,7 @@ impl Service {
 
     /// Serves until `shutdown`, then ends watches, lets other requests finish within [`limits::DRAIN`], and closes.
     pub async fn run(self, shutdown: CancellationToken) {
-        let tasks = TaskTracker::new();
+        let tasks = self.front.tasks.clone();
         let stopping = self.stopping.clone();
         let front = &self.front;
         let follow =

@@ -8,6 +8,7 @@ mod paths;
 use crate::authn::{Authenticator, impersonate, unwrap_websocket_token};
 use crate::authz::{Attributes, Authorizer};
 use crate::body::{self, Body, RequestBody};
+use crate::connect;
 use crate::engine::{self, Serve};
 use crate::limits;
 use crate::registry::Registry;
@@ -19,6 +20,7 @@ use in_flight::InFlight;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Everything that serving a request needs; shared by all connections.
 pub struct Front {
@@ -29,7 +31,10 @@ pub struct Front {
     pub(crate) backend: Arc<dyn store::Backend>,
     pub(crate) in_flight: InFlight,
     pub(crate) discovery: crate::discovery::Discovery,
+    pub(crate) agents: connect::Agents,
     pub(crate) root_ca_pem: String,
+    /// Upgraded connections, which outlive the requests that began them.
+    pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -46,7 +51,7 @@ pub(crate) type Answer = Result<Response<Body>, Status>;
 
 impl Front {
     /// Serves one request. Never fails: what goes wrong is the answer.
-    pub async fn handle(&self, mut request: Request<RequestBody>, source: Source<'_>) -> Response<Body> {
+    pub async fn handle(self: &Arc<Self>, mut request: Request<RequestBody>, source: Source<'_>) -> Response<Body> {
         let head = request.method() == Method::HEAD;
         unwrap_websocket_token(request.headers_mut());
         let mut response = match self.admit(request, source).await {
@@ -61,7 +66,7 @@ impl Front {
         response
     }
 
-    async fn admit(&self, mut request: Request<RequestBody>, source: Source<'_>) -> Answer {
+    async fn admit(self: &Arc<Self>, mut request: Request<RequestBody>, source: Source<'_>) -> Answer {
         let target = request::parse(request.method(), request.uri()).map_err(|error| unreadable(&error))?;
         let user = self.user(request.headers(), source).await?;
         let user = impersonate::impersonate(&self.authorizer, user, request.headers_mut())?;
@@ -93,8 +98,11 @@ impl Front {
         })
     }
 
-    async fn serve_resource(&self, info: RequestInfo, user: User, request: Request<RequestBody>) -> Answer {
+    async fn serve_resource(self: &Arc<Self>, info: RequestInfo, user: User, request: Request<RequestBody>) -> Answer {
         self.authorizer.check(&user, &Attributes::from(&info))?;
+        if connect::serves(&info) {
+            return Box::pin(connect::serve(self, info, &user, request)).await;
+        }
         let (parts, request_body) = request.into_parts();
         let body = body::read(request_body, limits::BODY_BYTES).await?;
         if reviews::serves(&info) {

@@ -1,0 +1,168 @@
+//! Requests to agents on their HTTPS port, one connection each: they are few and long.
+use crate::body::Body;
+use api::Status;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_util::task::TaskTracker;
+
+/// Until TCP and TLS stand.
+const DIAL: Duration = Duration::from_secs(10);
+/// What is read of an error's text.
+const ERROR_BYTES: usize = 50_000;
+
+/// How agents are reached.
+pub struct Agents {
+    connector: TlsConnector,
+    tasks: TaskTracker,
+}
+
+/// Why no answer came.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("dial tcp {address}: {source}")]
+    Dial { address: SocketAddr, source: std::io::Error },
+    #[error("dial tcp {address}: i/o timeout")]
+    Timeout { address: SocketAddr },
+    #[error("{address}: {source}")]
+    Http { address: SocketAddr, source: hyper::Error },
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Self::failure(500, "InternalError", error.to_string())
+    }
+}
+
+impl Agents {
+    /// `tls` verifies agents and shows them our client certificate.
+    pub fn new(tls: &ClientConfig, tasks: TaskTracker) -> Self {
+        let mut tls = tls.clone();
+        // Upgrades need HTTP/1.1.
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self { connector: TlsConnector::from(Arc::new(tls)), tasks }
+    }
+
+    /// Sends a request whose URI is path and query.
+    ///
+    /// # Errors
+    /// No connection, or no HTTP.
+    pub async fn send(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        let dial = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            self.connector.connect(ServerName::IpAddress(address.ip().into()), stream).await
+        };
+        let stream = match tokio::time::timeout(DIAL, dial).await {
+            Ok(stream) => stream.map_err(|source| Error::Dial { address, source })?,
+            Err(_) => return Err(Error::Timeout { address }),
+        };
+        self.exchange(address, stream, request).await
+    }
+
+    /// The same in the clear, for pods.
+    ///
+    /// # Errors
+    /// No connection, or no HTTP.
+    pub async fn send_plain(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        let stream = match tokio::time::timeout(DIAL, TcpStream::connect(address)).await {
+            Ok(stream) => stream.map_err(|source| Error::Dial { address, source })?,
+            Err(_) => return Err(Error::Timeout { address }),
+        };
+        self.exchange(address, stream, request).await
+    }
+
+    async fn exchange<S>(
+        &self,
+        address: SocketAddr,
+        stream: S,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, Error>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let http = |source| Error::Http { address, source };
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+        // Ends when the response's body is read or dropped, or the upgraded stream is.
+        self.tasks.spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%address, %error, "connection to an agent ended");
+            }
+        });
+        if !request.headers().contains_key(header::HOST) {
+            let host = header::HeaderValue::try_from(address.to_string()).expect("an address is a valid header");
+            request.headers_mut().insert(header::HOST, host);
+        }
+        sender.send_request(request).await.map_err(http)
+    }
+}
+
+/// Headers of one hop, which are never handed on (RFC 9110, section 7.6.1).
+const HOP: [header::HeaderName; 6] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Takes away what concerns one hop alone.
+pub fn strip_hop_headers(headers: &mut HeaderMap) {
+    for name in HOP {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+}
+
+/// The Status of an answer that is no success, as `GenericHttpResponseChecker` makes it.
+pub async fn refusal(response: Response<Incoming>, resource: &str, name: &str) -> Status {
+    let code = response.status();
+    let text = error_text(response).await;
+    match code {
+        StatusCode::INTERNAL_SERVER_ERROR => Status::internal(text),
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        StatusCode::NOT_FOUND => {
+            let mut status = Status::not_found("", resource, name);
+            status.message = format!("the server could not find the requested resource ( {resource} {name})");
+            status
+        }
+        code => Status::failure(
+            code.as_u16(),
+            code.canonical_reason().unwrap_or("Unknown"),
+            format!("the server rejected our request: {text} ( {resource} {name})"),
+        ),
+    }
+}
+
+/// The beginning of an error's body, without the line end.
+pub async fn error_text(response: Response<Incoming>) -> String {
+    let mut body = response.into_body();
+    let mut text = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data() {
+            text.extend_from_slice(&data);
+        }
+        if text.len() >= ERROR_BYTES {
+            text.truncate(ERROR_BYTES);
+            break;
+        }
+    }
+    String::from_utf8_lossy(&text).trim_end().to_owned()
+}
+
+/// The body of an answer that is handed on.
+pub fn hand_on(body: Incoming) -> Body {
+    body.map_err(std::io::Error::other).boxed_unsync()
+}

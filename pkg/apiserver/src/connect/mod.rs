@@ -1,0 +1,67 @@
+//! Connections through the API: logs, exec, attach, port-forward, and HTTP proxied to pods, services and nodes.
+//!
+//! Place in the flow: `front -> [connect] -> agent:10250 -> container runtime`, or straight to a pod's address.
+//! Agents speak SPDY/3.1 alone; WebSocket clients are translated (`exec`) or unwrapped (`tunnel`).
+
+mod agent;
+mod exec;
+mod locate;
+mod log;
+mod proxy;
+mod tunnel;
+mod upgrade;
+mod websocket;
+
+pub use agent::Agents;
+
+use crate::authz::Attributes;
+use crate::body::RequestBody;
+use crate::front::{Answer, Front};
+use crate::request::{RequestInfo, User, Verb};
+use api::Status;
+use http::Request;
+use std::sync::Arc;
+
+/// Whether this module serves the resource.
+pub fn serves(info: &RequestInfo) -> bool {
+    let core = info.group.is_empty() && info.version == "v1";
+    core && matches!(
+        (&*info.resource, &*info.subresource),
+        ("pods", "log" | "exec" | "attach" | "portforward" | "proxy") | ("services" | "nodes", "proxy")
+    )
+}
+
+/// Serves one connection; the request is authorized already.
+///
+/// # Errors
+/// The Status to answer.
+pub async fn serve(front: &Arc<Front>, info: RequestInfo, user: &User, request: Request<RequestBody>) -> Answer {
+    if info.name.is_empty() {
+        return Err(Status::no_such_path());
+    }
+    match &*info.subresource {
+        "log" => log::serve(front, &info, request).await,
+        "proxy" => proxy::serve(front, &info, request).await,
+        subresource => {
+            if !matches!(info.verb, Verb::Get | Verb::Create) {
+                let message = "the server does not allow this method on the requested resource";
+                return Err(Status::failure(405, "MethodNotAllowed", message).with_details(Default::default()));
+            }
+            may_create(front, &info, user)?;
+            match subresource {
+                "portforward" => tunnel::port_forward(front, &info, request).await,
+                _ => exec::serve(front, &info, request).await,
+            }
+        }
+    }
+}
+
+/// A WebSocket begins with a GET, which would let readers enter containers: they need `create` as well
+/// (upstream's AuthorizePodWebsocketUpgradeCreatePermission).
+fn may_create(front: &Front, info: &RequestInfo, user: &User) -> Result<(), Status> {
+    if info.verb == Verb::Create {
+        return Ok(());
+    }
+    let create = RequestInfo { verb: Verb::Create, ..info.clone() };
+    front.authorizer.check(user, &Attributes::from(&create))
+}

@@ -1,0 +1,229 @@
+//! `…/proxy/PATH`: HTTP to a pod, to a pod behind a service, or to a node's agent
+//! (`k8s.io/apimachinery/pkg/util/proxy`).
+use super::agent::{hand_on, strip_hop_headers};
+use super::{locate, upgrade};
+use crate::body::{self, Body, RequestBody};
+use crate::front::{Answer, Front};
+use crate::request::RequestInfo;
+use api::Status;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use rand::seq::IndexedRandom;
+use serde_json::Value;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Where a proxied request goes.
+struct Destination {
+    address: SocketAddr,
+    /// Over TLS with the agents' trust; everything else is reached in the clear.
+    agent: bool,
+}
+
+pub async fn serve(front: &Arc<Front>, info: &RequestInfo, mut request: Request<RequestBody>) -> Answer {
+    let original = request.uri().path().to_owned();
+    let rest = rest_of(&original).to_owned();
+    if rest.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
+        return redirect(&original, request.uri().query());
+    }
+    let to = destination(front, info).await?;
+    let wants_upgrade = upgrade::wanted(request.headers()).is_some();
+    let client = wants_upgrade.then(|| upgrade::client(&mut request));
+    let (parts, request_body) = request.into_parts();
+    let mut headers = parts.headers;
+    forwarded(&mut headers, &original);
+    if !wants_upgrade {
+        strip_hop_headers(&mut headers);
+    }
+    headers.remove(header::HOST);
+    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let path = if rest.is_empty() { "/" } else { &rest };
+    let mut ask = Request::new(request_body);
+    *ask.method_mut() = parts.method;
+    *ask.uri_mut() = format!("{path}{query}").parse().map_err(Status::internal)?;
+    *ask.headers_mut() = headers;
+    let sent = if to.agent {
+        front.agents.send(to.address, ask).await
+    } else {
+        front.agents.send_plain(to.address, ask).await
+    };
+    let mut response = sent.map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(client) = client
+    {
+        let mut answer = Response::new(body::full(""));
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *answer.headers_mut() = response.headers().clone();
+        upgrade::join(front, client, hyper::upgrade::on(&mut response));
+        return Ok(answer);
+    }
+    let prefix = original[..original.len() - rest.len()].to_owned();
+    Ok(hand_back(response, &prefix))
+}
+
+fn hand_back(response: Response<hyper::body::Incoming>, prefix: &str) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    strip_hop_headers(&mut parts.headers);
+    parts.version = http::Version::HTTP_11;
+    // Redirects within the service stay behind the proxy.
+    let location = parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+    if let Some(path) = location.filter(|location| location.starts_with('/'))
+        && let Ok(value) = HeaderValue::from_str(&format!("{prefix}{path}"))
+    {
+        parts.headers.insert(header::LOCATION, value);
+    }
+    Response::from_parts(parts, hand_on(body))
+}
+
+/// What follows `…/proxy` in the path as the client wrote it, with its leading slash.
+fn rest_of(path: &str) -> &str {
+    // `/api/v1/namespaces/NS/RESOURCE/NAME/proxy…` or `/api/v1/nodes/NAME/proxy…`: the first segment of that
+    // name at its place; a pod may be called proxy too.
+    let place = if path.trim_start_matches('/').starts_with("api/v1/namespaces/") { 6 } else { 4 };
+    let mut seen = 0;
+    let start = path.len() - path.trim_start_matches('/').len();
+    for (index, _) in path[start..].match_indices('/') {
+        seen += 1;
+        if seen == place + 1 {
+            return &path[start + index..];
+        }
+    }
+    ""
+}
+
+/// Relative links of a page need the slash at its end.
+fn redirect(path: &str, query: Option<&str>) -> Answer {
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    let mut response = Response::new(body::full(""));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let location = HeaderValue::from_str(&format!("{path}/{query}")).map_err(Status::internal)?;
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+fn forwarded(headers: &mut HeaderMap, path: &str) {
+    let host = headers.get(header::HOST).cloned();
+    let values = [
+        ("x-forwarded-uri", HeaderValue::from_str(path).ok()),
+        ("x-forwarded-host", host),
+        ("x-forwarded-proto", Some(HeaderValue::from_static("https"))),
+    ];
+    for (name, value) in values {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
+}
+
+async fn destination(front: &Front, info: &RequestInfo) -> Result<Destination, Status> {
+    let invalid =
+        || Status::bad_request(format!("invalid {} request {:?}", info.resource.trim_end_matches('s'), info.name));
+    let (scheme, name, port) = locate::split_name(&info.name).ok_or_else(invalid)?;
+    if scheme == "https" && info.resource != "nodes" {
+        return Err(Status::bad_request("proxying to https backends is not supported"));
+    }
+    match &*info.resource {
+        "nodes" => {
+            let agent = front.agent_of_node(name).await?;
+            match port.parse::<u16>() {
+                Ok(port) if port != agent.port() => {
+                    Ok(Destination { address: SocketAddr::new(agent.ip(), port), agent: false })
+                }
+                Err(_) if !port.is_empty() => Err(invalid()),
+                _ => Ok(Destination { address: agent, agent: true }),
+            }
+        }
+        "pods" => {
+            let pod = front.stored("pods", "pods", &info.namespace, name).await?;
+            let port =
+                if port.is_empty() { first_port(&pod).unwrap_or(80) } else { port.parse().map_err(|_| invalid())? };
+            let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
+            let ip = ip.filter(|ip| routable(*ip)).ok_or_else(|| Status::bad_request("address not allowed"))?;
+            Ok(Destination { address: SocketAddr::new(ip, port), agent: false })
+        }
+        _ => {
+            let address = service_address(front, &info.namespace, name, port).await?;
+            Ok(Destination { address, agent: false })
+        }
+    }
+}
+
+/// Not this machine itself, and no group of machines.
+fn routable(ip: IpAddr) -> bool {
+    let link_local = matches!(ip, IpAddr::V4(ip) if ip.is_link_local());
+    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local)
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn first_port(pod: &Value) -> Option<u16> {
+    let mut ports = list(&pod["spec"]["containers"]).iter().flat_map(|container| list(&container["ports"]));
+    ports.next()?["containerPort"].as_u64()?.try_into().ok()
+}
+
+/// A ready endpoint of the service's port, which is named by name or number, at random.
+async fn service_address(front: &Front, namespace: &str, name: &str, port: &str) -> Result<SocketAddr, Status> {
+    let service = front.stored("services", "services/specs", namespace, name).await?;
+    let port_name = match port.parse::<u64>() {
+        Ok(number) => {
+            let found = list(&service["spec"]["ports"]).iter().find(|port| port["port"] == number);
+            let found = found
+                .ok_or_else(|| Status::unavailable(format!("no service port {number} found for service {name:?}")))?;
+            found["name"].as_str().unwrap_or_default().to_owned()
+        }
+        Err(_) => port.to_owned(),
+    };
+    let range = store::Range::prefix(format!("/registry/endpointslices/{namespace}/"));
+    let slices = front.backend.list(&range, None, 0).await.map_err(Status::internal)?;
+    let mut addresses = Vec::new();
+    for entry in slices.entries {
+        let slice: Value = serde_json::from_slice(&entry.value).map_err(Status::internal)?;
+        if slice["metadata"]["labels"]["kubernetes.io/service-name"] == name {
+            addresses.extend(ready_addresses(&slice, &port_name));
+        }
+    }
+    let chosen = addresses.choose(&mut rand::rng()).copied();
+    chosen.ok_or_else(|| Status::unavailable(format!("no endpoints available for service {name:?}")))
+}
+
+fn ready_addresses(slice: &Value, port_name: &str) -> Vec<SocketAddr> {
+    let wanted = |port: &&Value| port["name"].as_str().unwrap_or_default() == port_name;
+    let Some(port) = list(&slice["ports"]).iter().find(wanted).and_then(|port| port["port"].as_u64()) else {
+        return Vec::new();
+    };
+    let ready = list(&slice["endpoints"]).iter().filter(|endpoint| endpoint["conditions"]["ready"] != false);
+    // Only pods are proxied to: other addresses may be anything that this machine can reach.
+    let pods = ready.filter(|endpoint| endpoint["targetRef"]["kind"] == "Pod");
+    let texts = pods.flat_map(|endpoint| list(&endpoint["addresses"])).filter_map(Value::as_str);
+    texts
+        .filter_map(|text| text.parse().ok())
+        .filter(|ip| routable(*ip))
+        .map(|ip| SocketAddr::new(ip, port as u16))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_rest_of_the_path_is_kept_as_written() {
+        assert_eq!(rest_of("/api/v1/namespaces/a/pods/proxy/proxy"), "");
+        assert_eq!(rest_of("/api/v1/namespaces/a/pods/proxy/proxy/"), "/");
+        assert_eq!(rest_of("/api/v1/namespaces/a/services/b:80/proxy/x%2Fy/z"), "/x%2Fy/z");
+        assert_eq!(rest_of("/api/v1/nodes/n/proxy/logs/"), "/logs/");
+    }
+
+    #[test]
+    fn only_ready_pods_are_endpoints() {
+        let pod = json!({"kind": "Pod"});
+        let slice = json!({"ports": [{"name": "web", "port": 8080}], "endpoints": [
+            {"addresses": ["10.0.0.1"], "targetRef": pod},
+            {"addresses": ["10.0.0.2"], "targetRef": pod, "conditions": {"ready": false}},
+            {"addresses": ["127.0.0.1"], "targetRef": pod}, {"addresses": ["10.0.0.3"]}]});
+        assert_eq!(ready_addresses(&slice, "web"), ["10.0.0.1:8080".parse().unwrap()]);
+        assert!(ready_addresses(&slice, "other").is_empty());
+    }
+}
