@@ -18,7 +18,7 @@ const CNI_DIRS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"]
 const SYSTEM_DIRS: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin"];
 
 /// The CNI plugins that the pod network is made of.
-pub const CNI_PLUGINS: [&str; 3] = ["bridge", "host-local", "loopback"];
+pub const CNI_PLUGINS: [&str; 3] = ["ptp", "host-local", "loopback"];
 
 /// The oldest CNI protocol that our configuration is written in.
 const CNI_VERSION: &str = "0.4.0";

@@ -121,7 +121,9 @@ impl Service {
         let (Some(program), Some(cni_bin_dir)) = (programs::find("containerd"), programs::find_cni_dir()) else {
             return Err(Error::Programs(programs::check().await));
         };
-        for dir in [options.root(), options.state_dir(), options.images_dir(), options.registry_dir()] {
+        for dir in
+            [options.root(), options.state_dir(), options.images_dir(), options.registry_dir(), options.cni_conf_dir()]
+        {
             fs::create_dir_all(&dir).map_err(|source| Error::Prepare { path: dir, source })?;
         }
         let failed = |path: &Path| {

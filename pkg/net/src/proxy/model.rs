@@ -1,0 +1,105 @@
+//! What the node's Service rules must do, free of Kubernetes' object types and of nftables' syntax.
+use crate::cidr::Cidr;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+/// The protocols that Services and host ports know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    /// Kubernetes' name; no name means TCP. `None` for what a cluster does not know.
+    pub fn of(name: Option<&str>) -> Option<Self> {
+        match name {
+            None | Some("TCP") => Some(Self::Tcp),
+            Some("UDP") => Some(Self::Udp),
+            Some("SCTP") => Some(Self::Sctp),
+            Some(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    /// nftables' and conntrack's name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+/// One port of one Service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortName {
+    pub namespace: String,
+    pub service: String,
+    /// Empty for the only port of a Service.
+    pub port: String,
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { namespace, service, port, protocol } = self;
+        write!(f, "{namespace}/{service}:{port}/{protocol}")
+    }
+}
+
+/// A Service port with everything that its rules depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    pub name: PortName,
+    pub cluster_ips: Vec<Ipv4Addr>,
+    pub port: u16,
+    pub node_port: Option<u16>,
+    pub external_ips: Vec<Ipv4Addr>,
+    pub load_balancer_ips: Vec<Ipv4Addr>,
+    /// `loadBalancerSourceRanges`; empty lets everybody in.
+    pub source_ranges: Vec<Cidr>,
+    /// Session affinity by client address, and for how many seconds.
+    pub affinity_s: Option<u32>,
+    /// `internalTrafficPolicy: Local`.
+    pub internal_local: bool,
+    /// `externalTrafficPolicy: Local`.
+    pub external_local: bool,
+    /// Where traffic of policy Cluster goes.
+    pub cluster_endpoints: Vec<SocketAddrV4>,
+    /// Where traffic of policy Local goes.
+    pub local_endpoints: Vec<SocketAddrV4>,
+    /// Whether any endpoint is usable anywhere in the cluster.
+    pub has_any_endpoints: bool,
+}
+
+/// A pod's port on its node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostPort {
+    /// `None` for all addresses of the node.
+    pub ip: Option<Ipv4Addr>,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub to: SocketAddrV4,
+}
+
+/// All that the rules say at one time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    pub services: Vec<ServicePort>,
+    pub host_ports: Vec<HostPort>,
+    /// Addresses of this node's pods that may meet themselves behind a Service.
+    pub local_pods: Vec<Ipv4Addr>,
+}
+
+/// What does not change while the process runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    pub table: String,
+    pub cluster_cidr: Cidr,
+    /// The Service address of cluster DNS, and where this node answers it.
+    pub dns: Option<(Ipv4Addr, SocketAddrV4)>,
+}

@@ -1,0 +1,192 @@
+//! From Kubernetes' objects to [`Desired`]: which Services are proxied, and which of their endpoints are usable.
+//! Behaviour follows the Service and EndpointSlice API documentation and kube-proxy's choice of endpoints (KEP-1669,
+//! ProxyTerminatingEndpoints).
+use super::model::{Desired, HostPort, PortName, Protocol, ServicePort};
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort as ApiPort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use kube::ResourceExt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+
+/// A Service whose proxying another program has taken over (well-known labels, "service-proxy-name").
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
+/// The Service that an EndpointSlice belongs to.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
+const AFFINITY_S: u32 = 10_800;
+
+/// The slices of a Service, by (namespace, name).
+type Slices<'a> = BTreeMap<(String, String), Vec<&'a EndpointSlice>>;
+
+/// An endpoint of one port, as its slice tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Candidate {
+    address: SocketAddrV4,
+    ready: bool,
+    serving: bool,
+    terminating: bool,
+    local: bool,
+}
+
+/// What the rules of `node` must do.
+pub fn desired(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], pods: &[Arc<Pod>], node: &str) -> Desired {
+    let mut by_service = Slices::new();
+    for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
+        if let Some(name) = slice.labels().get(SERVICE_NAME) {
+            let key = (slice.namespace().unwrap_or_default(), name.clone());
+            by_service.entry(key).or_default().push(slice);
+        }
+    }
+    let services = services.iter().flat_map(|service| ports_of(service, &by_service, node)).collect();
+    let host_ports: Vec<_> = pods.iter().flat_map(|pod| host_ports_of(pod, node)).collect();
+    let local_pods = local_pods(slices, &host_ports, node);
+    Desired { services, host_ports, local_pods }
+}
+
+/// Everybody on this node who can be reached through a rule, and so may reach itself.
+fn local_pods(slices: &[Arc<EndpointSlice>], host_ports: &[HostPort], node: &str) -> Vec<Ipv4Addr> {
+    let endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+    let local = endpoints.filter(|endpoint| endpoint.node_name.as_deref() == Some(node));
+    let addresses = local.flat_map(|endpoint| &endpoint.addresses).filter_map(|address| address.parse().ok());
+    let all: BTreeSet<Ipv4Addr> = addresses.chain(host_ports.iter().map(|port| *port.to.ip())).collect();
+    all.into_iter().collect()
+}
+
+fn ports_of(service: &Service, slices: &Slices<'_>, node: &str) -> Vec<ServicePort> {
+    let Some(spec) = service.spec.as_ref().filter(|spec| is_proxied(service, spec)) else { return Vec::new() };
+    let key = (service.namespace().unwrap_or_default(), service.name_any());
+    let slices = slices.get(&key).map(Vec::as_slice).unwrap_or_default();
+    let ports = spec.ports.iter().flatten();
+    ports.filter_map(|port| service_port(service, spec, port, slices, node)).collect()
+}
+
+fn is_proxied(service: &Service, spec: &ServiceSpec) -> bool {
+    let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
+    let headless = matches!(spec.cluster_ip.as_deref(), None | Some("" | "None"));
+    kind != "ExternalName" && !headless && !service.labels().contains_key(PROXY_NAME)
+}
+
+fn service_port(
+    service: &Service,
+    spec: &ServiceSpec,
+    port: &ApiPort,
+    slices: &[&EndpointSlice],
+    node: &str,
+) -> Option<ServicePort> {
+    let name = PortName {
+        namespace: service.namespace().unwrap_or_default(),
+        service: service.name_any(),
+        port: port.name.clone().unwrap_or_default(),
+        protocol: Protocol::of(port.protocol.as_deref())?,
+    };
+    let candidates = candidates(slices, &name, node);
+    let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
+    let timeout = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+    let timeout_s = timeout.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(AFFINITY_S);
+    let external = spec.type_.as_deref() != Some("ClusterIP") || spec.external_ips.is_some();
+    Some(ServicePort {
+        cluster_ips: addresses(spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip)),
+        port: u16::try_from(port.port).ok()?,
+        node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
+        external_ips: addresses(spec.external_ips.iter().flatten()),
+        load_balancer_ips: load_balancer_ips(service),
+        source_ranges: spec
+            .load_balancer_source_ranges
+            .iter()
+            .flatten()
+            .filter_map(|r| r.trim().parse().ok())
+            .collect(),
+        affinity_s: affinity.then_some(timeout_s),
+        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        external_local: external && spec.external_traffic_policy.as_deref() == Some("Local"),
+        cluster_endpoints: usable(&candidates, |_| true),
+        local_endpoints: usable(&candidates, |candidate| candidate.local),
+        has_any_endpoints: !usable(&candidates, |_| true).is_empty(),
+        name,
+    })
+}
+
+/// The IPv4 addresses among `texts`, each once.
+fn addresses<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<Ipv4Addr> {
+    let all: BTreeSet<Ipv4Addr> = texts.filter_map(|text| text.parse().ok()).collect();
+    all.into_iter().collect()
+}
+
+/// Addresses of ipMode VIP, the default; traffic to a Proxy address must reach the load balancer (KEP-1860).
+fn load_balancer_ips(service: &Service) -> Vec<Ipv4Addr> {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.and_then(|status| status.ingress.as_ref()).into_iter().flatten();
+    let vips = ingress.filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"));
+    addresses(vips.filter_map(|ingress| ingress.ip.as_ref()))
+}
+
+fn candidates(slices: &[&EndpointSlice], name: &PortName, node: &str) -> Vec<Candidate> {
+    let mut found: BTreeMap<SocketAddrV4, Candidate> = BTreeMap::new();
+    for slice in slices {
+        let ports = slice.ports.iter().flatten();
+        let ports = ports.filter(|port| {
+            port.name.as_deref().unwrap_or_default() == name.port
+                && Protocol::of(port.protocol.as_deref()) == Some(name.protocol)
+        });
+        for port in ports.filter_map(|port| u16::try_from(port.port?).ok()) {
+            for candidate in slice.endpoints.iter().flatten().filter_map(|endpoint| candidate(endpoint, port, node)) {
+                // While an endpoint moves from one slice to another it is in both: the better one counts.
+                let known = found.entry(candidate.address).or_insert(candidate);
+                if candidate.ready && !known.ready {
+                    *known = candidate;
+                }
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+fn candidate(endpoint: &Endpoint, port: u16, node: &str) -> Option<Candidate> {
+    // Clients must use the first address only (EndpointSlice API).
+    let address = SocketAddrV4::new(endpoint.addresses.first()?.parse().ok()?, port);
+    let conditions = endpoint.conditions.clone().unwrap_or_default();
+    let ready = conditions.ready.unwrap_or(true);
+    Some(Candidate {
+        address,
+        ready,
+        serving: conditions.serving.unwrap_or(ready),
+        terminating: conditions.terminating.unwrap_or(false),
+        local: endpoint.node_name.as_deref() == Some(node),
+    })
+}
+
+/// Those that are ready; where none is, those that still serve while they terminate.
+fn usable(candidates: &[Candidate], in_scope: impl Fn(&Candidate) -> bool) -> Vec<SocketAddrV4> {
+    let scope = || candidates.iter().filter(|candidate| in_scope(candidate));
+    let ready: Vec<_> = scope().filter(|candidate| candidate.ready).map(|candidate| candidate.address).collect();
+    if !ready.is_empty() {
+        return ready;
+    }
+    let serving = scope().filter(|candidate| candidate.serving && candidate.terminating);
+    serving.map(|candidate| candidate.address).collect()
+}
+
+/// Host ports of a pod that has an address and has not ended. A pod on the host's network needs no rule.
+fn host_ports_of(pod: &Pod, node: &str) -> Vec<HostPort> {
+    let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { return Vec::new() };
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let ours = spec.node_name.as_deref() == Some(node) && !spec.host_network.unwrap_or(false) && !ended;
+    let address = status.pod_ip.as_ref().and_then(|ip| ip.parse().ok()).filter(|_| ours);
+    let Some(address) = address else { return Vec::new() };
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let host_port = |port: &k8s_openapi::api::core::v1::ContainerPort| {
+        let number = u16::try_from(port.host_port?).ok().filter(|port| *port != 0)?;
+        let ip = port.host_ip.as_ref().and_then(|ip| ip.parse().ok()).filter(|ip: &Ipv4Addr| !ip.is_unspecified());
+        let to = SocketAddrV4::new(address, u16::try_from(port.container_port).ok()?);
+        Some(HostPort { ip, protocol: Protocol::of(port.protocol.as_deref())?, port: number, to })
+    };
+    ports.filter_map(host_port).collect()
+}
+
+#[cfg(test)]
+#[path = "observe_tests.rs"]
+mod tests;

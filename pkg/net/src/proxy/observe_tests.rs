@@ -1,0 +1,125 @@
+use super::*;
+use serde_json::json;
+
+fn service(spec: serde_json::Value) -> Arc<Service> {
+    let service = json!({"metadata": {"namespace": "default", "name": "web"}, "spec": spec});
+    Arc::new(serde_json::from_value(service).expect("service"))
+}
+
+fn slice(endpoints: serde_json::Value) -> Arc<EndpointSlice> {
+    let slice = json!({
+        "metadata": {"namespace": "default", "name": "web-1", "labels": {SERVICE_NAME: "web"}},
+        "addressType": "IPv4", "endpoints": endpoints,
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+    });
+    Arc::new(serde_json::from_value(slice).expect("slice"))
+}
+
+fn web() -> Arc<Service> {
+    service(json!({"clusterIP": "10.43.0.5", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}))
+}
+
+fn endpoint(ip: &str, node: &str, conditions: serde_json::Value) -> serde_json::Value {
+    json!({"addresses": [ip], "nodeName": node, "conditions": conditions})
+}
+
+fn only(services: &[Arc<Service>], endpoints: serde_json::Value) -> ServicePort {
+    let mut ports = desired(services, &[slice(endpoints)], &[], "here").services;
+    assert_eq!(ports.len(), 1, "{ports:?}");
+    ports.remove(0)
+}
+
+fn ips(endpoints: &[SocketAddrV4]) -> Vec<String> {
+    endpoints.iter().map(|endpoint| endpoint.ip().to_string()).collect()
+}
+
+#[test]
+fn ready_endpoints_and_those_on_this_node() {
+    let port = only(
+        &[web()],
+        json!([
+            endpoint("10.42.0.5", "here", json!({"ready": true})),
+            endpoint("10.42.1.6", "there", json!({})),
+            endpoint("10.42.0.7", "here", json!({"ready": false, "serving": true, "terminating": true})),
+            endpoint("10.42.0.8", "here", json!({"ready": false, "serving": false})),
+        ]),
+    );
+    assert_eq!(ips(&port.cluster_endpoints), ["10.42.0.5", "10.42.1.6"]);
+    assert_eq!(ips(&port.local_endpoints), ["10.42.0.5"]);
+    assert_eq!(port.cluster_endpoints[0].port(), 8080);
+}
+
+#[test]
+fn without_a_ready_one_those_that_serve_while_terminating() {
+    let port = only(
+        &[web()],
+        json!([
+            endpoint("10.42.0.7", "here", json!({"ready": false, "serving": true, "terminating": true})),
+            endpoint("10.42.0.8", "here", json!({"ready": false, "serving": false, "terminating": true})),
+            endpoint("10.42.0.9", "here", json!({"ready": false, "serving": true, "terminating": false})),
+        ]),
+    );
+    assert_eq!(ips(&port.cluster_endpoints), ["10.42.0.7"]);
+}
+
+#[test]
+fn headless_external_and_foreign_services_have_no_rules() {
+    let ports = json!([{"port": 80}]);
+    let mut foreign = (*web()).clone();
+    foreign.labels_mut().insert(PROXY_NAME.to_owned(), "other".to_owned());
+    let services = [
+        service(json!({"clusterIP": "None", "ports": ports})),
+        service(json!({"type": "ExternalName", "externalName": "example.com", "ports": ports})),
+        Arc::new(foreign),
+    ];
+    assert_eq!(desired(&services, &[], &[], "here").services, []);
+}
+
+#[test]
+fn a_port_of_another_name_or_protocol_is_not_its_endpoint() {
+    let dns = service(json!({"clusterIP": "10.43.0.5", "ports": [{"name": "http", "port": 80, "protocol": "UDP"}]}));
+    assert!(!only(&[dns], json!([endpoint("10.42.0.5", "here", json!({}))])).has_any_endpoints);
+}
+
+#[test]
+fn affinity_policies_and_addresses_are_read() {
+    let spec = json!({
+        "type": "LoadBalancer", "clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5", "fd00::5"],
+        "externalIPs": ["192.0.2.9"], "sessionAffinity": "ClientIP", "internalTrafficPolicy": "Local",
+        "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["198.51.100.0/24"],
+        "ports": [{"name": "http", "port": 80, "nodePort": 30080}],
+    });
+    let mut service = (*service(spec)).clone();
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.20"}, {"ip": "192.0.2.21", "ipMode": "Proxy"}]}});
+    service.status = Some(serde_json::from_value(status).expect("status"));
+    let port = only(&[Arc::new(service)], json!([]));
+    assert_eq!(port.cluster_ips, [Ipv4Addr::new(10, 43, 0, 5)]);
+    assert_eq!((port.node_port, port.affinity_s), (Some(30080), Some(10_800)));
+    assert_eq!(port.load_balancer_ips, [Ipv4Addr::new(192, 0, 2, 20)]);
+    assert!(port.internal_local && port.external_local && !port.has_any_endpoints);
+}
+
+#[test]
+fn host_ports_of_running_pods_here() {
+    let pod = |node: &str, phase: &str, host_network: bool| {
+        let pod = json!({
+            "metadata": {"namespace": "default", "name": "p"},
+            "spec": {"nodeName": node, "hostNetwork": host_network, "containers": [{"name": "c", "ports": [
+                {"containerPort": 80, "hostPort": 8080}, {"containerPort": 81},
+                {"containerPort": 53, "hostPort": 53, "hostIP": "127.0.0.1", "protocol": "UDP"}]}]},
+            "status": {"phase": phase, "podIP": "10.42.0.5"},
+        });
+        Arc::new(serde_json::from_value::<Pod>(pod).expect("pod"))
+    };
+    let pods = [
+        pod("here", "Running", false),
+        pod("there", "Running", false),
+        pod("here", "Failed", false),
+        pod("here", "Running", true),
+    ];
+    let desired = desired(&[], &[], &pods, "here");
+    let to = |port| SocketAddrV4::new(Ipv4Addr::new(10, 42, 0, 5), port);
+    let dns = HostPort { ip: Some(Ipv4Addr::LOCALHOST), protocol: Protocol::Udp, port: 53, to: to(53) };
+    assert_eq!(desired.host_ports, [HostPort { ip: None, protocol: Protocol::Tcp, port: 8080, to: to(80) }, dns]);
+    assert_eq!(desired.local_pods, [Ipv4Addr::new(10, 42, 0, 5)]);
+}

@@ -1,0 +1,178 @@
+//! The component: starts the parts and keeps them running.
+use crate::cidr::Cidr;
+use crate::cni::{self, Network};
+use crate::dns::index::Index;
+use crate::dns::zone::Zone;
+use crate::dns::{self, Follower, Upstreams};
+use crate::host;
+use crate::proxy::model::Base;
+use crate::proxy::{Proxy, nft};
+use client::{Event, Informers, Reflector};
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use parking_lot::RwLock;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The port of DNS.
+const DNS_PORT: u16 = 53;
+
+/// How long to wait before writing the CNI configuration again after a failure.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What the network of a node depends on.
+#[derive(Clone)]
+pub struct Options {
+    pub informers: Informers,
+    /// This node's name, as endpoints and pods carry it.
+    pub node_name: String,
+    /// The instance from which host-wide names derive: the nftables table, the CNI network, the resolver's address.
+    pub instance: String,
+    /// Eyot's data directory.
+    pub data_dir: PathBuf,
+    /// All pods of the cluster.
+    pub cluster_cidr: Cidr,
+    /// All Services of the cluster.
+    pub service_cidr: Cidr,
+    /// The address of the Service `kube-system/kube-dns`.
+    pub cluster_dns: Ipv4Addr,
+    /// `cluster.local` by default.
+    pub cluster_domain: String,
+    /// Names the resolvers for everything outside the cluster; `/etc/resolv.conf` by default.
+    pub resolv_conf: PathBuf,
+}
+
+impl Options {
+    /// Where containerd looks for CNI configurations.
+    pub fn cni_conf_dir(&self) -> PathBuf {
+        self.data_dir.join("agent/etc/cni/net.d")
+    }
+}
+
+fn cni_state_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("agent/cni")
+}
+
+/// Why a node has no network.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the machine can't be prepared")]
+    Host(#[from] host::Error),
+    #[error(transparent)]
+    Dns(#[from] dns::Error),
+    #[error("cluster domain {0:?} is no domain name")]
+    Domain(String, #[source] hickory_proto::ProtoError),
+    #[error("nftables rules can't be removed")]
+    Rules(#[from] nft::Error),
+    #[error("CNI state can't be removed")]
+    Cni(#[source] io::Error),
+}
+
+/// The network of one node.
+pub struct Service {
+    options: Options,
+}
+
+impl Service {
+    pub fn new(options: Options) -> Self {
+        Self { options }
+    }
+
+    /// Runs until `shutdown`; rules, links and configuration stay.
+    ///
+    /// # Errors
+    /// When the machine refuses what everything else needs: forwarding, the resolver's address or its port.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let options = &self.options;
+        host::prepare()?;
+        let listen = SocketAddrV4::new(host::resolver_address(&options.instance), DNS_PORT);
+        host::add_address(*listen.ip()).await?;
+        let index = Arc::new(RwLock::new(Index::default()));
+        let server = self.dns_server(listen, index.clone()).await?;
+        let base = Base {
+            table: options.instance.clone(),
+            cluster_cidr: options.cluster_cidr,
+            dns: Some((options.cluster_dns, listen)),
+        };
+        let proxy = Proxy::new(base, &options.node_name, &options.informers);
+        let follower = Follower::new(index, &options.informers);
+        let stopped = shutdown.clone();
+        let others = async { tokio::join!(proxy.run(), follower.run(), self.follow_node()) };
+        tokio::join!(server.run(shutdown), stopped.run_until_cancelled(others));
+        Ok(())
+    }
+
+    async fn dns_server(&self, listen: SocketAddrV4, index: Arc<RwLock<Index>>) -> Result<dns::Server, Error> {
+        let options = &self.options;
+        let networks = vec![options.cluster_cidr, options.service_cidr];
+        let zone = Zone::new(&options.cluster_domain, options.cluster_dns, networks)
+            .map_err(|error| Error::Domain(options.cluster_domain.clone(), error))?;
+        let own = vec![options.cluster_dns.into(), (*listen.ip()).into()];
+        let upstreams = Upstreams::new(&options.resolv_conf, own);
+        Ok(dns::Server::bind(listen.into(), zone, index, upstreams).await?)
+    }
+
+    /// Writes the CNI configuration when the node's pod CIDR becomes known, and when it changes.
+    async fn follow_node(&self) {
+        let nodes: Reflector<Node> = self.options.informers.reflector();
+        let mut notices = nodes.subscribe();
+        let name = self.options.node_name.as_str();
+        loop {
+            let pod_cidr = nodes.get("", name).and_then(|node| pod_cidr(&node));
+            let failed = pod_cidr.is_some_and(|pod_cidr| !self.write_cni(pod_cidr));
+            tokio::select! {
+                () = next_about(&mut notices, name) => {}
+                () = tokio::time::sleep(RETRY), if failed => {}
+            }
+        }
+    }
+
+    fn write_cni(&self, pod_cidr: Cidr) -> bool {
+        let Options { instance, data_dir, .. } = &self.options;
+        let network =
+            Network { name: instance.clone(), pod_cidr, mtu: cni::default_mtu(), state_dir: cni_state_dir(data_dir) };
+        match cni::write(&self.options.cni_conf_dir(), &network) {
+            Ok(written) => {
+                if written {
+                    tracing::info!(%pod_cidr, mtu = network.mtu, "pod network configured");
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, dir = %self.options.cni_conf_dir().display(), "pod network not configured");
+                false
+            }
+        }
+    }
+}
+
+/// The next notice about our node; heartbeats of others pass by.
+async fn next_about(notices: &mut client::Subscription<Node>, name: &str) {
+    loop {
+        match notices.next().await {
+            Some(Event::Applied { new, .. }) if new.name_any() == name => return,
+            Some(Event::Resync) => return,
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn pod_cidr(node: &Node) -> Option<Cidr> {
+    let spec = node.spec.as_ref()?;
+    spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr).find_map(|cidr| cidr.parse().ok())
+}
+
+/// Removes all that an instance's network left on the machine. Its pods must be gone.
+///
+/// # Errors
+/// With the first thing that could not be removed; what is not there is no error.
+pub async fn cleanup(instance: &str, data_dir: &Path) -> Result<(), Error> {
+    nft::delete_table(instance).await?;
+    host::remove_address(host::resolver_address(instance)).await?;
+    cni::forget(instance, &cni_state_dir(data_dir)).map_err(Error::Cni)
+}
