@@ -79,6 +79,7 @@ impl Service {
             backend: options.backend,
             in_flight: Default::default(),
             discovery: Discovery::new(options.cluster.advertise.to_string()),
+            openapi: Default::default(),
             agents: Agents::new(&options.kubelet_client, tasks.clone()),
             root_ca_pem: options.root_ca_pem,
             tasks,

@@ -4,6 +4,7 @@
 mod aggregated;
 mod groups;
 mod legacy;
+pub mod openapi;
 pub mod virtuals;
 
 use crate::body::{self, Body};

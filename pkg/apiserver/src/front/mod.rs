@@ -31,6 +31,7 @@ pub struct Front {
     pub(crate) backend: Arc<dyn store::Backend>,
     pub(crate) in_flight: InFlight,
     pub(crate) discovery: crate::discovery::Discovery,
+    pub(crate) openapi: crate::discovery::openapi::OpenApi,
     pub(crate) agents: connect::Agents,
     pub(crate) root_ca_pem: String,
     /// Upgraded connections, which outlive the requests that began them.

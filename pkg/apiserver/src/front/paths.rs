@@ -12,6 +12,9 @@ impl Front {
         let known = match parts[..] {
             [""] => Some(self.root()),
             ["api" | "apis", ..] => self.discovery.serve(&parts, &request.headers, &self.registry.served()),
+            ["openapi", ..] => {
+                self.openapi.serve(&parts, request.uri.query(), &request.headers, &self.registry.served())
+            }
             ["version"] => Some(body::json(StatusCode::OK, version::json())),
             [endpoint @ ("healthz" | "livez" | "readyz"), ref check @ ..] => {
                 let query = request.uri.query().map(crate::request::parse_query).unwrap_or_default();
