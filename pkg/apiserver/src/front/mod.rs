@@ -104,8 +104,9 @@ impl Front {
         if connect::serves(&info) {
             return Box::pin(connect::serve(self, info, &user, request)).await;
         }
-        let (parts, request_body) = request.into_parts();
+        let (mut parts, request_body) = request.into_parts();
         let body = body::read(request_body, limits::BODY_BYTES).await?;
+        let body = from_protobuf(&mut parts.headers, body)?;
         if reviews::serves(&info) {
             return reviews::serve(self, &info, &user, &parts.headers, &body).await;
         }
@@ -130,4 +131,15 @@ fn unreadable(error: &request::Error) -> Status {
         }
         other => Status::bad_request(other.to_string()),
     }
+}
+
+/// Everything behind the front speaks JSON: a body in Kubernetes' protobuf is read into it here.
+fn from_protobuf(headers: &mut http::HeaderMap, body: bytes::Bytes) -> Result<bytes::Bytes, Status> {
+    let media_type = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if body.is_empty() || media_type.split(';').next().map(str::trim) != Some(api::protobuf::MEDIA_TYPE) {
+        return Ok(body);
+    }
+    let object = api::protobuf::to_json(&body).map_err(|error| Status::bad_request(error.to_string()))?;
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    Ok(object.to_string().into())
 }
