@@ -3,6 +3,7 @@
 //! Place in the flow: `kubectl | client -> front (authn, authz) -> engine (admission) -> store::Backend`.
 
 pub mod admission;
+pub mod alloc;
 pub mod authn;
 pub mod authz;
 pub mod body;

@@ -1,5 +1,13 @@
 //! Admission: what the cluster as a whole says to a write, after who may do it and before it is stored.
-//! Plugins run in upstream's order; each is pure over the object and the few others that it looks up.
+//! Plugins run in upstream's order; each is pure over the object and the few others that are looked up for it.
+
+mod lookup;
+mod namespaces;
+mod node_restriction;
+mod nodes;
+mod priority;
+mod service_account;
+mod tolerations;
 
 use crate::engine::{Call, Result};
 use api::Status;
@@ -13,35 +21,49 @@ pub enum Operation {
     Delete,
 }
 
-/// NamespaceLifecycle: nothing is created in a namespace that is not there or on its way out.
-pub(crate) async fn namespace_is_there(call: &Call<'_>, _operation: Operation) -> Result<()> {
-    let namespace = call.namespace();
-    if !call.resource.namespaced {
-        return Ok(());
-    }
-    let key = format!("/registry/namespaces/{namespace}");
-    let found = call.backend().get(key.as_bytes(), None).await.map_err(crate::engine::from_store)?;
-    let gvr = &call.resource.gvr;
-    match found {
-        None => Err(Status::not_found("", "namespaces", namespace).into()),
-        Some(entry) if entry.summary.deleting => {
-            let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-            let mut status = Status::forbidden(&gvr.group, &gvr.resource, &call.info().name, &why);
-            status.add_cause(
-                "NamespaceTerminating",
-                &format!("namespace {namespace} is being terminated"),
-                "metadata.namespace",
-            );
-            Err(status.into())
-        }
-        Some(_) => Ok(()),
-    }
-}
+pub(crate) use namespaces::namespace_is_there;
 
 /// Changes `new` as the plugins want it.
 pub(crate) async fn mutate(call: &Call<'_>, operation: Operation, new: &mut Value, old: Option<&Value>) -> Result<()> {
-    let _ = (call, operation, new, old);
-    Ok(())
+    if !call.resource.gvr.group.is_empty() {
+        return Ok(());
+    }
+    match (call.resource.kind.as_str(), operation, call.info().subresource.as_str()) {
+        ("Pod", Operation::Create, "") => create_pod(call, new).await,
+        ("Pod", Operation::Update, "") => {
+            tolerations::tolerate(new);
+            priority::keep(new, old.unwrap_or(&Value::Null));
+            Ok(())
+        }
+        ("Node", Operation::Create, "") => {
+            nodes::taint(new);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn create_pod(call: &Call<'_>, pod: &mut Value) -> Result<()> {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let forbid = |why: String| -> Box<Status> { Status::forbidden("", "pods", &name, &why).into() };
+    if service_account::is_mirror(pod) {
+        service_account::check_mirror(pod).map_err(&forbid)?;
+    } else {
+        let wanted = service_account::wanted(pod);
+        let account = lookup::service_account(call, &wanted).await?.ok_or_else(|| {
+            let place = format!("{}/{wanted}", call.namespace());
+            forbid(format!("error looking up service account {place}: serviceaccount \"{wanted}\" not found"))
+        })?;
+        let volume = crate::engine::generate_name(service_account::VOLUME_PREFIX);
+        service_account::mount(pod, &account, &volume);
+        service_account::check_secrets(pod, &account).map_err(&forbid)?;
+    }
+    tolerations::tolerate(pod);
+    let class = pod["spec"]["priorityClassName"].as_str().unwrap_or_default().to_owned();
+    let class = lookup::priority_class(call, &class)
+        .await?
+        .ok_or_else(|| forbid(format!("no PriorityClass with name {class} was found")))?;
+    priority::resolve(pod, class.as_ref()).map_err(forbid)
 }
 
 /// Refuses what the plugins don't want.
@@ -51,18 +73,20 @@ pub(crate) async fn validate(
     new: Option<&Value>,
     old: Option<&Value>,
 ) -> Result<()> {
-    let _ = (call, new);
-    protect_namespaces(call, operation, old)
-}
-
-/// The namespaces that a cluster can't do without.
-const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
-
-fn protect_namespaces(call: &Call<'_>, operation: Operation, old: Option<&Value>) -> Result<()> {
-    let name = old.and_then(|o| o["metadata"]["name"].as_str()).unwrap_or_default();
-    let namespace = call.resource.kind == "Namespace" && call.resource.gvr.group.is_empty();
-    if operation == Operation::Delete && namespace && IMMORTAL.contains(&name) {
-        return Err(Status::forbidden("", "namespaces", name, "this namespace may not be deleted").into());
-    }
-    Ok(())
+    namespaces::protect(call, operation, old)?;
+    let object = new.or(old).unwrap_or(&Value::Null);
+    let request = node_restriction::Write {
+        operation,
+        group: &call.resource.gvr.group,
+        resource: &call.resource.gvr.resource,
+        subresource: &call.info().subresource,
+        namespace: call.namespace(),
+        name: object["metadata"]["name"].as_str().unwrap_or_default(),
+        new,
+        old,
+    };
+    node_restriction::check(&call.request.user, &request).map_err(|why| {
+        let gvr = &call.resource.gvr;
+        Status::forbidden(&gvr.group, &gvr.resource, request.name, &why).into()
+    })
 }

@@ -23,6 +23,8 @@ mod ttl;
 mod watch;
 mod write;
 
+use crate::alloc::Allocator;
+use crate::alloc::pools::{Cidr, Pools};
 use crate::registry::{Registry, Resource};
 use crate::{Body, RequestInfo, User, Verb};
 use api::{GroupVersionResource, Status};
@@ -30,8 +32,11 @@ use bytes::Bytes;
 pub(crate) use errors::from_store;
 use http::{HeaderMap, Response};
 use media::Media;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use store::Backend;
+use tokio_util::sync::CancellationToken;
+pub(crate) use write::generate_name;
 
 /// What every step of a request returns; the error is the answer.
 pub(crate) type Result<T> = std::result::Result<T, Box<Status>>;
@@ -55,6 +60,10 @@ pub trait Serve: Send + Sync {
 pub struct Options {
     pub backend: Arc<dyn Backend>,
     pub registry: Arc<Registry>,
+    /// Where Services get their addresses from.
+    pub service_cidr: Cidr,
+    /// Where Services get their node ports from.
+    pub node_port_range: RangeInclusive<u16>,
     /// The wall clock.
     pub clock: fn() -> jiff::Timestamp,
 }
@@ -65,21 +74,31 @@ pub struct Engine {
     registry: Arc<Registry>,
     clock: fn() -> jiff::Timestamp,
     ttl: ttl::Ttl,
+    alloc: Arc<Allocator>,
 }
 
 impl Engine {
     pub fn new(options: Options) -> Arc<Self> {
+        let pools = Pools::new(options.service_cidr, options.node_port_range);
         Arc::new(Self {
             backend: options.backend,
             registry: options.registry,
             clock: options.clock,
             ttl: ttl::Ttl::default(),
+            alloc: Allocator::new(pools),
         })
     }
 
-    /// What must be given back when an object is gone.
+    /// Follows the store until shutdown: allocated addresses and custom resources.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        self.alloc.run(self.backend.clone(), shutdown).await;
+    }
+
+    /// Gives back what a deleted object held.
     fn removed(&self, call: &Call<'_>, object: &serde_json::Value) {
-        let _ = (call, object);
+        if call.is_service() {
+            self.alloc.release(object);
+        }
     }
 
     async fn dispatch(&self, request: &Request) -> Result<Response<Body>> {
@@ -160,6 +179,10 @@ impl<'a> Call<'a> {
 
     fn key(&self) -> String {
         self.resource.key(self.namespace(), &self.request.info.name)
+    }
+
+    fn is_service(&self) -> bool {
+        self.resource.kind == "Service" && self.resource.gvr.group.is_empty()
     }
 
     fn not_found(&self, name: &str) -> Box<Status> {

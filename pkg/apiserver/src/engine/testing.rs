@@ -265,6 +265,8 @@ impl Bench {
         let engine = Engine::new(Options {
             backend: memory.clone(),
             registry,
+            service_cidr: crate::alloc::pools::Cidr::parse("10.43.0.0/16").unwrap(),
+            node_port_range: 30_000..=32_767,
             clock: || "2026-01-02T03:04:05Z".parse().unwrap(),
         });
         Self { engine, memory }

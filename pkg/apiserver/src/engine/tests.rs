@@ -144,6 +144,7 @@ fn named(verb: Verb, name: &str) -> crate::RequestInfo {
 async fn bench() -> Bench {
     let bench = Bench::new();
     bench.store("/registry/namespaces/default", json!({"metadata": {"name": "default"}})).await;
+    bench.store("/registry/serviceaccounts/default/default", json!({"metadata": {"name": "default"}})).await;
     bench
 }
 
@@ -254,4 +255,52 @@ async fn the_status_has_its_own_way_in() {
     status.subresource = "status".into();
     let (code, new) = bench.json(status, running).await;
     assert_eq!((code, &new["status"]["phase"], &new["spec"].get("nodeName")), (200, &json!("Running"), &None), "{new}");
+}
+
+#[tokio::test]
+async fn services_share_one_range() {
+    let bench = bench().await;
+    let service = |name: &str, ip: &str| json!({"metadata": {"name": name}, "spec": {"type": "ClusterIP", "clusterIP": ip, "selector": {"a": "b"}, "ports": [{"port": 80, "protocol": "TCP"}]}});
+    let create = || info(Verb::Create, "services", "default", "");
+    let (code, made) = bench.json(create(), service("a", "10.43.0.10")).await;
+    assert_eq!((code, &made["spec"]["clusterIPs"]), (201, &json!(["10.43.0.10"])), "{made}");
+    let (code, taken) = bench.json(create(), service("b", "10.43.0.10")).await;
+    assert_eq!((code, &taken["reason"]), (422, &json!("Invalid")));
+    let (code, _) = bench.json(info(Verb::Delete, "services", "default", "a"), Value::Null).await;
+    assert_eq!(code, 200);
+    let (code, again) = bench.json(create(), service("b", "10.43.0.10")).await;
+    assert_eq!(code, 201, "{again}");
+}
+
+#[tokio::test]
+async fn a_pod_is_admitted_bound_and_scaled_things_scale() {
+    let bench = bench().await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let (code, made) = bench.json(info(Verb::Create, "pods", "default", ""), pod.clone()).await;
+    assert_eq!(
+        (code, &made["spec"]["serviceAccountName"], &made["spec"]["priority"]),
+        (201, &json!("default"), &json!(0))
+    );
+    let mut bind = info(Verb::Create, "pods", "default", "p");
+    bind.subresource = "binding".into();
+    let binding = json!({"kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    assert_eq!(bench.json(bind.clone(), binding.clone()).await.0, 201);
+    assert_eq!(bench.json(bind, binding).await.0, 409);
+    let (_, bound) = bench.json(info(Verb::Get, "pods", "default", "p"), Value::Null).await;
+    assert_eq!(
+        (&bound["spec"]["nodeName"], &bound["status"]["conditions"][0]["type"]),
+        (&json!("n1"), &json!("PodScheduled"))
+    );
+
+    let mut other = pod;
+    other["spec"]["serviceAccountName"] = "nobody".into();
+    let (code, refused) = bench.json(info(Verb::Create, "pods", "default", ""), other).await;
+    assert_eq!(code, 403, "{refused}");
+
+    bench.store("/registry/deployments/default/d", json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "default", "uid": "u"}, "spec": {"replicas": 1}})).await;
+    let mut scale = info(Verb::Update, "deployments", "default", "d");
+    (scale.group, scale.subresource) = ("apps".into(), "scale".into());
+    let (code, scaled) =
+        bench.json(scale, json!({"kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 3}})).await;
+    assert_eq!((code, &scaled["spec"]["replicas"], &scaled["kind"]), (200, &json!(3), &json!("Scale")), "{scaled}");
 }

@@ -6,6 +6,7 @@ use super::params::WriteOptions;
 use super::{Call, Result, errors, media, output};
 use crate::Body;
 use crate::admission::{self, Operation};
+use crate::alloc::Reservation;
 use crate::registry::strategy::{self, Generation};
 use api::Status;
 use api::apply::Writer;
@@ -242,7 +243,7 @@ impl<'a> Write<'a> {
             let text = "resourceVersion should not be set on objects to be created";
             return Err(Status::failure(500, "", text).into());
         }
-        admission::namespace_is_there(call, Operation::Create).await?;
+        admission::namespace_is_there(call).await?;
         let has_status = resource.has_status() && !resource.strategy.keeps_status;
         let fields = object.as_object_mut().expect("checked above");
         if has_status {
@@ -274,13 +275,31 @@ impl<'a> Write<'a> {
         }
         let context = strategy::Context { user: &call.request.user, now: &self.now };
         (resource.strategy.on_create)(&mut new, &context);
+        if call.is_service() {
+            crate::alloc::service::normalize(&mut new, None);
+        }
         self.require_valid(&new, None, name)?;
         admission::validate(call, Operation::Create, Some(&new), None).await?;
+        let reserved = self.reserve(&mut new, None, name).await?;
         let stored = resource.to_stored(new);
         if self.options.dry_run {
             return self.dry_create(stored, name).await;
         }
-        self.put_new(stored, name).await
+        let outcome = self.put_new(stored, name).await;
+        if let (Ok(_), Some(reserved)) = (&outcome, reserved) {
+            reserved.keep();
+        }
+        outcome
+    }
+
+    /// The addresses and ports of a Service.
+    async fn reserve(&self, new: &mut Value, old: Option<&Value>, name: &str) -> Result<Option<Reservation>> {
+        if !self.call.is_service() || self.scope != Scope::Main {
+            return Ok(None);
+        }
+        let alloc = &self.call.engine.alloc;
+        alloc.seed(self.call.backend()).await.map_err(errors::from_store)?;
+        alloc.reserve(new, old).map(Some).map_err(|errors| self.invalid(name, &errors))
     }
 
     /// What only the server sets on a new object.
@@ -368,18 +387,33 @@ impl<'a> Write<'a> {
             Scope::Status => (resource.strategy.on_status_update)(&mut new, live, &context),
             _ => {}
         }
+        if call.is_service() && self.scope == Scope::Main {
+            crate::alloc::service::normalize(&mut new, Some(live));
+        }
         self.count_generation(&mut new, live);
         if new == *live {
             return Ok(Some(Outcome::Stored(entry.clone())));
         }
         self.require_valid(&new, Some(live), &call.info().name)?;
         admission::validate(call, self.scope.operation(), Some(&new), Some(live)).await?;
+        let reserved = self.reserve(&mut new, Some(live), &call.info().name).await?;
         let gone = is_finished(&new, live, &resource.kind);
         let stored = resource.to_stored(new);
         if self.options.dry_run {
             return Ok(Some(Outcome::DryRun(with_version(stored, entry.mod_revision))));
         }
-        if gone { self.remove(entry).await } else { self.put(entry, &stored).await }
+        if gone {
+            let outcome = self.remove(entry).await?;
+            if outcome.is_some() {
+                call.engine.removed(call, live);
+            }
+            return Ok(outcome);
+        }
+        let outcome = self.put(entry, &stored).await?;
+        if let (Some(_), Some(reserved)) = (&outcome, reserved) {
+            reserved.keep();
+        }
+        Ok(outcome)
     }
 
     async fn put(&self, entry: &Arc<Entry>, stored: &Value) -> Result<Option<Outcome>> {
