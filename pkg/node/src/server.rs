@@ -190,8 +190,15 @@ async fn start_api(
     let address = SocketAddr::new(config.bind_address, config.https_listen_port);
     let listener = std::net::TcpListener::bind(address)
         .with_context(|| format!("listening on {address} (is another API server running, or the port taken?)"))?;
-    let engine =
-        Engine::new(apiserver::engine::Options { backend: store.clone(), registry: registry.clone(), clock: now });
+    let engine = Engine::new(apiserver::engine::Options {
+        backend: store.clone(),
+        registry: registry.clone(),
+        service_cidr: apiserver::alloc::pools::Cidr::parse(&config.service_cidr.to_string())?,
+        node_port_range: config.service_node_port_range.0..=config.service_node_port_range.1,
+        clock: now,
+    });
+    let (follower, shutdown) = (engine.clone(), tasks.shutdown.clone());
+    tasks.tracker.spawn(async move { follower.run(shutdown).await });
     let root = known.authority.root_pem();
     let (serving, kubelet) = (known.serving()?, Subject::user("kube-apiserver", &["system:masters"]));
     let kubelet = known.authority.leaf("client-kube-apiserver", &kubelet)?;
