@@ -21,6 +21,11 @@ impl Cidr {
         u32::from(address) & self.mask() == u32::from(self.address)
     }
 
+    /// The network's n-th address; past its end it goes on into the next network.
+    pub fn nth(&self, n: u32) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.address).wrapping_add(n))
+    }
+
     fn mask(&self) -> u32 {
         u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0)
     }

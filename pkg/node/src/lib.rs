@@ -3,7 +3,9 @@
 //! Place in the flow: the binary calls [`server::run`]; here the store, the API front, the controllers, the
 //! scheduler, the agent and the network are made, handed to one another through their constructors, and ended.
 
+mod api;
 pub mod cleanup;
+mod components;
 pub mod config;
 pub mod files;
 pub mod host;

@@ -2,13 +2,11 @@
 use crate::config::Server;
 use crate::pki::{Authority, Pair, Subject};
 use crate::token::Token;
-use crate::{files, host, kubeconfig, lock, tls, token};
+use crate::{api, components, files, host, kubeconfig, lock, token};
 use anyhow::Context;
-use apiserver::engine::Engine;
 use apiserver::registry::Registry;
 use apiserver::registry::summarize::Summarizer;
-use apiserver::{Cluster, TokenKeys, User};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,12 +77,12 @@ impl Tasks {
 }
 
 /// What the parts of a server know of it.
-struct Known {
-    config: Server,
-    authority: Authority,
-    token: Token,
-    node_name: String,
-    address: Ipv4Addr,
+pub(crate) struct Known {
+    pub config: Server,
+    pub authority: Authority,
+    pub token: Token,
+    pub node_name: String,
+    pub address: Ipv4Addr,
 }
 
 impl Known {
@@ -99,7 +97,8 @@ impl Known {
         Ok(Self { config, authority, token, node_name, address })
     }
 
-    fn serving(&self) -> anyhow::Result<Pair> {
+    /// What the API serves with.
+    pub fn serving(&self) -> anyhow::Result<Pair> {
         let domain = &self.config.cluster_domain;
         let fixed = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned);
         let mut subject = Subject { common_name: "kube-apiserver".into(), ..Subject::default() };
@@ -142,13 +141,15 @@ impl Parts {
     async fn open(config: Server) -> anyhow::Result<Self> {
         let (sender, failures) = tokio::sync::mpsc::channel(1);
         let tasks = Tasks { tracker: TaskTracker::new(), shutdown: CancellationToken::new(), failures: sender };
-        let known = Arc::new(Known::new(config)?);
-        let registry = Arc::new(Registry::builtin(api::schema::Schemas::builtin()));
+        let known = Known::new(config)?;
+        // The slowest part by far, and it needs nothing of the others.
+        let runtime = (!known.config.disable_agent).then(|| components::start_runtime(&known, &tasks));
+        let registry = Arc::new(Registry::builtin(::api::schema::Schemas::builtin()));
         let store = open_store(&known.config.store_dir(), registry.clone()).await?;
-        let api = start_api(&known, registry, store.clone(), &tasks).await?;
+        let api = api::start(&known, registry, store.clone(), &tasks).await?;
         known.write_kubeconfig()?;
         tracing::info!(address = %known.address, port = known.config.https_listen_port, "the API serves");
-        let _ = api;
+        components::start(&known, &api, runtime, &tasks)?;
         Ok(Self { store, tasks, failures })
     }
 
@@ -178,79 +179,4 @@ async fn open_store(dir: &Path, registry: Arc<Registry>) -> anyhow::Result<Arc<S
         keep: store::KEEP,
     };
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
-}
-
-async fn start_api(
-    known: &Known,
-    registry: Arc<Registry>,
-    store: Arc<Store>,
-    tasks: &Tasks,
-) -> anyhow::Result<apiserver::Handle> {
-    let config = &known.config;
-    let address = SocketAddr::new(config.bind_address, config.https_listen_port);
-    let listener = std::net::TcpListener::bind(address)
-        .with_context(|| format!("listening on {address} (is another API server running, or the port taken?)"))?;
-    let engine = Engine::new(apiserver::engine::Options {
-        backend: store.clone(),
-        registry: registry.clone(),
-        service_cidr: apiserver::alloc::pools::Cidr::parse(&config.service_cidr.to_string())?,
-        node_port_range: config.service_node_port_range.0..=config.service_node_port_range.1,
-        clock: now,
-    });
-    let (follower, shutdown) = (engine.clone(), tasks.shutdown.clone());
-    tasks.tracker.spawn(async move { follower.run(shutdown).await });
-    let root = known.authority.root_pem();
-    let (serving, kubelet) = (known.serving()?, Subject::user("kube-apiserver", &["system:masters"]));
-    let kubelet = known.authority.leaf("client-kube-apiserver", &kubelet)?;
-    let options = apiserver::Options {
-        listener,
-        backend: store,
-        engine,
-        registry,
-        tls: apiserver::Tls {
-            cert_chain: tls::certificates(&serving.chain_pem)?,
-            key: tls::key(&serving.key_pem)?,
-            client_roots: tls::certificates(root)?,
-            client_roots_pem: root.to_owned(),
-        },
-        tokens: vec![(known.token.password.clone(), join_user())],
-        service_accounts: TokenKeys {
-            signing_key_pem: known.authority.service_account_key_pem().to_owned(),
-            verifying_keys_pem: Vec::new(),
-            issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
-            audiences: Vec::new(),
-        },
-        cluster: Cluster {
-            id: cluster_id(&config.data_dir.join("server/cluster-id"))?,
-            api_service_ip: config.kubernetes_ip(),
-            dns_ip: config.dns_ip(),
-            advertise: SocketAddrV4::new(known.address, config.https_listen_port),
-        },
-        kubelet_client: Arc::new(tls::client(root, Some(&kubelet))?),
-        root_ca_pem: root.to_owned(),
-    };
-    let service = apiserver::Service::new(options).await?;
-    let handle = service.handle();
-    let shutdown = tasks.shutdown.clone();
-    tasks.tracker.spawn(service.run(shutdown));
-    Ok(handle)
-}
-
-fn now() -> jiff::Timestamp {
-    jiff::Timestamp::now()
-}
-
-/// Whom the join token stands for: it may ask for a node's certificates and nothing else.
-fn join_user() -> User {
-    User { name: "eyot:join".into(), groups: vec!["eyot:joiners".into()], ..User::default() }
-}
-
-/// The cluster's identity, made on first start.
-fn cluster_id(path: &Path) -> anyhow::Result<uuid::Uuid> {
-    if let Some(text) = files::read_if_there(path)? {
-        return uuid::Uuid::parse_str(text.trim()).with_context(|| path.display().to_string());
-    }
-    let id = uuid::Uuid::new_v4();
-    files::write(path, format!("{id}\n").as_bytes(), 0o600)?;
-    Ok(id)
 }

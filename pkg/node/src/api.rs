@@ -1,0 +1,91 @@
+//! The API of this server, out of its certificates, store and settings.
+use crate::pki::Subject;
+use crate::server::{Known, Tasks};
+use crate::{files, tls};
+use anyhow::Context;
+use apiserver::engine::Engine;
+use apiserver::registry::Registry;
+use apiserver::{Cluster, TokenKeys, User};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::Path;
+use std::sync::Arc;
+use store::Store;
+
+/// Opens the port, writes what must exist at birth, and serves until shutdown.
+///
+/// # Errors
+/// The port is taken, or the store can't be read.
+pub(crate) async fn start(
+    known: &Known,
+    registry: Arc<Registry>,
+    store: Arc<Store>,
+    tasks: &Tasks,
+) -> anyhow::Result<apiserver::Handle> {
+    let config = &known.config;
+    let address = SocketAddr::new(config.bind_address, config.https_listen_port);
+    let listener = std::net::TcpListener::bind(address)
+        .with_context(|| format!("listening on {address} (is another API server running, or the port taken?)"))?;
+    let engine = Engine::new(apiserver::engine::Options {
+        backend: store.clone(),
+        registry: registry.clone(),
+        service_cidr: apiserver::alloc::pools::Cidr::parse(&config.service_cidr.to_string())?,
+        node_port_range: config.service_node_port_range.0..=config.service_node_port_range.1,
+        clock: now,
+    });
+    let (follower, shutdown) = (engine.clone(), tasks.shutdown.clone());
+    tasks.tracker.spawn(async move { follower.run(shutdown).await });
+    let root = known.authority.root_pem();
+    let (serving, kubelet) = (known.serving()?, Subject::user("kube-apiserver", &["system:masters"]));
+    let kubelet = known.authority.leaf("client-kube-apiserver", &kubelet)?;
+    let options = apiserver::Options {
+        listener,
+        backend: store,
+        engine,
+        registry,
+        tls: apiserver::Tls {
+            cert_chain: tls::certificates(&serving.chain_pem)?,
+            key: tls::key(&serving.key_pem)?,
+            client_roots: tls::certificates(root)?,
+            client_roots_pem: root.to_owned(),
+        },
+        tokens: vec![(known.token.password.clone(), join_user())],
+        service_accounts: TokenKeys {
+            signing_key_pem: known.authority.service_account_key_pem().to_owned(),
+            verifying_keys_pem: Vec::new(),
+            issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
+            audiences: Vec::new(),
+        },
+        cluster: Cluster {
+            id: cluster_id(&config.data_dir.join("server/cluster-id"))?,
+            api_service_ip: config.kubernetes_ip(),
+            dns_ip: config.dns_ip(),
+            advertise: SocketAddrV4::new(known.address, config.https_listen_port),
+        },
+        kubelet_client: Arc::new(tls::client(root, Some(&kubelet))?),
+        root_ca_pem: root.to_owned(),
+    };
+    let service = apiserver::Service::new(options).await?;
+    let handle = service.handle();
+    let shutdown = tasks.shutdown.clone();
+    tasks.tracker.spawn(service.run(shutdown));
+    Ok(handle)
+}
+
+fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
+/// Whom the join token stands for: it may ask for a node's certificates and nothing else.
+fn join_user() -> User {
+    User { name: "eyot:join".into(), groups: vec!["eyot:joiners".into()], ..User::default() }
+}
+
+/// The cluster's identity, made on first start.
+fn cluster_id(path: &Path) -> anyhow::Result<uuid::Uuid> {
+    if let Some(text) = files::read_if_there(path)? {
+        return uuid::Uuid::parse_str(text.trim()).with_context(|| path.display().to_string());
+    }
+    let id = uuid::Uuid::new_v4();
+    files::write(path, format!("{id}\n").as_bytes(), 0o600)?;
+    Ok(id)
+}
