@@ -7,7 +7,7 @@ Run it when the served Kubernetes version changes; building needs neither Python
 
 The file is one JSON object: definition name -> {"k": kinds, "t": type}. A type is a string for a scalar
 (s, s:byte, s:time, s:micro, s:duration, i32, i64, n, b, ios, q, any), "@name" for a reference, or an array:
-  ["struct", {field: type-or-[type, flags, default]}, atomic]   flags: r required
+  ["struct", {field: type-or-[flags, type, default]}, atomic]   flags: r required, v in Go's zero value
   ["map", type, atomic]
   ["list", type, kind, merge key or null, retainKeys]           kind: "atomic", "set", or a list of keys
 """
@@ -66,11 +66,14 @@ def object_type(schema):
 
 def field(schema, required):
     kind, default = type_of(schema), schema.get("default")
+    # A struct held by value, or a list or map that is written even when nil.
+    by_value = default == {} and str(kind).startswith("@") or required and isinstance(kind, list)
     if default in ZERO:
         default = None
-    if not required and default is None:
+    flags = ("r" if required else "") + ("v" if by_value else "")
+    if not flags and default is None:
         return ["", kind] if isinstance(kind, list) else kind
-    return ["r" if required else "", kind] + ([default] if default is not None else [])
+    return [flags, kind] + ([default] if default is not None else [])
 
 
 def list_type(schema):

@@ -77,6 +77,9 @@ pub struct Field {
     pub required: bool,
     /// JSON null is kept only here; elsewhere it means absent.
     pub nullable: bool,
+    /// Present in the zero value of upstream's Go type (a struct held by value, a list without omitempty): whoever
+    /// fills it in adds its parts, but not the field itself.
+    pub in_zero_value: bool,
     /// The static default of the type, from OpenAPI; conditional defaults are in `default`.
     pub default: Option<Value>,
 }

@@ -35,6 +35,10 @@ impl<'a> Walk<'a> {
         if old == new {
             return;
         }
+        // A list or map that is there but nil: its elements come and go without it.
+        if matches!((old, new), (Some(Value::Null), Some(_)) | (Some(_), Some(Value::Null))) {
+            return self.nil(old, new, ty);
+        }
         let shape = |value: Option<&Value>| value.map(|value| self.types.shape(ty, value));
         match (shape(old), shape(new)) {
             (Some(Shape::Object(fields)), None | Some(Shape::Object(_))) | (None, Some(Shape::Object(fields))) => {
@@ -50,6 +54,17 @@ impl<'a> Walk<'a> {
                 self.parts(None, new, ty);
                 self.out.modified.insert(&self.path);
             }
+        }
+    }
+
+    fn nil(&mut self, old: Option<&Value>, new: Option<&Value>, ty: Ty<'a>) {
+        let present = |value: Option<&'_ Value>| value.is_some_and(|value| !value.is_null());
+        let value = if present(old) { old } else { new };
+        let granular = value.is_some_and(|value| !matches!(self.types.shape(ty, value), Shape::Leaf));
+        if granular {
+            self.parts(old.filter(|v| !v.is_null()), new.filter(|v| !v.is_null()), ty);
+        } else {
+            self.out.modified.insert(&self.path);
         }
     }
 
@@ -97,13 +112,17 @@ impl<'a> Walk<'a> {
 
     fn fields(&mut self, old: Option<&Value>, new: Option<&Value>, fields: Fields<'a>) {
         let none = Map::new();
-        let old = old.and_then(Value::as_object).unwrap_or(&none);
-        let new = new.and_then(Value::as_object).unwrap_or(&none);
-        for (name, value) in old {
-            self.field(name, Some(value), new.get(name), fields);
+        let (was, is) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+        // Where there is an object at all, some fields of it are always there.
+        let absent = |object: Option<&_>, name: &str| object.and_then(|_: &Map<_, _>| fields.absent(name));
+        for (name, value) in was.unwrap_or(&none) {
+            let new = is.and_then(|is| is.get(name)).or_else(|| absent(is, name));
+            self.field(name, Some(value), new, fields);
         }
-        for (name, value) in new.iter().filter(|(name, _)| !old.contains_key(*name)) {
-            self.field(name, None, Some(value), fields);
+        for (name, value) in is.unwrap_or(&none) {
+            if was.is_none_or(|was| !was.contains_key(name)) {
+                self.field(name, absent(was, name), Some(value), fields);
+            }
         }
     }
 

@@ -157,7 +157,8 @@ impl Apply<'_> {
         let empty = json!({});
         let base = live.unwrap_or(&empty);
         let mut managers = self.managers_of(live);
-        let mut entry = self.writer.entry(Operation::Apply, remove::field_set(applied, self.ty, &self.types)?);
+        let fields = remove::field_set(applied, self.ty, &self.types).map_err(|e| untyped(applied, &e))?;
+        let mut entry = self.writer.entry(Operation::Apply, fields);
         let last = managers.take(&entry);
 
         let merged = merge::merge(base, applied, self.ty, &self.types)?;
@@ -181,6 +182,10 @@ impl Apply<'_> {
             let before = Writer { manager: BEFORE_FIRST_APPLY, ..self.writer.clone() };
             let mut fields = diff::compare(&json!({}), live, self.ty, &self.types).added;
             fields.strip_server_fields();
+            if self.writer.subresource.is_empty() {
+                // What a write through this endpoint would have reset was not written through it.
+                fields.root_mut().remove("f:status");
+            }
             let time = Some(self.writer.now.into());
             managers.add(Entry { time, ..before.entry(Operation::Update, fields) });
         }
@@ -201,6 +206,19 @@ impl Apply<'_> {
         });
         remove::prune(merged, &last.fields, &owned, self.ty, &self.types)
     }
+}
+
+/// The error of a configuration whose lists are ambiguous, as upstream words it.
+fn untyped(applied: &Value, error: &Error) -> Error {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let meta = &applied["metadata"];
+    Error::Malformed(format!(
+        "failed to create typed patch object ({}/{}; {}, Kind={}): {error}",
+        text(&meta["namespace"]),
+        text(&meta["name"]),
+        text(&applied["apiVersion"]),
+        text(&applied["kind"])
+    ))
 }
 
 /// Takes what changed from its owners: refused without `force`, except for what is gone.

@@ -206,14 +206,16 @@ fn intersect_children(a: &Node, b: &Node) -> Node {
     out
 }
 
+/// Members of a node first, then what is below: upstream's order.
 fn collect(node: &Node, path: &mut String, paths: &mut Vec<String>) {
-    for (key, child) in node.iter().filter(|(key, _)| *key != SELF) {
-        let Some(child) = child.as_object() else { continue };
+    let children =
+        || node.iter().filter(|(key, _)| *key != SELF).filter_map(|(key, child)| Some((key, child.as_object()?)));
+    for (key, _) in children().filter(|(_, child)| is_member(child)) {
+        paths.push(format!("{path}{}", element_text(key)));
+    }
+    for (key, child) in children() {
         let len = path.len();
         path.push_str(&element_text(key));
-        if is_member(child) {
-            paths.push(path.clone());
-        }
         collect(child, path, paths);
         path.truncate(len);
     }
@@ -280,7 +282,7 @@ mod tests {
     #[test]
     fn texts() {
         let s = set(json!({"f:l": {"k:{\"name\":\"a\",\"port\":80}": {"f:x": {}}, "v:\"s\"": {}, "i:3": {}}}));
-        assert_eq!(s.paths(), [".l[3]", ".l[name=\"a\",port=80].x", ".l[=\"s\"]"]);
+        assert_eq!(s.paths(), [".l[3]", ".l[=\"s\"]", ".l[name=\"a\",port=80].x"]);
         let spaced = set(json!({"f:l": {"k:{\"name\": \"\\u003ca\"}": {}}}));
         assert_eq!(spaced, set(json!({"f:l": {"k:{\"name\":\"<a\"}": {}}})));
     }

@@ -7,7 +7,7 @@ fn text() -> Type {
 }
 
 fn object<const N: usize>(fields: [(&str, Type); N]) -> Struct {
-    let field = |ty| Field { ty, required: false, nullable: false, default: None };
+    let field = |ty| Field { ty, required: false, nullable: false, in_zero_value: false, default: None };
     Struct { fields: fields.map(|(name, ty)| (name.into(), field(ty))).into(), ..Struct::default() }
 }
 
@@ -123,7 +123,7 @@ fn conflicts_and_force() {
     assert_eq!(
         error.to_string(),
         "Apply failed with 2 conflicts: conflicts with \"kubectl-client-side-apply\" using apps/v1:\n\
-         - .spec.containers[name=\"c\"].image\n- .spec.replicas"
+         - .spec.replicas\n- .spec.containers[name=\"c\"].image"
     );
     let forced = applied_by(Some(&live), both, "me", true).unwrap();
     assert_eq!(forced["spec"]["replicas"], 1);
@@ -304,7 +304,10 @@ fn sets_atoms_and_untyped() {
 fn malformed_configurations() {
     let twice = json!({"containers": [{"name": "a"}, {"name": "a"}]});
     let error = applied_by(None, twice, "me", false).unwrap_err();
-    assert_eq!(error.to_string(), ".spec.containers: duplicate entries for key [name=\"a\"]");
+    assert_eq!(
+        error.to_string(),
+        "failed to create typed patch object (/d; apps/v1, Kind=Deployment): .spec.containers: duplicate entries for key [name=\"a\"]"
+    );
     let mut config = base(json!({}));
     config["metadata"]["managedFields"] = json!([]);
     let error = apply(None, &config, &writer("me"), false, &schema(), &Schemas::default()).unwrap_err();

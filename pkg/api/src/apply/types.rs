@@ -1,7 +1,7 @@
 //! How apply sees a value: a leaf, or something whose parts have owners of their own.
 use crate::schema::{ListKind, Schemas, Struct, Type};
-use serde_json::Value;
-use std::sync::Arc;
+use serde_json::{Map, Value};
+use std::sync::{Arc, LazyLock};
 
 /// A type, or the absence of one: then maps are granular and all else is a leaf.
 #[derive(Clone, Copy)]
@@ -95,6 +95,14 @@ impl<'t> Fields<'t> {
             Self::Map(item) => Ty::Known(item),
             Self::Deduced => Ty::Deduced,
         }
+    }
+
+    /// What an object holds in a field that it leaves out: nothing, or the zero value of a field that is always there.
+    pub fn absent(self, name: &str) -> Option<&'static Value> {
+        static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
+        let Self::Struct(s) = self else { return None };
+        let field = s.fields.get(name).filter(|field| field.in_zero_value)?;
+        Some(if matches!(field.ty, Type::Ref(_) | Type::Struct(_)) { &EMPTY } else { &Value::Null })
     }
 
     /// Is this a field that the schema names, rather than a map's key?

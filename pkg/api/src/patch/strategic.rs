@@ -384,7 +384,7 @@ mod tests {
     }
 
     fn object<const N: usize>(fields: [(&str, Type); N]) -> Type {
-        let field = |ty| Field { ty, required: false, nullable: false, default: None };
+        let field = |ty| Field { ty, required: false, nullable: false, in_zero_value: false, default: None };
         let fields = fields.map(|(name, ty)| (name.into(), field(ty))).into();
         Type::Struct(Box::new(Struct { fields, ..Struct::default() }))
     }

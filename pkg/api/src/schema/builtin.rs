@@ -93,7 +93,13 @@ impl Names {
             Value::Array(parts) => (parts[0].as_str().unwrap_or_default(), &parts[1], parts.get(2).cloned()),
             bare => ("", bare, None),
         };
-        Field { ty: self.ty(ty), required: flags.contains('r'), nullable: false, default }
+        Field {
+            ty: self.ty(ty),
+            required: flags.contains('r'),
+            nullable: false,
+            in_zero_value: flags.contains('v'),
+            default,
+        }
     }
 
     fn list(&mut self, parts: &[Value]) -> Type {
