@@ -44,6 +44,9 @@ pub struct Ruleset {
 }
 
 /// The fixed part: maps, hooks, and the way between them.
+///
+/// TCP is refused by a reset: a process of this node would overhear an ICMP error, because its socket is still busy
+/// with sending, and try again for a second.
 pub fn base(base: &Base) -> String {
     let Base { table, cluster_cidr, dns } = base;
     let dns_dnat = dns.map_or_else(String::new, |(_, to)| format!("    meta l4proto {{ tcp, udp }} dnat ip to {to}\n"));
@@ -64,6 +67,7 @@ pub fn base(base: &Base) -> String {
     meta mark set meta mark or {MASQUERADE_MARK}
   }}
   chain refuse {{
+    meta l4proto tcp reject with tcp reset
     reject
   }}
   chain cluster-dns {{
