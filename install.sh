@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Builds Eyot from this checkout, installs it, starts it and waits until the node is Ready.
+#   ./install.sh [FLAGS OF eyot server]
+# INSTALL_EYOT_BIN_DIR       where the binary goes (default /usr/local/bin)
+# INSTALL_EYOT_SKIP_BUILD    true: take the binary that is built already
+# INSTALL_EYOT_SKIP_START    true: install only
+# INSTALL_EYOT_EXEC          more flags of eyot server
+# Safe to run again: what is there already is kept, and a running server is restarted only when it changed.
+set -euo pipefail
+
+here=$(dirname "$(readlink -f "$0")")
+if [ "$(id -u)" != 0 ]; then
+	exec sudo --preserve-env=PATH,INSTALL_EYOT_BIN_DIR,INSTALL_EYOT_SKIP_BUILD,INSTALL_EYOT_SKIP_START,INSTALL_EYOT_EXEC \
+		env CARGO_HOME="${CARGO_HOME:-$HOME/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" "$0" "$@"
+fi
+
+bin_dir=${INSTALL_EYOT_BIN_DIR:-/usr/local/bin}
+data_dir=/var/lib/eyot
+config_dir=/etc/eyot
+kubeconfig=$config_dir/kubeconfig
+log=/var/log/eyot.log
+pid_file=/run/eyot.pid
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin
+
+say() { printf '%s\n' "$*"; }
+die() {
+	printf 'install.sh: %s\n' "$*" >&2
+	exit 1
+}
+
+# --- what the system must have -------------------------------------------------------------------
+
+# Programs by the Debian package that brings them; only what is missing is asked of apt.
+requirements() {
+	local missing=() need
+	for need in cc:gcc containerd:containerd runc:runc nft:nftables ip:iproute2 conntrack:conntrack; do
+		command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
+	done
+	command -v cc >/dev/null && [ ! -e /usr/include/stdlib.h ] && missing+=(libc6-dev)
+	[ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] || missing+=(containernetworking-plugins)
+	[ -x /bin/busybox ] || command -v busybox >/dev/null || missing+=(busybox-static)
+	[ ${#missing[@]} = 0 ] && return
+	command -v apt-get >/dev/null || die "please install: ${missing[*]}"
+	say "installing Debian packages: ${missing[*]}"
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove "${missing[@]}" >/dev/null ||
+		die "apt could not install ${missing[*]} without removing something (Docker's containerd.io conflicts with containerd: keep it, it serves as well)"
+	mkdir -p "$data_dir"
+	printf '%s\n' "${missing[@]}" >>"$data_dir/installed-packages"
+}
+
+build() {
+	if [ "${INSTALL_EYOT_SKIP_BUILD:-}" != true ]; then
+		command -v cargo >/dev/null || die "Rust is needed: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+		say "building eyot (a few minutes the first time)"
+		(cd "$here" && cargo build --quiet --locked --profile dist -p eyot)
+	fi
+	binary=${CARGO_TARGET_DIR:-$here/target}/dist/eyot
+	[ -x "$binary" ] || die "$binary is not there: run without INSTALL_EYOT_SKIP_BUILD"
+}
+
+# --- installing ----------------------------------------------------------------------------------
+
+changed=false
+
+# place SOURCE TARGET MODE: replaces the target only when it differs.
+place() {
+	cmp -s "$1" "$2" && return
+	install -D -m "$3" "$1" "$2.new"
+	mv -f "$2.new" "$2"
+	changed=true
+}
+
+files() {
+	place "$binary" "$bin_dir/eyot" 755
+	place "$here/packaging/eyot-uninstall.sh" "$bin_dir/eyot-uninstall.sh" 755
+	mkdir -p -m 700 "$config_dir"
+	mkdir -p "$data_dir/agent/images"
+	"$here/embedded/demo-image/build.sh" "$data_dir/agent/images/demo.tar"
+}
+
+with_systemd() { [ -d /run/systemd/system ]; }
+
+start_with_systemd() {
+	local unit
+	unit=$(mktemp)
+	sed "s|@BIN@|$bin_dir|; s|@FLAGS@|$flags|" "$here/packaging/eyot.service" >"$unit"
+	place "$unit" /etc/systemd/system/eyot.service 644
+	rm -f "$unit"
+	systemctl daemon-reload
+	systemctl enable --quiet eyot
+	if $changed; then systemctl restart eyot; else systemctl start eyot; fi
+}
+
+# Without systemd a small loop keeps the server running; its own pid file says who it is.
+start_by_hand() {
+	local unit
+	unit=$(mktemp)
+	sed "s|@BIN@|$bin_dir|; s|@FLAGS@|$flags|; s|@LOG@|$log|; s|@PID@|$pid_file|" "$here/packaging/eyot-supervise.sh" >"$unit"
+	place "$unit" "$data_dir/supervise.sh" 755
+	rm -f "$unit"
+	if [ -f "$pid_file" ] && kill -0 "$(cat "$pid_file")" 2>/dev/null; then
+		$changed || return 0
+		kill "$(cat "$pid_file")"
+		for _ in $(seq 100); do kill -0 "$(cat "$pid_file" 2>/dev/null)" 2>/dev/null || break; sleep 0.1; done
+	fi
+	setsid "$data_dir/supervise.sh" </dev/null >/dev/null 2>&1 &
+}
+
+wait_until_ready() {
+	local seconds=90 i
+	printf 'waiting for the node'
+	for ((i = 0; i < seconds * 5; i++)); do
+		if "$bin_dir/eyot" status >/dev/null 2>&1; then
+			printf ' Ready\n'
+			return
+		fi
+		((i % 5)) || printf '.'
+		sleep 0.2
+	done
+	printf '\n'
+	"$bin_dir/eyot" status || true
+	die "the node was not Ready within $seconds s; see $(with_systemd && echo 'journalctl -u eyot' || echo "$log")"
+}
+
+requirements
+build
+flags="$* ${INSTALL_EYOT_EXEC:-}"
+files
+if [ "${INSTALL_EYOT_SKIP_START:-}" = true ]; then
+	say "installed $bin_dir/eyot; start it with: eyot server"
+	exit
+fi
+if with_systemd; then start_with_systemd; else start_by_hand; fi
+[[ " $flags " == *" --disable-agent "* ]] || wait_until_ready
+cat <<-EOF
+	Eyot runs. The admin's kubeconfig is $kubeconfig (readable by root alone). Next:
+	  sudo eyot kubectl get nodes
+	  sudo eyot kubectl create deployment hello --image=eyot.dev/demo:1 --replicas=3
+	  sudo eyot status
+EOF
