@@ -108,7 +108,7 @@ impl World {
             // Present only where br_netfilter is loaded.
             let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", bridge_nf);
             self.cluster_addresses(&a, &b);
-            self.from_outside(&b);
+            self.outside_addresses(&b);
             self.names(&a);
         }
         self.changes(&b).await;
@@ -223,7 +223,7 @@ impl World {
         assert_eq!(self.b.udp("10.43.0.9:53".parse().expect("address"), b"x".to_vec()), Some(b"a".to_vec()));
     }
 
-    fn from_outside(&self, b: &str) {
+    fn outside_addresses(&self, b: &str) {
         let both = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
         assert_eq!(self.who_answers(&self.outside, "192.0.2.1:30080"), both, "node port");
         assert_eq!(self.who_answers(&self.node, "192.0.2.1:30080"), both, "node port from the node");
