@@ -1,6 +1,7 @@
 //! Bodies: whole, or streamed; and reading a request's within its bound.
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 
 /// The body of every answer.
@@ -31,14 +32,36 @@ where
 /// # Errors
 /// 413 when it is longer, 400 when it does not arrive.
 pub async fn read(body: RequestBody, limit_bytes: usize) -> Result<Bytes, api::Status> {
-    match http_body_util::Limited::new(body, limit_bytes).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(api::Status::too_large(format!("Request entity too large: limit is {limit_bytes}")))
+    let (mut whole, mut seen) = (BytesMut::new(), 0);
+    let mut body = body;
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| api::Status::bad_request(format!("error reading the request's body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        seen += data.len();
+        if seen <= limit_bytes && whole.is_empty() && body.is_end_stream() {
+            // The usual case: one frame, not copied.
+            return Ok(data);
         }
-        Err(error) => Err(api::Status::bad_request(format!("error reading the request's body: {error}"))),
+        if seen <= limit_bytes {
+            whole.extend_from_slice(&data);
+        } else {
+            // A client that is still sending would not see an answer before the stream is reset: it may go on a
+            // little, for nothing.
+            whole.clear();
+        }
+        if seen > limit_bytes + DISCARDED_BYTES {
+            break;
+        }
     }
+    if seen > limit_bytes {
+        return Err(api::Status::too_large(format!("Request entity too large: limit is {limit_bytes}")));
+    }
+    Ok(whole.freeze())
 }
+
+/// What is read of a body beyond its limit and thrown away.
+const DISCARDED_BYTES: usize = 32 * 1024 * 1024;
 
 /// A JSON answer.
 pub fn json(code: StatusCode, bytes: impl Into<Bytes>) -> Response<Body> {

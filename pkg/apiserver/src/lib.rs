@@ -14,6 +14,7 @@ pub mod engine;
 pub mod front;
 pub mod health;
 pub mod limits;
+pub mod metrics;
 pub mod options;
 pub mod registry;
 pub mod request;

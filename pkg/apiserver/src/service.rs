@@ -80,6 +80,7 @@ impl Service {
             in_flight: Default::default(),
             discovery: Discovery::new(options.cluster.advertise.to_string()),
             openapi: Default::default(),
+            metrics: Default::default(),
             agents: Agents::new(&options.kubelet_client, tasks.clone()),
             root_ca_pem: options.root_ca_pem,
             tasks,

@@ -74,6 +74,9 @@ pub(crate) async fn validate(
     old: Option<&Value>,
 ) -> Result<()> {
     namespaces::protect(call, operation, old)?;
+    if let (Some(guard), Some(new)) = (&call.request.escalation, new) {
+        guard.check(new, old)?;
+    }
     let object = new.or(old).unwrap_or(&Value::Null);
     let request = node_restriction::Write {
         operation,

@@ -48,6 +48,8 @@ pub struct Request {
     pub user: User,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// What a write to a role or binding must pass.
+    pub escalation: Option<crate::authz::escalation::Guard>,
 }
 
 /// What the front calls for every resource request that is not a connection.

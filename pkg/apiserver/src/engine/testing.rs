@@ -280,7 +280,7 @@ impl Bench {
 
     pub async fn send(&self, info: RequestInfo, body: impl Into<Bytes>, headers: HeaderMap) -> Response<crate::Body> {
         let user = User { name: "tester".into(), ..User::default() };
-        self.engine.serve(Request { info, user, headers, body: body.into() }).await
+        self.engine.serve(Request { info, user, headers, body: body.into(), escalation: None }).await
     }
 
     /// Sends a request and reads its JSON answer.

@@ -2,15 +2,18 @@
 //!
 //! Place in the flow: `connection | in-process client -> [Front] -> engine | discovery | health | connect`.
 
+mod compress;
 pub mod in_flight;
 mod paths;
 
 use crate::authn::{Authenticator, impersonate, unwrap_websocket_token};
+use crate::authz::escalation::Guard;
 use crate::authz::{Attributes, Authorizer};
 use crate::body::{self, Body, RequestBody};
 use crate::connect;
 use crate::engine::{self, Serve};
 use crate::limits;
+use crate::metrics::{Metrics, Subject};
 use crate::registry::Registry;
 use crate::request::{self, RequestInfo, Target, User};
 use crate::reviews;
@@ -19,6 +22,7 @@ use http::{Method, Request, Response, header};
 use in_flight::InFlight;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +36,7 @@ pub struct Front {
     pub(crate) in_flight: InFlight,
     pub(crate) discovery: crate::discovery::Discovery,
     pub(crate) openapi: crate::discovery::openapi::OpenApi,
+    pub(crate) metrics: Metrics,
     pub(crate) agents: connect::Agents,
     pub(crate) root_ca_pem: String,
     /// Upgraded connections, which outlive the requests that began them.
@@ -53,22 +58,35 @@ pub(crate) type Answer = Result<Response<Body>, Status>;
 impl Front {
     /// Serves one request. Never fails: what goes wrong is the answer.
     pub async fn handle(self: &Arc<Self>, mut request: Request<RequestBody>, source: Source<'_>) -> Response<Body> {
+        let started = Instant::now();
         let head = request.method() == Method::HEAD;
+        let zip = request.method() == Method::GET && compress::accepted(request.headers());
         unwrap_websocket_token(request.headers_mut());
-        let mut response = match self.admit(request, source).await {
-            Ok(response) => response,
-            Err(status) => body::status(&status),
+        let target = request::parse(request.method(), request.uri());
+        let subject = target.as_ref().ok().map(|target| Subject::new(target, &self.registry));
+        let answer = match target {
+            Ok(target) => self.admit(target, request, source).await,
+            Err(error) => Err(unreadable(&error)),
         };
+        let mut response = answer.unwrap_or_else(|status| body::status(&status));
+        if let Some(subject) = subject {
+            self.metrics.answered(subject, response.status(), started.elapsed());
+        }
+        if zip {
+            response = compress::compress(response).await;
+        }
         let headers = response.headers_mut();
         headers.entry(header::CACHE_CONTROL).or_insert(header::HeaderValue::from_static("no-cache, private"));
+        if let Ok(id) = header::HeaderValue::try_from(uuid::Uuid::new_v4().to_string()) {
+            headers.insert("audit-id", id);
+        }
         if head {
             *response.body_mut() = body::full("");
         }
         response
     }
 
-    async fn admit(self: &Arc<Self>, mut request: Request<RequestBody>, source: Source<'_>) -> Answer {
-        let target = request::parse(request.method(), request.uri()).map_err(|error| unreadable(&error))?;
+    async fn admit(self: &Arc<Self>, target: Target, mut request: Request<RequestBody>, source: Source<'_>) -> Answer {
         let user = self.user(request.headers(), source).await?;
         let user = impersonate::impersonate(&self.authorizer, user, request.headers_mut())?;
         request.headers_mut().remove(header::AUTHORIZATION);
@@ -110,7 +128,8 @@ impl Front {
         if reviews::serves(&info) {
             return reviews::serve(self, &info, &user, &parts.headers, &body).await;
         }
-        let request = engine::Request { info, user, headers: parts.headers, body };
+        let escalation = Guard::new(&self.authorizer, &user, &info);
+        let request = engine::Request { info, user, headers: parts.headers, body, escalation };
         Ok(self.engine.serve(request).await)
     }
 }
@@ -128,6 +147,7 @@ fn unreadable(error: &request::Error) -> Status {
     match error {
         request::Error::Method(_) => {
             Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+                .with_details(Default::default())
         }
         other => Status::bad_request(other.to_string()),
     }

@@ -15,6 +15,7 @@ impl Front {
             ["openapi", ..] => {
                 self.openapi.serve(&parts, request.uri.query(), &request.headers, &self.registry.served())
             }
+            ["metrics"] => Some(self.metrics.serve()),
             ["version"] => Some(body::json(StatusCode::OK, version::json())),
             [endpoint @ ("healthz" | "livez" | "readyz"), ref check @ ..] => {
                 let query = request.uri.query().map(crate::request::parse_query).unwrap_or_default();
@@ -28,12 +29,13 @@ impl Front {
             }
             _ => None,
         };
-        let response = known.ok_or_else(Status::no_such_path)?;
+        let not_found = || body::content(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n");
+        let Some(response) = known else { return Ok(not_found()) };
         if matches!(request.method, Method::GET | Method::HEAD) {
             return Ok(response);
         }
         let message = "the server does not allow this method on the requested resource";
-        Err(Status::failure(405, "MethodNotAllowed", message))
+        Err(Status::failure(405, "MethodNotAllowed", message).with_details(Default::default()))
     }
 
     /// The paths that are served, as `/` lists them.
