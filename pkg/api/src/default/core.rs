@@ -31,6 +31,7 @@ pub fn set(name: &str, object: &mut Object) {
         "PersistentVolumeClaimSpec" => fill(object, "volumeMode", "Filesystem"),
         "NodeStatus" => allocatable(object),
         "LimitRangeItem" => limit_range_item(object),
+        "EndpointPort" => fill_text(object, "protocol", "TCP"),
         "ReplicationControllerSpec" => replication_controller(object),
         "Namespace" => namespace(object),
         _ => {}

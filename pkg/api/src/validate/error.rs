@@ -1,5 +1,4 @@
-//! Validation on schema types, with upstream's field paths and texts (`k8s.io/apimachinery/pkg/util/validation/field`).
-use crate::GroupVersionKind;
+//! What is wrong with a field, in upstream's words (`k8s.io/apimachinery/pkg/util/validation/field`).
 use serde_json::Value;
 use std::fmt;
 
@@ -13,6 +12,8 @@ pub enum Reason {
     Forbidden,
     TooLong,
     TooMany,
+    TooFew,
+    TooShort,
     NotFound,
     TypeInvalid,
     Internal,
@@ -28,6 +29,8 @@ impl Reason {
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
             Self::TooMany => "FieldValueTooMany",
+            Self::TooFew => "FieldValueTooFew",
+            Self::TooShort => "FieldValueTooShort",
             Self::NotFound => "FieldValueNotFound",
             Self::TypeInvalid => "FieldValueTypeInvalid",
             Self::Internal => "InternalError",
@@ -44,6 +47,8 @@ impl Reason {
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
             Self::TooMany => "Too many",
+            Self::TooFew => "Too few",
+            Self::TooShort => "Too short",
             Self::NotFound => "Not found",
             Self::Internal => "Internal error",
         }
@@ -81,11 +86,4 @@ impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.detail_text())
     }
-}
-
-/// Checks a defaulted object of a built-in kind: alone for a create, against `old` for an update (immutable
-/// fields, and ratcheting: what was invalid before and is unchanged passes).
-pub fn validate(kind: &GroupVersionKind, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let _ = (kind, new, old);
-    Vec::new()
 }
