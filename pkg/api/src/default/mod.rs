@@ -20,6 +20,12 @@ pub fn default(kind: &GroupVersionKind, value: &mut Value, ty: &Type, schemas: &
     {
         core::pod(object);
     }
+    // A root that is given as what its name stands for: its own defaults hang on the name.
+    if let (false, Some(root), Value::Object(object)) =
+        (matches!(ty, Type::Ref(_)), schemas.for_kind(kind), &mut *value)
+    {
+        by_name(&root.name, object);
+    }
     walk(value, ty, schemas);
 }
 
@@ -99,6 +105,15 @@ mod tests {
         default(&kind, &mut value, &ty, schemas);
         assert_eq!(once, value, "defaults must be stable");
         value
+    }
+
+    #[test]
+    fn a_root_given_without_its_name_has_its_own_defaults_too() {
+        let schemas = Schemas::builtin();
+        let kind = GroupVersionKind::new("", "v1", "Secret");
+        let mut secret = json!({});
+        default(&kind, &mut secret, &schemas.for_kind(&kind).unwrap().ty, schemas);
+        assert_eq!(secret["type"], "Opaque");
     }
 
     #[test]

@@ -233,7 +233,7 @@ impl Watch for Follow {
 
 /// A descriptor of the built-in table.
 pub fn resource(group: &str, version: &str, resource: &str) -> Arc<Resource> {
-    let registry = Registry::builtin(&Arc::default());
+    let registry = Registry::builtin(api::schema::Schemas::builtin());
     registry.get(&GroupVersionResource::new(group, version, resource)).expect("a built-in resource")
 }
 
@@ -260,7 +260,7 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
-        let registry = Arc::new(Registry::builtin(&Arc::default()));
+        let registry = Arc::new(Registry::builtin(api::schema::Schemas::builtin()));
         let memory = Memory::new(registry.clone());
         let engine = Engine::new(Options {
             backend: memory.clone(),

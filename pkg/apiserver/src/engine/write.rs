@@ -493,7 +493,7 @@ impl<'a> Write<'a> {
     }
 
     fn require_valid(&self, new: &Value, old: Option<&Value>, name: &str) -> Result<()> {
-        let errors = self.call.resource.validate(new, old);
+        let errors = self.call.resource.validate(self.call.sub(), new, old);
         if errors.is_empty() { Ok(()) } else { Err(self.invalid(name, &errors)) }
     }
 

@@ -106,9 +106,17 @@ impl Resource {
         self.schemas.for_kind(&self.gvk()).map_or(&api::schema::Type::Any, |d| &d.ty)
     }
 
-    /// What is wrong with a defaulted object, alone or as an update of `old`.
-    pub fn validate(&self, new: &serde_json::Value, old: Option<&serde_json::Value>) -> Vec<api::validate::FieldError> {
-        api::validate::validate(&self.gvk(), new, old)
+    /// What is wrong with a defaulted object, alone or as an update of `old` through a subresource.
+    pub fn validate(
+        &self,
+        subresource: &str,
+        new: &serde_json::Value,
+        old: Option<&serde_json::Value>,
+    ) -> Vec<api::validate::FieldError> {
+        if self.custom.is_some() {
+            return api::validate::validate_metadata(new, old);
+        }
+        api::validate::validate_subresource(&self.gvk(), subresource, new, old)
     }
 
     /// How kubectl's tables show it.
