@@ -76,7 +76,7 @@ fn describe(resource: &Resource) -> openapi::Resource {
         verbs: resource.verbs.clone(),
         subresources: subresources.collect(),
         schemas: resource.schemas.clone(),
-        custom: None,
+        custom: resource.custom.as_ref().map(|custom| custom.schema.clone()),
     }
 }
 

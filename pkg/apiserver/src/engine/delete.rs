@@ -6,6 +6,7 @@ use super::write::{self, RACE_ATTEMPTS, guarded};
 use super::{Call, Result, errors, media, output};
 use crate::Body;
 use crate::admission::{self, Operation};
+use crate::registry::custom::names;
 use crate::registry::strategy;
 use api::Status;
 use api::status::Details;
@@ -135,6 +136,8 @@ pub struct Rules {
     pub collectable: bool,
     /// Finalizers in `spec` count too, and the phase shows the deletion.
     pub namespace: bool,
+    /// Its objects go first (CustomResourceDefinitions).
+    pub definition: bool,
 }
 
 /// Plans the delete of `live` at `now`.
@@ -145,7 +148,10 @@ pub fn plan(live: &Value, options: &DeleteOptions, rules: Rules, now: jiff::Time
         Grace::Wait(seconds) => Some(seconds),
         Grace::None => None,
     };
-    let finalizers = finalizers(live, options, rules);
+    let mut finalizers = finalizers(live, options, rules);
+    if rules.definition && !live["metadata"]["deletionTimestamp"].is_string() {
+        terminate(&mut new, &mut finalizers, now);
+    }
     let meta = strategy::child(&mut new, "metadata");
     if finalizers.is_empty() {
         meta.remove("finalizers");
@@ -164,6 +170,16 @@ pub fn plan(live: &Value, options: &DeleteOptions, rules: Rules, now: jiff::Time
         new["status"]["phase"] = "Terminating".into();
     }
     Step::Mark(Box::new(new))
+}
+
+/// Upstream's first step of a definition's delete.
+fn terminate(definition: &mut Value, finalizers: &mut Vec<String>, now: jiff::Timestamp) {
+    if !finalizers.iter().any(|f| f == names::CLEANUP) {
+        finalizers.push(names::CLEANUP.into());
+    }
+    let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    names::condition(definition, "Terminating", true, "InstanceDeletionPending", message, &now);
 }
 
 enum Grace {
@@ -305,6 +321,7 @@ fn rules(call: &Call<'_>) -> Rules {
         orphans: strategy.orphans,
         collectable: strategy.collectable,
         namespace: call.resource.kind == "Namespace" && call.resource.gvr.group.is_empty(),
+        definition: call.resource.kind == "CustomResourceDefinition" && call.resource.custom.is_none(),
     }
 }
 
@@ -399,7 +416,7 @@ pub async fn delete_collection(call: &Call<'_>) -> Result<Response<Body>> {
 mod tests {
     use super::*;
 
-    const POD: Rules = Rules { graceful: true, orphans: false, collectable: true, namespace: false };
+    const POD: Rules = Rules { graceful: true, orphans: false, collectable: true, namespace: false, definition: false };
     const PLAIN: Rules = Rules { graceful: false, ..POD };
 
     fn now() -> jiff::Timestamp {

@@ -4,6 +4,7 @@
 //! store::Backend`. Writes pass `decode -> default -> managed fields -> admission -> strategy -> validate` and
 //! end in one compare-and-set; reads hand out stored bytes with the resourceVersion spliced in.
 
+mod definitions;
 mod delete;
 mod errors;
 mod list;
@@ -93,7 +94,8 @@ impl Engine {
 
     /// Follows the store until shutdown: allocated addresses and custom resources.
     pub async fn run(&self, shutdown: CancellationToken) {
-        self.alloc.run(self.backend.clone(), shutdown).await;
+        let definitions = definitions::run(self, shutdown.clone());
+        tokio::join!(self.alloc.run(self.backend.clone(), shutdown), definitions);
     }
 
     /// Gives back what a deleted object held.

@@ -304,3 +304,52 @@ async fn a_pod_is_admitted_bound_and_scaled_things_scale() {
         bench.json(scale, json!({"kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 3}})).await;
     assert_eq!((code, &scaled["spec"]["replicas"], &scaled["kind"]), (200, &json!(3), &json!("Scale")), "{scaled}");
 }
+
+#[tokio::test]
+async fn a_definition_is_served_and_cleared_away() {
+    let bench = bench().await;
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let (engine, ends) = (bench.engine.clone(), shutdown.clone());
+    let running = tokio::spawn(async move { engine.run(ends).await });
+    let definitions = |verb, name: &str| {
+        let mut info = info(verb, "customresourcedefinitions", "", name);
+        info.group = "apiextensions.k8s.io".into();
+        info
+    };
+    let (code, made) = bench.json(definitions(Verb::Create, ""), crate::registry::custom::tests::definition()).await;
+    assert_eq!(code, 201, "{made}");
+    let established = async |bench: &Bench| {
+        let (_, now) = bench.json(definitions(Verb::Get, "things.example.com"), Value::Null).await;
+        crate::registry::custom::names::condition_is(&now, "Established")
+    };
+    while !established(&bench).await {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let things = |verb, name: &str| {
+        let mut info = info(verb, "things", "default", name);
+        info.group = "example.com".into();
+        info
+    };
+    let thing =
+        json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "a"}, "spec": {"name": "abc"}});
+    let (code, made) = bench.json(things(Verb::Create, ""), thing.clone()).await;
+    assert_eq!((code, &made["spec"]["size"], &made["metadata"]["generation"]), (201, &json!(2), &json!(1)), "{made}");
+    let mut wrong = thing;
+    wrong["metadata"]["name"] = "b".into();
+    wrong["spec"]["size"] = "many".into();
+    let (code, refused) = bench.json(things(Verb::Create, ""), wrong).await;
+    assert_eq!((code, &refused["details"]["causes"][0]["field"]), (422, &json!("spec.size")), "{refused}");
+
+    let (code, _) = bench.json(definitions(Verb::Delete, "things.example.com"), Value::Null).await;
+    assert_eq!(code, 200);
+    while bench.json(definitions(Verb::Get, "things.example.com"), Value::Null).await.0 != 404 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    while bench.json(things(Verb::Get, "a"), Value::Null).await.1["message"]
+        != "the server could not find the requested resource"
+    {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    shutdown.cancel();
+    running.await.unwrap();
+}

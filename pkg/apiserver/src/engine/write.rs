@@ -249,7 +249,7 @@ impl<'a> Write<'a> {
         if has_status {
             fields.remove("status");
         }
-        api::default::default(&resource.gvk(), &mut object, resource.ty(), &resource.schemas);
+        resource.default(&mut object);
         if !applied {
             self.record_fields(None, &mut object);
         }
@@ -374,7 +374,7 @@ impl<'a> Write<'a> {
         self.check_preconditions(entry, live, &new)?;
         keep_identity(&mut new, live);
         self.keep_out_of_scope(&mut new, live);
-        api::default::default(&resource.gvk(), &mut new, resource.ty(), &resource.schemas);
+        resource.default(&mut new);
         if !applied {
             self.record_fields(Some(live), &mut new);
         }

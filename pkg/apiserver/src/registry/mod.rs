@@ -2,6 +2,7 @@
 //! the server runs.
 pub mod builtin;
 mod convert;
+pub mod custom;
 pub mod strategy;
 pub mod summarize;
 
@@ -55,11 +56,13 @@ pub enum Conversion {
 /// What a CustomResourceDefinition says of a version beyond its schema.
 #[derive(Clone, Debug)]
 pub struct Custom {
-    pub storage_version: String,
-    pub columns: Vec<api::table::Column>,
-    /// JSON paths of the columns, in order.
-    pub column_paths: Vec<String>,
+    /// The version's `openAPIV3Schema`.
+    pub schema: Arc<serde_json::Value>,
+    /// `additionalPrinterColumns`.
+    pub columns: Vec<serde_json::Value>,
     pub scale: Option<Scale>,
+    /// The schema's patterns, compiled.
+    pub patterns: custom::validate::Patterns,
 }
 
 /// Where a custom resource keeps what its `scale` shows, as JSON pointers (`/spec/replicas`).
@@ -113,15 +116,28 @@ impl Resource {
         new: &serde_json::Value,
         old: Option<&serde_json::Value>,
     ) -> Vec<api::validate::FieldError> {
-        if self.custom.is_some() {
-            return api::validate::validate_metadata(new, old);
+        let Some(custom) = &self.custom else {
+            return api::validate::validate_subresource(&self.gvk(), subresource, new, old);
+        };
+        let mut errors = api::validate::validate_metadata(new, old);
+        errors.extend(custom::validate::validate(new, &custom.schema, &custom.patterns));
+        errors
+    }
+
+    /// Fills in what the object leaves out.
+    pub fn default(&self, object: &mut serde_json::Value) {
+        match &self.custom {
+            Some(custom) => custom::schema::default(object, &custom.schema),
+            None => api::default::default(&self.gvk(), object, self.ty(), &self.schemas),
         }
-        api::validate::validate_subresource(&self.gvk(), subresource, new, old)
     }
 
     /// How kubectl's tables show it.
     pub fn printer(&self) -> Box<dyn api::table::Printer> {
-        api::table::printer(&self.gvk())
+        match &self.custom {
+            Some(custom) => Box::new(api::table::CustomPrinter::new(&custom.columns)),
+            None => api::table::printer(&self.gvk()),
+        }
     }
 
     /// All keys of the collection, or of one namespace of it.

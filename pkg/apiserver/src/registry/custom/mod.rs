@@ -1,0 +1,152 @@
+//! Custom resources: from a CustomResourceDefinition to the descriptors by which the engine serves it.
+
+pub mod names;
+pub mod schema;
+mod types;
+pub mod validate;
+
+use super::builtin::ALL_VERBS;
+use super::{Conversion, Custom, Resource, Scale, Strategy, Subresource};
+use api::schema::{Definition, Schemas};
+use api::{GroupVersion, GroupVersionKind, GroupVersionResource};
+use serde_json::Value;
+use std::sync::Arc;
+
+const UPDATABLE: &[&str] = &["get", "patch", "update"];
+
+/// A resource for each served version.
+pub fn resources(definition: &Value) -> Vec<Resource> {
+    let spec = &definition["spec"];
+    let versions = || spec["versions"].as_array().into_iter().flatten();
+    let storage = versions().find(|v| v["storage"] == true).map_or("", |v| text(&v["name"]));
+    let several =
+        versions().count() > 1 || definition["status"]["storedVersions"].as_array().is_some_and(|s| s.len() > 1);
+    versions().filter(|v| v["served"] == true).map(|v| resource(spec, v, storage, several)).collect()
+}
+
+fn resource(spec: &Value, version: &Value, storage: &str, several: bool) -> Resource {
+    let (group, name, names) = (text(&spec["group"]), text(&version["name"]), &spec["names"]);
+    let (plural, kind) = (text(&names["plural"]), text(&names["kind"]));
+    let or = |given: &Value, default: String| if text(given).is_empty() { default } else { text(given).into() };
+    let gvk = GroupVersionKind::new(group, name, kind);
+    let raw = &version["schema"]["openAPIV3Schema"];
+    let fields = version["selectableFields"].as_array().into_iter().flatten();
+    Resource {
+        gvr: GroupVersionResource::new(group, name, plural),
+        kind: kind.into(),
+        list_kind: or(&names["listKind"], format!("{kind}List")),
+        singular: or(&names["singular"], kind.to_lowercase()),
+        short_names: texts(&names["shortNames"]),
+        categories: texts(&names["categories"]),
+        namespaced: spec["scope"] == "Namespaced",
+        verbs: ALL_VERBS.to_vec(),
+        subresources: subresources(version, &gvk),
+        selectable_fields: fields.map(|f| text(&f["jsonPath"]).trim_start_matches('.').into()).collect(),
+        key_prefix: format!("/registry/{group}/{plural}"),
+        schemas: Arc::new(schemas(&gvk, raw)),
+        custom: Some(Arc::new(Custom {
+            schema: Arc::new(raw.clone()),
+            columns: version["additionalPrinterColumns"].as_array().cloned().unwrap_or_default(),
+            scale: scale(&version["subresources"]["scale"]),
+            patterns: validate::patterns(raw),
+        })),
+        strategy: Strategy::PLAIN,
+        storage_version: GroupVersion::new(group, storage),
+        conversion: if several { Conversion::Rewrite } else { Conversion::Identity },
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().map(|v| text(v).into()).collect()
+}
+
+fn subresources(version: &Value, gvk: &GroupVersionKind) -> Vec<Subresource> {
+    let given = &version["subresources"];
+    let mut all = Vec::new();
+    if given["scale"].is_object() {
+        let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
+        all.push(Subresource { name: "scale".into(), kind, verbs: UPDATABLE.to_vec() });
+    }
+    if given["status"].is_object() {
+        all.push(Subresource { name: "status".into(), kind: gvk.clone(), verbs: UPDATABLE.to_vec() });
+    }
+    all
+}
+
+fn scale(given: &Value) -> Option<Scale> {
+    let pointer = |path: &str| path.replace('.', "/");
+    Some(Scale {
+        spec_replicas: pointer(given["specReplicasPath"].as_str()?),
+        status_replicas: pointer(given["statusReplicasPath"].as_str()?),
+        label_selector: given["labelSelectorPath"].as_str().map(pointer),
+    })
+}
+
+/// The root type with its metadata, and the built-in types that it leans on.
+fn schemas(gvk: &GroupVersionKind, raw: &Value) -> Schemas {
+    let name: Arc<str> = format!("{}/{}.{}", gvk.group, gvk.version, gvk.kind).into();
+    let root = Definition { name, ty: types::root(raw), kinds: vec![gvk.clone()] };
+    Schemas::new(types::metadata().into_iter().chain(std::iter::once(root)))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    pub(crate) fn definition() -> Value {
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "things.example.com"},
+            "spec": {
+                "group": "example.com", "scope": "Namespaced",
+                "names": {"plural": "things", "kind": "Thing", "shortNames": ["th"]},
+                "versions": [{
+                    "name": "v1", "served": true, "storage": true,
+                    "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.size"}},
+                    "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}],
+                    "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                        "spec": {"type": "object", "required": ["name"], "properties": {
+                            "name": {"type": "string", "pattern": "^[a-z]+$"},
+                            "size": {"type": "integer", "minimum": 1, "default": 2},
+                            "mode": {"type": "string", "enum": ["a", "b"]},
+                            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+                            "list": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+                                "items": {"type": "object", "required": ["k"], "properties": {"k": {"type": "string"}, "v": {"x-kubernetes-int-or-string": true}}}},
+                        }},
+                        "status": {"type": "object", "properties": {"size": {"type": "integer"}}},
+                    }}},
+                }],
+            },
+        })
+    }
+
+    #[test]
+    fn a_definition_becomes_a_resource() {
+        let thing = &resources(&definition())[0];
+        assert_eq!(thing.key("n", "x"), "/registry/example.com/things/n/x");
+        assert_eq!((&*thing.singular, &*thing.list_kind), ("thing", "ThingList"));
+        assert!(thing.has_status() && thing.subresource("scale").is_some());
+        assert_eq!(thing.custom.as_ref().unwrap().scale.as_ref().unwrap().spec_replicas, "/spec/size");
+    }
+
+    #[test]
+    fn unknown_fields_go_where_the_schema_does_not_keep_them() {
+        let thing = &resources(&definition())[0];
+        let object = json!({
+            "apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "x"},
+            "spec": {"name": "n", "junk": 1, "free": {"any": {"thing": 1}}, "list": [{"k": "a", "v": 1, "w": 2}]},
+        });
+        let mode = api::decode::FieldValidation::Warn;
+        let decoded = api::decode::check(object, thing.ty(), &thing.schemas, mode).unwrap();
+        assert_eq!(
+            decoded.value["spec"],
+            json!({"name": "n", "free": {"any": {"thing": 1}}, "list": [{"k": "a", "v": 1}]})
+        );
+        assert_eq!(decoded.warnings, ["unknown field \"spec.junk\"", "unknown field \"spec.list[0].w\""]);
+    }
+}

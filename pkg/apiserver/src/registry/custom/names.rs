@@ -1,0 +1,113 @@
+//! Which names of a definition are its own, and what its status says of that
+//! (`apiextensions-apiserver/pkg/controller/{status,establish}`).
+use crate::registry::strategy::child;
+use serde_json::{Value, json};
+
+/// The finalizer under which a deleted definition waits for its objects to go.
+pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// Sets `acceptedNames` and the conditions; `others` are the established definitions.
+/// Returns whether the definition may be served.
+pub fn accept(definition: &mut Value, others: &[Value], now: &str) -> bool {
+    let conflict = conflict(definition, others);
+    let mut names = definition["spec"]["names"].clone();
+    let kind = names["kind"].as_str().unwrap_or_default().to_owned();
+    for (key, default) in [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))] {
+        if names[key].as_str().is_none_or(str::is_empty) {
+            names[key] = default.into();
+        }
+    }
+    let status = child(definition, "status");
+    if conflict.is_none() {
+        status.insert("acceptedNames".into(), names);
+    }
+    let accepted = conflict.is_none();
+    let (reason, message) = conflict.unwrap_or(("NoConflicts", "no conflicts found".into()));
+    condition(definition, "NamesAccepted", accepted, reason, &message, now);
+    let was = condition_is(definition, "Established");
+    let (reason, message) = if accepted {
+        ("InitialNamesAccepted", "the initial names have been accepted")
+    } else {
+        ("NotAccepted", "not all names are accepted")
+    };
+    if !was {
+        condition(definition, "Established", accepted, reason, message, now);
+    }
+    accepted || was
+}
+
+/// The first name that another definition of the group has taken.
+fn conflict(definition: &Value, others: &[Value]) -> Option<(&'static str, String)> {
+    let names = |d: &Value, key: &str| -> Vec<String> {
+        let value = &d["spec"]["names"][key];
+        let one = value.as_str().map(str::to_owned).into_iter();
+        one.chain(value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned))).collect()
+    };
+    let own = &definition["metadata"]["name"];
+    let same_group = |d: &&Value| d["spec"]["group"] == definition["spec"]["group"] && d["metadata"]["name"] != *own;
+    let resources =
+        |d: &Value| ["plural", "singular", "shortNames"].iter().flat_map(|k| names(d, k)).collect::<Vec<_>>();
+    let kinds = |d: &Value| ["kind", "listKind"].iter().flat_map(|k| names(d, k)).collect::<Vec<_>>();
+    for other in others.iter().filter(same_group) {
+        let (taken, taken_kinds) = (resources(other), kinds(other));
+        for (key, reason) in
+            [("plural", "PluralConflict"), ("singular", "SingularConflict"), ("shortNames", "ShortNamesConflict")]
+        {
+            if let Some(name) = names(definition, key).into_iter().find(|n| !n.is_empty() && taken.contains(n)) {
+                return Some((reason, format!("{name:?} is already in use")));
+            }
+        }
+        for (key, reason) in [("kind", "KindConflict"), ("listKind", "ListKindConflict")] {
+            if let Some(name) = names(definition, key).into_iter().find(|n| !n.is_empty() && taken_kinds.contains(n)) {
+                return Some((reason, format!("{name:?} is already in use")));
+            }
+        }
+    }
+    None
+}
+
+pub fn condition_is(definition: &Value, kind: &str) -> bool {
+    let conditions = definition["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|c| c["type"] == kind && c["status"] == "True")
+}
+
+/// Sets a condition; its time moves with its status.
+pub fn condition(definition: &mut Value, kind: &str, holds: bool, reason: &str, message: &str, now: &str) {
+    let status = if holds { "True" } else { "False" };
+    let list = child(definition, "status").entry("conditions").or_insert_with(|| json!([]));
+    let Some(list) = list.as_array_mut() else { return };
+    let old = list.iter_mut().find(|c| c["type"] == kind);
+    let since = old.as_ref().filter(|o| o["status"] == status).map(|o| o["lastTransitionTime"].clone());
+    let new = json!({
+        "type": kind, "status": status, "reason": reason, "message": message,
+        "lastTransitionTime": since.unwrap_or_else(|| now.into()),
+    });
+    match old {
+        Some(old) => *old = new,
+        None => list.push(new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::definition;
+    use super::*;
+
+    #[test]
+    fn names_are_accepted_once() {
+        let mut first = definition();
+        assert!(accept(&mut first, &[], "t1"));
+        assert_eq!(first["status"]["acceptedNames"]["listKind"], "ThingList");
+        assert!(condition_is(&first, "Established") && condition_is(&first, "NamesAccepted"));
+        let before = first.clone();
+        assert!(accept(&mut first, &[], "t2"));
+        assert_eq!(first, before);
+
+        let mut second = definition();
+        second["metadata"]["name"] = "stuff.example.com".into();
+        second["spec"]["names"] = json!({"plural": "stuff", "kind": "Thing"});
+        assert!(!accept(&mut second, &[first], "t3"));
+        assert_eq!(second["status"]["conditions"][0]["reason"], "KindConflict");
+        assert!(!condition_is(&second, "Established"));
+    }
+}
