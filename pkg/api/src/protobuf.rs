@@ -144,7 +144,7 @@ fn message(name: &str, bytes: &[u8], out: &mut Map<String, Value>, depth: usize)
         match field.shape {
             Shape::One => {
                 let value = value(&field.kind, wire, depth)?;
-                if !(field.drop_zero && is_zero(&value)) && !value.is_null() {
+                if !(value.is_null() || field.drop_zero && is_zero(&value)) {
                     out.insert(field.name.to_string(), value);
                 }
             }

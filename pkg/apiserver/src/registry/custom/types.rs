@@ -50,7 +50,7 @@ pub fn root(schema: &Value) -> Type {
 }
 
 fn own_fields() -> impl Iterator<Item = (Arc<str>, Field)> {
-    let field = |ty| Field { ty, required: false, nullable: false, default: None };
+    let field = |ty| Field { ty, required: false, nullable: false, default: None, in_zero_value: false };
     [
         ("apiVersion", field(Type::String(StringFormat::Plain))),
         ("kind", field(Type::String(StringFormat::Plain))),
@@ -86,6 +86,7 @@ fn structure(schema: &Value, keeps: bool) -> Struct {
         required: required.contains(name),
         nullable: schema["nullable"] == true,
         default: schema.get("default").cloned(),
+        in_zero_value: false,
     };
     let given = schema["properties"].as_object().into_iter().flatten();
     let mut fields: BTreeMap<Arc<str>, Field> = given.map(|(n, s)| (n.as_str().into(), field(n, s))).collect();
