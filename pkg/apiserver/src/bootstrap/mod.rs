@@ -14,6 +14,9 @@ use store::{Backend, Compare, Op, Revision, Txn};
 /// How often a write is tried again when somebody else wrote the same key meanwhile.
 const ATTEMPTS: usize = 5;
 
+/// The field manager of what is made here; Kubernetes' own name for it.
+const MANAGER: &str = "kube-apiserver";
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("writing {key}: {source}")]
@@ -85,7 +88,20 @@ fn newborn(wanted: &Wanted, object: &Object, now: jiff::Timestamp) -> Value {
     let mut value = object.value.clone();
     value["metadata"]["uid"] = uuid::Uuid::new_v5(&wanted.cluster_id, object.key.as_bytes()).to_string().into();
     value["metadata"]["creationTimestamp"] = seconds(now).into();
+    own(&mut value, &seconds(now));
     value
+}
+
+/// Records who wrote the fields, as for every other object.
+fn own(value: &mut Value, now: &str) {
+    let text = |field: &str| value[field].as_str().unwrap_or_default().to_owned();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let version = api::GroupVersion::parse(&api_version);
+    let schemas = api::schema::Schemas::builtin();
+    let gvk = api::GroupVersionKind::new(version.group, version.version, kind);
+    let Some(definition) = schemas.for_kind(&gvk) else { return };
+    let writer = api::apply::Writer { manager: MANAGER, api_version: &api_version, subresource: "", now };
+    api::apply::update(None, value, &writer, &definition.ty, schemas);
 }
 
 /// RFC 3339 without fractions, as Kubernetes writes times.
@@ -133,6 +149,7 @@ mod tests {
         let (one, two) = (newborn(&wanted, object, now), newborn(&wanted, object, now));
         assert_eq!(one, two);
         assert_eq!(one["metadata"]["creationTimestamp"], "2026-01-02T03:04:05Z");
+        assert_eq!(one["metadata"]["managedFields"][0]["manager"], "kube-apiserver");
         assert_ne!(one["metadata"]["uid"], newborn(&other, object, now)["metadata"]["uid"]);
     }
 }

@@ -21,8 +21,8 @@ const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("x-stream-protocol-
 const AGENT_PROTOCOL: &str = "v4.channel.k8s.io";
 
 pub async fn serve(front: &Arc<Front>, info: &RequestInfo, mut request: Request<RequestBody>) -> Answer {
-    let streams = Streams::read(info)?;
     let target = front.container(&info.namespace, &info.name, info.param("container").unwrap_or_default()).await?;
+    let streams = Streams::read(info)?;
     let agent =
         target.agent.ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", info.name)))?;
     let uri = agent_uri(info, &target, streams);

@@ -16,7 +16,7 @@ pub use agent::Agents;
 
 use crate::authz::Attributes;
 use crate::body::RequestBody;
-use crate::front::{Answer, Front};
+use crate::front::{Answer, Front, method_not_allowed};
 use crate::request::{RequestInfo, User, Verb};
 use api::Status;
 use http::Request;
@@ -44,8 +44,7 @@ pub async fn serve(front: &Arc<Front>, info: RequestInfo, user: &User, request: 
         "proxy" => proxy::serve(front, &info, request).await,
         subresource => {
             if !matches!(info.verb, Verb::Get | Verb::Create) {
-                let message = "the server does not allow this method on the requested resource";
-                return Err(Status::failure(405, "MethodNotAllowed", message).with_details(Default::default()));
+                return Err(method_not_allowed());
             }
             may_create(front, &info, user)?;
             match subresource {

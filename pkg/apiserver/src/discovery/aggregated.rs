@@ -10,10 +10,7 @@ pub fn list(groups: &[Group]) -> Value {
 }
 
 fn group(group: &Group) -> Value {
-    let mut metadata = json!({"creationTimestamp": null});
-    if !group.name.is_empty() {
-        metadata["name"] = json!(group.name);
-    }
+    let metadata = if group.name.is_empty() { json!({}) } else { json!({"name": group.name}) };
     json!({"metadata": metadata, "versions": group.versions.iter().map(version).collect::<Vec<_>>()})
 }
 

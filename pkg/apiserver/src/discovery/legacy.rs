@@ -2,6 +2,7 @@
 use super::groups::{Group, Version};
 use crate::registry::Resource;
 use serde_json::{Value, json};
+use sha2::Digest;
 
 pub fn core_versions(server_address: &str) -> Value {
     json!({
@@ -35,7 +36,20 @@ pub fn resources(groups: &[Group], group: &str, version: &str) -> Option<Value> 
     let found = groups.iter().find(|g| g.name == group)?.versions.iter().find(|v| v.name == version)?;
     let group_version = api::GroupVersion::new(group, version).to_string();
     let list: Vec<Value> = found.resources.iter().flat_map(|resource| entries(resource)).collect();
-    Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list}))
+    let mut document = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": list});
+    // The core group's document says no version of its own.
+    if !group.is_empty() {
+        document["apiVersion"] = "v1".into();
+    }
+    Some(document)
+}
+
+/// What changes when a resource is stored in another version (`k8s.io/apiserver/pkg/endpoints/discovery`).
+fn storage_version_hash(resource: &Resource) -> String {
+    use base64::Engine;
+    let stored = resource.stored_gvk();
+    let digest = sha2::Sha256::digest(format!("{}/{}/{}", stored.group, stored.version, stored.kind));
+    base64::engine::general_purpose::STANDARD.encode(&digest[..8])
 }
 
 /// The resource, where it has verbs of its own, then its subresources.
@@ -50,6 +64,9 @@ fn entries(resource: &Resource) -> Vec<Value> {
             if !list.is_empty() {
                 entry[key] = json!(list);
             }
+        }
+        if !resource.key_prefix.is_empty() {
+            entry["storageVersionHash"] = storage_version_hash(resource).into();
         }
         entries.push(entry);
     }

@@ -61,6 +61,19 @@ impl Discovery {
         Some(body::json(StatusCode::OK, document.to_string()))
     }
 
+    /// `IP:PORT` that clients outside the cluster are told.
+    pub fn server_address(&self) -> &str {
+        &self.server_address
+    }
+
+    /// Whether any resource of the version is served.
+    pub fn serves(&self, group: &str, version: &str, served: &Served) -> bool {
+        let first = api::GroupVersionResource::new(group, version, "");
+        let of_version = |gvr: &api::GroupVersionResource| gvr.group == group && gvr.version == version;
+        served.range(first..).next().is_some_and(|(gvr, _)| of_version(gvr))
+            || virtuals::resources().iter().any(|resource| of_version(&resource.gvr))
+    }
+
     /// Paths of all groups and versions, for `/`.
     pub fn paths(&self, served: &Served) -> Vec<String> {
         let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];

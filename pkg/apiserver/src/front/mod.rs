@@ -15,7 +15,7 @@ use crate::engine::{self, Serve};
 use crate::limits;
 use crate::metrics::{Metrics, Subject};
 use crate::registry::Registry;
-use crate::request::{self, RequestInfo, Target, User};
+use crate::request::{self, RequestInfo, Target, User, Verb};
 use crate::reviews;
 use api::Status;
 use http::{Method, Request, Response, header};
@@ -119,6 +119,10 @@ impl Front {
 
     async fn serve_resource(self: &Arc<Self>, info: RequestInfo, user: User, request: Request<RequestBody>) -> Answer {
         self.authorizer.check(&user, &Attributes::from(&info))?;
+        if !self.discovery.serves(&info.group, &info.version, &self.registry.served()) {
+            return Ok(paths::not_found());
+        }
+        check_method(&info)?;
         if connect::serves(&info) {
             return Box::pin(connect::serve(self, info, &user, request)).await;
         }
@@ -134,6 +138,22 @@ impl Front {
     }
 }
 
+/// A collection is not replaced or patched, and nothing is created at an object's own path.
+fn check_method(info: &RequestInfo) -> Result<(), Status> {
+    let wrong = match info.verb {
+        Verb::Update | Verb::Patch => info.name.is_empty(),
+        Verb::Create => !info.name.is_empty() && info.subresource.is_empty(),
+        _ => false,
+    };
+    if wrong { Err(method_not_allowed()) } else { Ok(()) }
+}
+
+/// 405 of a path that is served, with other methods.
+pub(crate) fn method_not_allowed() -> Status {
+    Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        .with_details(Default::default())
+}
+
 /// Bounds what is not long-running.
 async fn within(serve: impl Future<Output = Answer>) -> Answer {
     let timeout = || {
@@ -145,10 +165,7 @@ async fn within(serve: impl Future<Output = Answer>) -> Answer {
 
 fn unreadable(error: &request::Error) -> Status {
     match error {
-        request::Error::Method(_) => {
-            Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-                .with_details(Default::default())
-        }
+        request::Error::Method(_) => method_not_allowed(),
         other => Status::bad_request(other.to_string()),
     }
 }

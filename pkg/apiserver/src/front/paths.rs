@@ -1,10 +1,14 @@
 //! Paths that are no resources: discovery, health, version, keys.
-use super::{Answer, Front};
+use super::{Answer, Front, method_not_allowed};
 use crate::body::{self, Body};
 use crate::request::User;
 use crate::{health, version};
-use api::Status;
 use http::{Method, Response, StatusCode};
+
+/// 404 of a path that nothing serves, as Go's multiplexer answers it.
+pub(super) fn not_found() -> Response<Body> {
+    body::content(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n")
+}
 
 impl Front {
     pub(super) async fn serve_path(&self, path: &str, _user: &User, request: &http::request::Parts) -> Answer {
@@ -29,13 +33,11 @@ impl Front {
             }
             _ => None,
         };
-        let not_found = || body::content(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n");
         let Some(response) = known else { return Ok(not_found()) };
         if matches!(request.method, Method::GET | Method::HEAD) {
             return Ok(response);
         }
-        let message = "the server does not allow this method on the requested resource";
-        Err(Status::failure(405, "MethodNotAllowed", message).with_details(Default::default()))
+        Err(method_not_allowed())
     }
 
     /// The paths that are served, as `/` lists them.
@@ -58,7 +60,7 @@ impl Front {
         let issuer = self.authenticator.service_accounts().issuer();
         let document = serde_json::json!({
             "issuer": issuer,
-            "jwks_uri": format!("{issuer}/openid/v1/jwks"),
+            "jwks_uri": format!("https://{}/openid/v1/jwks", self.discovery.server_address()),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],

@@ -83,34 +83,38 @@ fn attributes(spec: &Value) -> Attributes<'_> {
 /// `pkg/apis/authorization/validation`.
 fn validate(kind: &str, path_namespace: &str, spec: &Value) -> Result<(), Status> {
     let mut errors = Vec::new();
-    let mut wrong = |field: &str, reason, detail: &str| {
-        errors.push(FieldError { field: field.into(), reason, value: None, detail: detail.into() });
+    let mut wrong = |field: &str, value: Value, detail: &str| {
+        let reason = Reason::Invalid;
+        errors.push(FieldError { field: field.into(), reason, value: Some(value), detail: detail.into() });
     };
     let (resource, url) = (spec["resourceAttributes"].is_object(), spec["nonResourceAttributes"].is_object());
     if resource && url {
         let detail = "cannot be specified in combination with resourceAttributes";
-        wrong("spec.nonResourceAttributes", Reason::Invalid, detail);
+        wrong("spec.nonResourceAttributes", spec["nonResourceAttributes"].clone(), detail);
     }
     if !resource && !url {
         let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-        wrong("spec.resourceAttributes", Reason::Invalid, detail);
+        wrong("spec.resourceAttributes", Value::Null, detail);
     }
     let anybody = spec["user"].as_str().is_some_and(|user| !user.is_empty()) || !strings(&spec["groups"]).is_empty();
     if kind != "SelfSubjectAccessReview" && !anybody {
-        wrong("spec.user", Reason::Invalid, "at least one of user or group must be specified");
+        wrong("spec.user", "".into(), "at least one of user or group must be specified");
     }
     if kind == "LocalSubjectAccessReview" {
-        if spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default() != path_namespace {
-            wrong("spec.resourceAttributes.namespace", Reason::Invalid, "must match metadata.namespace");
+        let namespace = spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
+        if namespace != path_namespace {
+            wrong("spec.resourceAttributes.namespace", namespace.into(), "must match metadata.namespace");
         }
         if url {
-            wrong("spec.nonResourceAttributes", Reason::Invalid, "disallowed on this kind of request");
+            let value = spec["nonResourceAttributes"].clone();
+            wrong("spec.nonResourceAttributes", value, "disallowed on this kind of request");
         }
     }
     if errors.is_empty() {
         return Ok(());
     }
-    let kind = GroupKind { group: "authorization.k8s.io".into(), kind: kind.into() };
+    // Upstream leaves the kind out here.
+    let kind = GroupKind { group: "authorization.k8s.io".into(), kind: String::new() };
     Err(Status::invalid(&kind, "", &errors))
 }
 

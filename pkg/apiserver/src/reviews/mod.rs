@@ -5,7 +5,7 @@ mod token;
 mod token_request;
 
 use crate::body;
-use crate::front::{Answer, Front};
+use crate::front::{Answer, Front, method_not_allowed};
 use crate::request::{RequestInfo, User, Verb};
 use api::Status;
 use bytes::Bytes;
@@ -33,12 +33,7 @@ pub(crate) struct Review<'a> {
 pub async fn serve(front: &Front, info: &RequestInfo, user: &User, headers: &HeaderMap, body: &Bytes) -> Answer {
     let review = Review { front, info, user, now: jiff::Timestamp::now() };
     if info.verb != Verb::Create {
-        return Err(if review.kind().is_some() {
-            let message = "the server does not allow this method on the requested resource";
-            Status::failure(405, "MethodNotAllowed", message).with_details(Default::default())
-        } else {
-            Status::no_such_path()
-        });
+        return Err(if review.kind().is_some() { method_not_allowed() } else { Status::no_such_path() });
     }
     let (kind, api_version) = review.kind().ok_or_else(Status::no_such_path)?;
     let mut object = read(headers, body)?;
@@ -79,7 +74,10 @@ impl Review<'_> {
                 object["metadata"]["creationTimestamp"] = seconds(self.now).into();
                 object["status"] = json!({"userInfo": user_info(self.user)});
             }
-            "SelfSubjectRulesReview" => object["status"] = self.rules(&object["spec"])?,
+            "SelfSubjectRulesReview" => {
+                object["status"] = self.rules(&object["spec"])?;
+                object["spec"] = json!({});
+            }
             kind => object["status"] = self.access(kind, &object)?,
         }
         Ok(object)
