@@ -3,7 +3,7 @@
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use k8s_openapi::api::core::v1::Node;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Where a pod is and whether the API has said so.
@@ -13,6 +13,13 @@ struct Placed {
     assumed: bool,
 }
 
+/// Pods of one controller, counted by node and by zone.
+#[derive(Clone, Debug, Default)]
+pub struct Siblings {
+    pub nodes: HashMap<Arc<str>, u32>,
+    pub zones: HashMap<Arc<str>, u32>,
+}
+
 #[derive(Debug, Default)]
 pub struct Cluster {
     nodes: Vec<NodeInfo>,
@@ -20,8 +27,12 @@ pub struct Cluster {
     placed: HashMap<Arc<str>, Placed>,
     /// Nodes that have an image, by the image's name.
     image_nodes: HashMap<Box<str>, usize>,
-    /// Pods of a controller on each node: `controller uid -> node -> pods`.
-    siblings: HashMap<Arc<str>, HashMap<Arc<str>, u32>>,
+    /// Where the pods of each controller are, by its uid.
+    siblings: HashMap<Arc<str>, Siblings>,
+    /// Labels of namespaces, for selectors that choose by them.
+    namespaces: HashMap<Box<str>, BTreeMap<String, String>>,
+    /// Placed pods that have affinity terms, with their nodes: they may have a say about other pods.
+    with_affinity: HashMap<Arc<str>, Arc<str>>,
     /// Nodes whose object is known.
     ready: usize,
 }
@@ -59,9 +70,34 @@ impl Cluster {
         self.image_nodes.get(name).copied().unwrap_or_default()
     }
 
-    /// Pods of this controller on each node that has any.
-    pub fn siblings(&self, controller: &str) -> Option<&HashMap<Arc<str>, u32>> {
+    /// Where the placed pods of this controller are, if there are any.
+    pub fn siblings(&self, controller: &str) -> Option<&Siblings> {
         self.siblings.get(controller)
+    }
+
+    pub fn set_namespace(&mut self, name: &str, labels: BTreeMap<String, String>) {
+        self.namespaces.insert(name.into(), labels);
+    }
+
+    pub fn remove_namespace(&mut self, name: &str) {
+        self.namespaces.remove(name);
+    }
+
+    pub fn namespace_labels(&self, name: &str) -> Option<&BTreeMap<String, String>> {
+        self.namespaces.get(name)
+    }
+
+    /// Every placed pod with its node.
+    pub fn pods(&self) -> impl Iterator<Item = (&NodeInfo, &Arc<PodInfo>)> {
+        self.nodes.iter().flat_map(|node| node.pods.values().map(move |pod| (node, pod)))
+    }
+
+    /// Placed pods that have affinity terms of their own, with their nodes.
+    pub fn pods_with_affinity(&self) -> impl Iterator<Item = (&NodeInfo, &Arc<PodInfo>)> {
+        self.with_affinity.iter().filter_map(|(uid, node)| {
+            let node = self.node(node)?;
+            Some((node, node.pods.get(uid)?))
+        })
     }
 
     pub fn set_node(&mut self, node: Arc<Node>) {
@@ -69,7 +105,9 @@ impl Cluster {
         let at = self.slot(name);
         self.count_images(at, false);
         self.ready += usize::from(self.nodes[at].object.is_none());
+        let zone = self.nodes[at].zone.clone();
         self.nodes[at].set_object(node);
+        self.move_zone(at, zone);
         self.count_images(at, true);
     }
 
@@ -105,6 +143,7 @@ impl Cluster {
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let placed = self.placed.remove(uid)?;
         let at = self.by_name.get(&placed.node).copied()?;
+        self.with_affinity.remove(uid);
         let pod = self.nodes[at].remove_pod(uid);
         if let Some(controller) = pod.as_ref().and_then(|pod| pod.controller.as_ref()) {
             self.count_sibling(controller, &placed.node, false);
@@ -118,6 +157,9 @@ impl Cluster {
     }
 
     fn place(&mut self, pod: Arc<PodInfo>, node: Arc<str>, assumed: bool) {
+        if pod.affinity.is_some() {
+            self.with_affinity.insert(pod.uid.clone(), node.clone());
+        }
         if let Some(controller) = &pod.controller {
             self.count_sibling(&controller.clone(), &node, true);
         }
@@ -127,14 +169,31 @@ impl Cluster {
     }
 
     fn count_sibling(&mut self, controller: &Arc<str>, node: &Arc<str>, more: bool) {
-        let nodes = self.siblings.entry(controller.clone()).or_default();
-        let count = nodes.entry(node.clone()).or_default();
-        *count = if more { *count + 1 } else { count.saturating_sub(1) };
-        if *count == 0 {
-            nodes.remove(node);
+        let zone = self.node(node).and_then(|node| node.zone.clone());
+        let siblings = self.siblings.entry(controller.clone()).or_default();
+        count(&mut siblings.nodes, node, more);
+        if let Some(zone) = zone {
+            count(&mut siblings.zones, &zone, more);
         }
-        if nodes.is_empty() {
+        if siblings.nodes.is_empty() {
             self.siblings.remove(controller);
+        }
+    }
+
+    /// A node has moved to another zone, or said for the first time where it is.
+    fn move_zone(&mut self, at: usize, before: Option<Arc<str>>) {
+        let node = &self.nodes[at];
+        if node.zone == before {
+            return;
+        }
+        for controller in node.pods.values().filter_map(|pod| pod.controller.as_ref()) {
+            let Some(siblings) = self.siblings.get_mut(controller) else { continue };
+            if let Some(before) = &before {
+                count(&mut siblings.zones, before, false);
+            }
+            if let Some(now) = &node.zone {
+                count(&mut siblings.zones, now, true);
+            }
         }
     }
 
@@ -170,6 +229,14 @@ impl Cluster {
     }
 }
 
+fn count(counts: &mut HashMap<Arc<str>, u32>, key: &Arc<str>, more: bool) {
+    let entry = counts.entry(key.clone()).or_default();
+    *entry = if more { *entry + 1 } else { entry.saturating_sub(1) };
+    if *entry == 0 {
+        counts.remove(key);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +269,26 @@ mod tests {
         cluster.set_pod(p, "n2");
         assert_eq!(cluster.node("n1").unwrap().requested.cpu_milli, 0);
         assert_eq!(cluster.node("n2").unwrap().requested.cpu_milli, 1000);
+    }
+
+    #[test]
+    fn siblings_follow_their_nodes_zone() {
+        let owned = json!({"metadata": {"ownerReferences": [
+            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true}]}});
+        let zone = |zone: &str| node("n1", json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}}));
+        let zones = |cluster: &Cluster| {
+            cluster.siblings("r").map(|s| s.zones.iter().map(|(k, v)| (k.to_string(), *v)).collect::<Vec<_>>())
+        };
+        let mut cluster = Cluster::default();
+        cluster.set_pod(pod("p", json!({}), owned), "n1");
+        assert_eq!(zones(&cluster), Some(vec![]));
+        cluster.set_node(zone("a"));
+        assert_eq!(zones(&cluster), Some(vec![("a".into(), 1)]));
+        cluster.set_node(zone("b"));
+        cluster.remove_node("n1");
+        assert_eq!(zones(&cluster), Some(vec![("b".into(), 1)]));
+        cluster.remove_pod("p");
+        assert_eq!(zones(&cluster), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::pod::PodInfo;
 use crate::queue::Queue;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// What is to be done about one pod.
@@ -97,6 +97,18 @@ impl Core {
 
     pub fn node_gone(&mut self, name: &str) {
         self.cluster.remove_node(name);
+    }
+
+    pub fn namespace_changed(&mut self, name: &str, labels: BTreeMap<String, String>) {
+        if self.cluster.namespace_labels(name) != Some(&labels) {
+            self.cluster.set_namespace(name, labels);
+            // Selectors of namespaces decide which pods are meant, as the pods' own labels do.
+            self.happened = self.happened | Events::POD_LABELS;
+        }
+    }
+
+    pub fn namespace_gone(&mut self, name: &str) {
+        self.cluster.remove_namespace(name);
     }
 
     /// Brings everything in line with full lists, where single events were missed.

@@ -59,6 +59,8 @@ pub enum Normalize {
     ByMax,
     /// The highest becomes 0.
     ByMaxReversed,
+    /// The lowest becomes 0 and the highest 100, whatever their signs.
+    MinMax,
     /// Fewer is better, and the best comes near 100 even where all are high.
     Spread,
 }
@@ -353,6 +355,8 @@ fn normalize(scores: &mut [i64], how: Normalize) {
             }
             Normalize::ByMax => MAX_SCORE * *score / max,
             Normalize::ByMaxReversed => MAX_SCORE - MAX_SCORE * *score / max,
+            Normalize::MinMax if max == min => 0,
+            Normalize::MinMax => MAX_SCORE * (*score - min) / (max - min),
             Normalize::Spread if max == 0 => MAX_SCORE,
             Normalize::Spread => MAX_SCORE * (max + min - *score) / max,
         };
@@ -372,6 +376,7 @@ mod tests {
         assert_eq!(run(vec![0, 5, 10], Normalize::ByMax), [0, 50, 100]);
         assert_eq!(run(vec![0, 5, 10], Normalize::ByMaxReversed), [100, 50, 0]);
         assert_eq!(run(vec![0, 0], Normalize::ByMaxReversed), [100, 100]);
+        assert_eq!(run(vec![-10, 0, 10], Normalize::MinMax), [0, 50, 100]);
         assert_eq!(run(vec![8, 10], Normalize::Spread), [100, 80]);
         assert_eq!(run(vec![0, 0], Normalize::Spread), [100, 100]);
     }

@@ -10,6 +10,7 @@
 //!             └──────────────────── bound, failed ◄──────────────────────┘
 //! ```
 
+pub mod affinity;
 pub mod cluster;
 pub mod core;
 pub mod framework;

@@ -6,6 +6,8 @@ use kube::ResourceExt;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 #[derive(Clone, Debug, Default)]
 pub struct NodeInfo {
     pub name: Arc<str>,
@@ -21,6 +23,8 @@ pub struct NodeInfo {
     pub ports: Vec<HostPort>,
     /// Bytes by every name of an image.
     pub images: HashMap<Box<str>, i64>,
+    /// Where it stands, if it says so; kept when the node itself is gone.
+    pub zone: Option<Arc<str>>,
 }
 
 impl NodeInfo {
@@ -35,6 +39,7 @@ impl NodeInfo {
         let pods = pods.and_then(|quantity| api::quantity::Quantity::parse(&quantity.0).ok());
         self.max_pods = pods.map_or(0, |quantity| quantity.value());
         self.images = images(&node);
+        self.zone = node.labels().get(ZONE).map(|zone| zone.as_str().into());
         self.object = Some(node);
     }
 

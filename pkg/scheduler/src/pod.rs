@@ -1,4 +1,5 @@
 //! A pod as the scheduler sees it: what decisions need, worked out once.
+use crate::affinity::Affinity;
 use crate::resources::Request;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::ResourceExt;
@@ -32,6 +33,8 @@ pub struct PodInfo {
     pub ports: Box<[HostPort]>,
     /// uid of the controller that owns it: its siblings are spread.
     pub controller: Option<Arc<str>>,
+    /// What it wants of other pods; absent for most.
+    pub affinity: Option<Box<Affinity>>,
     pub object: Arc<Pod>,
 }
 
@@ -47,6 +50,7 @@ impl PodInfo {
             request: Request::of(&object),
             ports: host_ports(&object),
             controller: controller.map(|owner| owner.uid.as_str().into()),
+            affinity: Affinity::of(&object).map(Box::new),
             object,
         }
     }

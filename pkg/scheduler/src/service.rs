@@ -6,7 +6,7 @@ use crate::report::{BindError, Failures, Reporter};
 use client::{Informers, Reflector, Subscription};
 use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::ResourceExt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -41,6 +41,7 @@ pub struct Service {
     reporter: Reporter,
     pods: Reflector<Pod>,
     nodes: Reflector<Node>,
+    namespaces: Reflector<Namespace>,
     failures: Failures,
     tasks: TaskTracker,
     permits: Arc<Semaphore>,
@@ -62,10 +63,18 @@ struct BindResult {
     result: Result<(), BindError>,
 }
 
+/// What the loop follows.
+struct Events {
+    pods: Subscription<Pod>,
+    nodes: Subscription<Node>,
+    namespaces: Subscription<Namespace>,
+}
+
 /// What the loop woke up for.
 enum Wake {
     Pod(Option<client::Event<Pod>>),
     Node(Option<client::Event<Node>>),
+    Namespace(Option<client::Event<Namespace>>),
     Bound(BindResult),
     Time,
     Stop,
@@ -81,6 +90,7 @@ impl Service {
             reporter: Reporter::new(client, &name),
             pods: informers.reflector(),
             nodes: informers.reflector(),
+            namespaces: informers.reflector(),
             failures: Failures::default(),
             tasks: TaskTracker::new(),
             permits: Arc::new(Semaphore::new(MAX_BINDS)),
@@ -97,15 +107,20 @@ impl Service {
         if let Some(reports) = self.waiting_reports.take() {
             self.tasks.spawn(write_reports(reports, self.reporter.clone(), shutdown.clone()));
         }
-        let (mut pod_events, mut node_events) = (self.pods.subscribe(), self.nodes.subscribe());
+        let mut events = Events {
+            pods: self.pods.subscribe(),
+            nodes: self.nodes.subscribe(),
+            namespaces: self.namespaces.subscribe(),
+        };
         let synced = async {
+            self.namespaces.synced().await;
             self.nodes.synced().await;
             self.pods.synced().await;
         };
         if shutdown.run_until_cancelled(synced).await.is_some() {
             self.resync();
             tracing::info!(nodes = self.core.cluster().len(), waiting = self.core.waiting(), "scheduling");
-            self.follow(&mut pod_events, &mut node_events, &shutdown).await;
+            self.follow(&mut events, &shutdown).await;
         }
         self.tasks.close();
         if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
@@ -113,14 +128,9 @@ impl Service {
         }
     }
 
-    async fn follow(
-        &mut self,
-        pods: &mut Subscription<Pod>,
-        nodes: &mut Subscription<Node>,
-        shutdown: &CancellationToken,
-    ) {
+    async fn follow(&mut self, events: &mut Events, shutdown: &CancellationToken) {
         loop {
-            self.take_events(pods, nodes);
+            self.take_events(events);
             if self.decide() {
                 tokio::task::yield_now().await;
                 if shutdown.is_cancelled() {
@@ -128,45 +138,46 @@ impl Service {
                 }
                 continue;
             }
-            match self.wait(pods, nodes, shutdown).await {
+            match self.wait(events, shutdown).await {
                 Wake::Pod(Some(event)) => self.pod_event(event),
                 Wake::Node(Some(event)) => self.node_event(event),
+                Wake::Namespace(Some(event)) => self.namespace_event(event),
                 Wake::Bound(result) => self.finish_binding(result),
                 Wake::Time => {}
-                Wake::Pod(None) | Wake::Node(None) | Wake::Stop => return,
+                Wake::Pod(None) | Wake::Node(None) | Wake::Namespace(None) | Wake::Stop => return,
             }
         }
     }
 
-    async fn wait(
-        &mut self,
-        pods: &mut Subscription<Pod>,
-        nodes: &mut Subscription<Node>,
-        shutdown: &CancellationToken,
-    ) -> Wake {
+    async fn wait(&mut self, events: &mut Events, shutdown: &CancellationToken) -> Wake {
         let due = self.core.next_tick_ms().map(|at_ms| self.started + Duration::from_millis(at_ms));
         let timer = sleep_until(due);
         tokio::select! {
             biased;
             () = shutdown.cancelled() => Wake::Stop,
             Some(result) = self.results.1.recv() => Wake::Bound(result),
-            event = nodes.next() => Wake::Node(event),
-            event = pods.next() => Wake::Pod(event),
+            event = events.namespaces.next() => Wake::Namespace(event),
+            event = events.nodes.next() => Wake::Node(event),
+            event = events.pods.next() => Wake::Pod(event),
             () = timer => Wake::Time,
         }
     }
 
     /// Takes what has already happened, without waiting.
-    fn take_events(&mut self, pods: &mut Subscription<Pod>, nodes: &mut Subscription<Node>) {
+    fn take_events(&mut self, events: &mut Events) {
         while let Ok(result) = self.results.1.try_recv() {
             self.finish_binding(result);
         }
         for _ in 0..EVENTS_A_ROUND {
-            let Some(Some(event)) = nodes.next().now_or_never() else { break };
+            let Some(Some(event)) = events.namespaces.next().now_or_never() else { break };
+            self.namespace_event(event);
+        }
+        for _ in 0..EVENTS_A_ROUND {
+            let Some(Some(event)) = events.nodes.next().now_or_never() else { break };
             self.node_event(event);
         }
         for _ in 0..EVENTS_A_ROUND {
-            let Some(Some(event)) = pods.next().now_or_never() else { break };
+            let Some(Some(event)) = events.pods.next().now_or_never() else { break };
             self.pod_event(event);
         }
     }
@@ -188,7 +199,18 @@ impl Service {
         }
     }
 
+    fn namespace_event(&mut self, event: client::Event<Namespace>) {
+        match event {
+            client::Event::Applied { new, .. } => self.core.namespace_changed(&new.name_any(), new.labels().clone()),
+            client::Event::Deleted(namespace) => self.core.namespace_gone(&namespace.name_any()),
+            client::Event::Resync => self.resync(),
+        }
+    }
+
     fn resync(&mut self) {
+        for namespace in self.namespaces.list() {
+            self.core.namespace_changed(&namespace.name_any(), namespace.labels().clone());
+        }
         let now_ms = self.now_ms();
         self.core.resync(self.pods.list(), self.nodes.list(), now_ms);
     }

@@ -217,3 +217,121 @@ fn resync_forgets_what_is_gone() {
     assert_eq!(core.cluster().node("n1").unwrap().requested.cpu_milli, 0);
     assert_eq!(run(&mut core, 0)["b"], "n1");
 }
+
+/// `n0`, `n1` in zone a, `n2` in zone b.
+fn zones() -> Core {
+    let mut core = core();
+    for (name, zone) in [("n0", "a"), ("n1", "a"), ("n2", "b")] {
+        core.node_changed(node(name, json!({"metadata": {"labels": {"zone": zone}}})));
+    }
+    core
+}
+
+fn labelled(app: &str, spec: Value) -> Value {
+    json!({"metadata": {"labels": {"app": app}}, "spec": spec})
+}
+
+fn term(app: &str, key: &str) -> Value {
+    json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": app}}})
+}
+
+fn requires(kind: &str, terms: Value) -> Value {
+    json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": terms}}})
+}
+
+#[test]
+fn anti_affinity_works_both_ways() {
+    let mut core = zones();
+    let apart = requires("podAntiAffinity", json!([term("web", "zone")]));
+    for name in ["w1", "w2", "w3"] {
+        pending(&mut core, name, json!({}), labelled("web", apart.clone()));
+    }
+    let decided = run(&mut core, 0);
+    let zone = |name: &str| if decided[name] == "n2" { "b" } else { "a" };
+    assert_ne!(zone("w1"), zone("w2"));
+    assert!(decided["w3"].starts_with("0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules."));
+    // A pod without any wish is kept away by those that are there.
+    pending(&mut core, "plain", json!({}), labelled("web", json!({})));
+    let decided = run(&mut core, 0);
+    assert!(decided["plain"].contains("3 node(s) didn't satisfy existing pods anti-affinity rules"));
+    core.pod_gone("plain");
+    core.pod_gone("w1");
+    assert!(run(&mut core, 2_000)["w3"].starts_with('n'), "room again");
+}
+
+#[test]
+fn affinity_follows_and_the_first_may_stand_anywhere() {
+    let mut core = zones();
+    let together = requires("podAffinity", json!([term("web", "zone")]));
+    pending(&mut core, "first", json!({}), labelled("web", together.clone()));
+    let first = run(&mut core, 0)["first"].clone();
+    pending(&mut core, "second", json!({"cpu": "1"}), labelled("web", together.clone()));
+    let second = run(&mut core, 0)["second"].clone();
+    assert_eq!(first == "n2", second == "n2");
+    pending(&mut core, "lonely", json!({}), labelled("db", requires("podAffinity", json!([term("cache", "zone")]))));
+    assert!(run(&mut core, 0)["lonely"].contains("3 node(s) didn't match pod affinity rules"));
+    pending(&mut core, "cache", json!({}), labelled("cache", json!({"nodeSelector": {"zone": "b"}})));
+    assert_eq!(run(&mut core, 20_000)["cache"], "n2");
+    core.pod_changed(pod_object("cache", json!({}), labelled("cache", json!({"nodeName": "n2"}))), 20_000);
+    assert!(run(&mut core, 20_000).is_empty(), "its place was taken into account when it was decided on");
+    core.pod_changed(pod_object("cache2", json!({}), labelled("cache", json!({"nodeName": "n2"}))), 20_000);
+    assert_eq!(run(&mut core, 20_000)["lonely"], "n2");
+}
+
+#[test]
+fn other_namespaces_count_when_they_are_meant() {
+    let mut core = zones();
+    let elsewhere = json!({"metadata": {"namespace": "shop", "labels": {"app": "web"}}, "spec": {"nodeName": "n2"}});
+    core.pod_changed(pod_object("theirs", json!({}), elsewhere), 0);
+    let mut near = term("web", "zone");
+    near["namespaceSelector"] = json!({"matchLabels": {"team": "x"}});
+    pending(&mut core, "p", json!({}), labelled("db", requires("podAffinity", json!([near]))));
+    assert!(run(&mut core, 0)["p"].contains("didn't match pod affinity rules"));
+    core.namespace_changed("shop", [("team".to_owned(), "x".to_owned())].into());
+    assert_eq!(run(&mut core, 1_000)["p"], "n2");
+}
+
+#[test]
+fn preferences_pull_and_push() {
+    let mut core = zones();
+    core.pod_changed(pod_object("cache", json!({}), labelled("cache", json!({"nodeName": "n2"}))), 0);
+    let prefers = |kind: &str| {
+        json!({"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution":
+            [{"weight": 100, "podAffinityTerm": term("cache", "zone")}]}}})
+    };
+    pending(&mut core, "near", json!({}), labelled("x", prefers("podAffinity")));
+    pending(&mut core, "far", json!({}), labelled("y", prefers("podAntiAffinity")));
+    let decided = run(&mut core, 0);
+    assert_eq!(decided["near"], "n2");
+    assert_ne!(decided["far"], "n2");
+}
+
+#[test]
+fn spread_constraints() {
+    let constraint = |when: &str| {
+        json!({"topologySpreadConstraints": [{"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": when,
+            "labelSelector": {"matchLabels": {"app": "web"}}}]})
+    };
+    let mut core = zones();
+    core.node_changed(node("bare", json!({})));
+    for i in 0..6 {
+        pending(&mut core, &format!("p{i}"), json!({"cpu": "1"}), labelled("web", constraint("DoNotSchedule")));
+    }
+    let decided = run(&mut core, 0);
+    let in_b = decided.values().filter(|node| *node == "n2").count();
+    assert_eq!(in_b, 3, "{decided:?}");
+    // Zone b is full; going to zone a would tip the balance, and the bare node is in no zone.
+    for name in ["b", "c", "d", "e"] {
+        pending(&mut core, name, json!({"cpu": "1"}), labelled("web", constraint("DoNotSchedule")));
+    }
+    let decided = run(&mut core, 0);
+    let refused = decided.values().find(|text| text.starts_with("0/4")).expect("one does not fit");
+    assert!(
+        refused.contains("1 node(s) didn't match pod topology spread constraints (missing required label)"),
+        "{refused}"
+    );
+    assert!(refused.contains("2 node(s) didn't match pod topology spread constraints."), "{refused}");
+    // As a wish it yields.
+    pending(&mut core, "w", json!({"cpu": "1"}), labelled("web", constraint("ScheduleAnyway")));
+    assert!(!run(&mut core, 0)["w"].starts_with("0/"));
+}

@@ -1,11 +1,13 @@
 //! The filters and scores of a default scheduler, each named as its counterpart upstream.
 
 mod image_locality;
+mod inter_pod_affinity;
 mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_resources;
 mod node_unschedulable;
+mod pod_topology_spread;
 mod preemption;
 mod sibling_spread;
 mod taint_toleration;
@@ -22,6 +24,8 @@ pub fn default() -> Framework {
         Box::new(node_affinity::NodeAffinity),
         Box::new(node_ports::NodePorts),
         Box::new(node_resources::Fit),
+        Box::new(pod_topology_spread::PodTopologySpread),
+        Box::new(inter_pod_affinity::InterPodAffinity),
     ];
     let scores: Vec<Box<dyn Score>> = vec![
         Box::new(node_resources::LeastAllocated),
@@ -29,6 +33,8 @@ pub fn default() -> Framework {
         Box::new(node_affinity::NodeAffinity),
         Box::new(taint_toleration::TaintToleration),
         Box::new(sibling_spread::SiblingSpread),
+        Box::new(pod_topology_spread::PodTopologySpread),
+        Box::new(inter_pod_affinity::InterPodAffinity),
         Box::new(image_locality::ImageLocality),
     ];
     Framework { filters, scores, post_filter: Box::new(NoPreemption) }

@@ -24,8 +24,7 @@ impl Filter for NodeAffinity {
             return Check::Skip;
         }
         let test = Box::new(move |node: &NodeInfo, reasons: &mut Vec<_>| {
-            let selected = selector.is_none_or(|s| s.iter().all(|(key, value)| node.labels().get(key) == Some(value)));
-            if selected && terms.is_none_or(|terms| terms.iter().any(|term| matches(term, node))) {
+            if allows(pod, node) {
                 return Fit::Yes;
             }
             reasons.push("node(s) didn't match Pod's node affinity/selector".into());
@@ -36,6 +35,13 @@ impl Filter for NodeAffinity {
             None => Check::Nodes(test),
         }
     }
+}
+
+/// Does the node meet the pod's selector and required affinity?
+pub(super) fn allows(pod: &PodInfo, node: &NodeInfo) -> bool {
+    let selector = pod.spec().and_then(|spec| spec.node_selector.as_ref());
+    let selected = selector.is_none_or(|s| s.iter().all(|(key, value)| node.labels().get(key) == Some(value)));
+    selected && required(pod).is_none_or(|terms| terms.iter().any(|term| matches(term, node)))
 }
 
 impl Score for NodeAffinity {

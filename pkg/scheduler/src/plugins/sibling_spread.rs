@@ -4,9 +4,7 @@ use crate::cluster::Cluster;
 use crate::framework::{Normalize, Score, Scorer};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
-use std::collections::HashMap;
 
-const ZONE: &str = "topology.kubernetes.io/zone";
 /// Scores are whole numbers; this keeps two places of the weights.
 const SCALE: f64 = 100.0;
 
@@ -24,18 +22,12 @@ impl Score for SiblingSpread {
     fn prepare<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Option<Scorer<'a>> {
         let asks = pod.spec()?.topology_spread_constraints.as_ref().is_some_and(|constraints| !constraints.is_empty());
         let siblings = cluster.siblings(pod.controller.as_deref().filter(|_| !asks)?)?;
-        let mut zones: HashMap<&str, u32> = HashMap::new();
-        for (node, pods) in siblings {
-            if let Some(zone) = cluster.node(node).and_then(|node| node.labels().get(ZONE)) {
-                *zones.entry(zone).or_default() += pods;
-            }
-        }
         // The more places there are, the more an uneven one counts.
         let weight = |places: usize| (places as f64 + 2.0).ln() * SCALE;
-        let (node_weight, zone_weight) = (weight(cluster.len()), weight(zones.len()));
+        let (node_weight, zone_weight) = (weight(cluster.len()), weight(siblings.zones.len()));
         let score = move |node: &NodeInfo| {
-            let here = siblings.get(&node.name).copied().unwrap_or_default();
-            let zone = node.labels().get(ZONE).and_then(|zone| zones.get(zone.as_str())).copied().unwrap_or_default();
+            let here = siblings.nodes.get(&node.name).copied().unwrap_or_default();
+            let zone = node.zone.as_ref().and_then(|zone| siblings.zones.get(zone)).copied().unwrap_or_default();
             (f64::from(here) * node_weight + f64::from(zone) * zone_weight) as i64
         };
         Some(Scorer { score: Box::new(score), normalize: Normalize::Spread })

@@ -1,6 +1,7 @@
 //! Taints and tolerations.
 use crate::cluster::Cluster;
 use crate::framework::{Check, Events, Filter, Fit, Normalize, Score, Scorer};
+use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
@@ -17,8 +18,7 @@ impl Filter for TaintToleration {
 
     fn prepare<'a>(&self, pod: &'a PodInfo, _: &'a Cluster) -> Check<'a> {
         Check::Nodes(Box::new(|node, reasons| {
-            let forbids = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
-            if node.taints().iter().filter(forbids).all(|taint| tolerates(pod, taint)) {
+            if admits(pod, node) {
                 return Fit::Yes;
             }
             reasons.push("node(s) had untolerated taint(s)".into());
@@ -37,12 +37,18 @@ impl Score for TaintToleration {
     }
 
     fn prepare<'a>(&self, pod: &'a PodInfo, _: &'a Cluster) -> Option<Scorer<'a>> {
-        let score = |node: &crate::node::NodeInfo| {
+        let score = |node: &NodeInfo| {
             let discourages = node.taints().iter().filter(|taint| taint.effect == "PreferNoSchedule");
             discourages.filter(|taint| !tolerates(pod, taint)).count() as i64
         };
         Some(Scorer { score: Box::new(score), normalize: Normalize::ByMaxReversed })
     }
+}
+
+/// Does the pod tolerate all taints of the node that forbid?
+pub(super) fn admits(pod: &PodInfo, node: &NodeInfo) -> bool {
+    let forbids = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
+    node.taints().iter().filter(forbids).all(|taint| tolerates(pod, taint))
 }
 
 /// Does one of the pod's tolerations cover the taint?
