@@ -1,1 +1,33 @@
+//! The controllers: each compares what objects ask for with what is there, and acts through the API alone.
+//!
+//! Place in the flow: `client (shared caches) -> runner (keys, retries) -> a controller's plan (pure) -> execute`.
+//!
+//! Every controller is a directory: `plan.rs` says what should change, given the objects and the time, and `mod.rs`
+//! reads the caches and hands the plan's actions to [`execute`]. All share one vocabulary of actions.
 
+mod action;
+mod amount;
+mod deployment;
+mod endpoint_slice;
+mod error;
+mod execute;
+mod garbage_collector;
+mod hash;
+mod namespace;
+mod node_ipam;
+mod node_lifecycle;
+mod options;
+mod owned;
+mod pod_gc;
+mod pods;
+mod replica_set;
+mod root_ca;
+mod runner;
+mod served;
+mod service;
+mod service_account;
+mod taints;
+
+pub use error::Error;
+pub use options::{ClientFor, Options};
+pub use service::Service;

@@ -9,6 +9,8 @@ const POLICY: &str = include_str!("rbac.json");
 const GROUP: &str = "rbac.authorization.k8s.io";
 /// `false` on an object keeps it from being brought up to date.
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+/// What the names of controllers' roles begin with.
+const CONTROLLERS: &str = "system:controller:";
 const LABEL: &str = "kubernetes.io/bootstrapping";
 
 #[derive(Deserialize)]
@@ -94,7 +96,17 @@ fn role(role: &Role, kind: &str, resource: &str, rules: Vec<Value>) -> Object {
     if let Some(rule) = &role.aggregation_rule {
         value["aggregationRule"] = rule.clone();
     }
+    if role.name.starts_with(CONTROLLERS) {
+        value["rules"].as_array_mut().into_iter().flatten().for_each(allow_patch);
+    }
     Object { key: key(resource, &role.namespace, &role.name), value, update: Update::Rbac }
+}
+
+/// Our controllers write by patch what upstream's write by update.
+fn allow_patch(rule: &mut Value) {
+    if let Some(verbs) = rule["verbs"].as_array_mut().filter(|verbs| verbs.contains(&json!("update"))) {
+        verbs.extend((!verbs.contains(&json!("patch"))).then(|| json!("patch")));
+    }
 }
 
 fn binding(binding: &Binding, kind: &str, resource: &str) -> Object {

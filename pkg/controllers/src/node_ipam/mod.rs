@@ -1,0 +1,74 @@
+//! Gives every node its slice of the pod network: `Node.spec.podCIDR`.
+mod plan;
+
+use crate::error::Error;
+use crate::execute::Run;
+use crate::runner::{Reconciler, Watches};
+use client::Reflector;
+use client::informers::Key;
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use parking_lot::Mutex;
+use plan::ipnet::Slice;
+use std::collections::{BTreeSet, HashMap};
+
+pub(crate) struct NodeIpam {
+    nodes: Reflector<Node>,
+    cluster: Slice,
+    mask: u8,
+    /// Slices given to nodes whose cached copy doesn't show them yet. Bounded by the number of nodes.
+    given: Mutex<HashMap<String, Slice>>,
+}
+
+impl NodeIpam {
+    pub(crate) fn new(nodes: Reflector<Node>, cluster_cidr: &str, mask: u8) -> Result<Self, Error> {
+        let unusable =
+            || Error::Refused(format!("cluster CIDR {cluster_cidr:?} is no IPv4 network with room for /{mask}"));
+        let cluster = Slice::parse(cluster_cidr).filter(|cluster| cluster.bits <= mask && mask <= 32);
+        Ok(Self { nodes, cluster: cluster.ok_or_else(unusable)?, mask, given: Mutex::default() })
+    }
+
+    fn slice_for(&self, node: &str) -> Option<Slice> {
+        let mut given = self.given.lock();
+        let mut used = BTreeSet::new();
+        for node in self.nodes.list() {
+            let slices: Vec<Slice> = slices_of(&node);
+            if !slices.is_empty() {
+                given.remove(&node.name_any());
+            }
+            used.extend(slices);
+        }
+        given.retain(|name, _| self.nodes.get("", name).is_some());
+        used.extend(given.values().copied());
+        if let Some(slice) = given.get(node) {
+            return Some(*slice);
+        }
+        let slice = plan::free(self.cluster, self.mask, &used)?;
+        given.insert(node.to_owned(), slice);
+        Some(slice)
+    }
+}
+
+fn slices_of(node: &Node) -> Vec<Slice> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
+    all.filter_map(|cidr| Slice::parse(cidr)).collect()
+}
+
+impl Reconciler for NodeIpam {
+    const NAME: &'static str = "node-controller";
+    // One at a time: two nodes must not find the same slice free.
+    const WORKERS: usize = 1;
+
+    fn watch(&self, watches: &mut Watches) {
+        watches.own::<Node>();
+    }
+
+    async fn reconcile(&self, (_, name): Key, run: &mut Run) -> Result<(), Error> {
+        let Some(node) = self.nodes.get("", &name) else { return Ok(()) };
+        if !slices_of(&node).is_empty() || node.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        run.all(vec![plan::plan(&node, self.slice_for(&name))]).await
+    }
+}

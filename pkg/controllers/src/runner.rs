@@ -1,0 +1,202 @@
+//! What runs every controller: watches -> keys -> reconcile, with bounded concurrency, retries with growing pauses,
+//! and no work on a key before the caches show what was last written for it.
+use crate::error::Error;
+use crate::execute::{Executor, Run, Write};
+use client::informers::{Cached, Key};
+use client::{Event, Informers, Reflector, WorkQueue};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Every key is looked at this often even when nothing seems to happen: a net below the watches.
+const RESYNC: Duration = Duration::from_secs(600);
+/// How long a reconciliation waits for the caches to show its own writes; upstream's expectations expire so too.
+const STALE: Duration = Duration::from_secs(300);
+/// How often waiting for the caches is tried again.
+const STALE_RETRY: Duration = Duration::from_millis(10);
+
+/// One controller: which changes concern which keys, and what to do about a key.
+pub trait Reconciler: Send + Sync + 'static {
+    /// Also the ServiceAccount in kube-system that it acts as, and its Events' source.
+    const NAME: &'static str;
+    /// Keys worked on at once.
+    const WORKERS: usize = 5;
+
+    /// Registers what to watch.
+    fn watch(&self, watches: &mut Watches);
+
+    /// Makes the cluster more like what it should be. Errors are retried.
+    fn reconcile(&self, key: Key, run: &mut Run) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// A change of a watched object, as the mapping to keys sees it.
+pub struct Change<'a, K> {
+    /// As it was before; `None` for a new object and in a resync.
+    pub old: Option<&'a K>,
+    pub new: &'a K,
+    pub deleted: bool,
+}
+
+/// The watches of one controller.
+pub struct Watches {
+    informers: Informers,
+    queue: WorkQueue<Key>,
+    shutdown: CancellationToken,
+    synced: Vec<BoxFuture<'static, ()>>,
+    tasks: JoinSet<()>,
+}
+
+impl Watches {
+    /// For each change of a `K`, the keys that `keys` gives are reconciled.
+    pub fn on<K: Cached>(&mut self, keys: impl Fn(&Change<'_, K>) -> Vec<Key> + Send + Sync + 'static) {
+        self.on_change(move |change, queue| keys(change).into_iter().for_each(|key| queue.add(key)));
+    }
+
+    /// As [`Self::on`], for a mapping that wants delays.
+    pub fn on_change<K: Cached>(&mut self, react: impl Fn(&Change<'_, K>, &WorkQueue<Key>) + Send + Sync + 'static) {
+        let reflector = self.informers.reflector::<K>();
+        let ready = reflector.clone();
+        self.synced.push(Box::pin(async move { ready.synced().await }));
+        let (queue, shutdown) = (self.queue.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            shutdown.run_until_cancelled(follow(reflector, queue, react)).await;
+        });
+    }
+
+    /// Each object of this kind is a key itself.
+    pub fn own<K: Cached>(&mut self) {
+        self.on::<K>(|change| vec![key_of(change.new)]);
+    }
+}
+
+/// An object's key.
+pub fn key_of<K: kube::Resource>(object: &K) -> Key {
+    let meta = object.meta();
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+async fn follow<K: Cached>(
+    reflector: Reflector<K>,
+    queue: WorkQueue<Key>,
+    react: impl Fn(&Change<'_, K>, &WorkQueue<Key>),
+) {
+    let mut notices = reflector.subscribe();
+    reflector.synced().await;
+    let all = || {
+        for object in reflector.list() {
+            react(&Change { old: None, new: &object, deleted: false }, &queue);
+        }
+    };
+    all();
+    let mut resync = tokio::time::interval_at(tokio::time::Instant::now() + RESYNC, RESYNC);
+    loop {
+        let event = tokio::select! {
+            event = notices.next() => event,
+            _ = resync.tick() => Some(Event::Resync),
+        };
+        match event {
+            Some(Event::Applied { old, new }) => {
+                react(&Change { old: old.as_deref(), new: &*new, deleted: false }, &queue);
+            }
+            Some(Event::Deleted(last)) => react(&Change { old: None, new: &*last, deleted: true }, &queue),
+            Some(Event::Resync) => all(),
+            None => return,
+        }
+    }
+}
+
+/// Runs a controller until shutdown; reconciliations under way are finished.
+pub async fn run<R: Reconciler>(reconciler: R, executor: Executor, shutdown: CancellationToken) {
+    let queue = WorkQueue::new();
+    let (informers, tasks) = (executor.informers.clone(), JoinSet::new());
+    let mut watches =
+        Watches { informers, queue: queue.clone(), shutdown: shutdown.clone(), synced: Vec::new(), tasks };
+    reconciler.watch(&mut watches);
+    if shutdown.run_until_cancelled(futures::future::join_all(watches.synced.drain(..))).await.is_none() {
+        return;
+    }
+    tracing::debug!(controller = R::NAME, "caches are filled; reconciling");
+    let worker = Arc::new(Worker { reconciler, executor, queue, pending: Mutex::default() });
+    let mut workers = JoinSet::new();
+    for _ in 0..R::WORKERS {
+        workers.spawn(worker.clone().run(shutdown.clone()));
+    }
+    while let Some(ended) = workers.join_next().await {
+        if let Err(panic) = ended {
+            // One bad object must not stop the others: the key waits for its next change, a new worker goes on.
+            tracing::error!(controller = R::NAME, %panic, "a reconciliation panicked");
+            workers.spawn(worker.clone().run(shutdown.clone()));
+        }
+    }
+}
+
+struct Worker<R> {
+    reconciler: R,
+    executor: Executor,
+    queue: WorkQueue<Key>,
+    /// Writes of a key's last reconciliation that the caches may not show yet. Bounded by the number of keys.
+    pending: Mutex<HashMap<Key, Pending>>,
+}
+
+struct Pending {
+    writes: Vec<Write>,
+    since: Instant,
+}
+
+impl<R: Reconciler> Worker<R> {
+    async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        while let Some(key) = shutdown.run_until_cancelled(self.queue.next()).await {
+            if self.caches_are_fresh(&key) {
+                self.reconcile(&key).await;
+            } else {
+                self.queue.add_after(key.clone(), STALE_RETRY);
+            }
+            self.queue.done(&key);
+        }
+    }
+
+    fn caches_are_fresh(&self, key: &Key) -> bool {
+        let mut pending = self.pending.lock();
+        let Some(entry) = pending.get_mut(key) else { return true };
+        entry.writes.retain(|write| !write.visible(&self.executor.informers));
+        if !entry.writes.is_empty() && entry.since.elapsed() < STALE {
+            return false;
+        }
+        pending.remove(key);
+        true
+    }
+
+    async fn reconcile(&self, key: &Key) {
+        let mut run = Run::new(self.executor.clone());
+        let result = self.reconciler.reconcile(key.clone(), &mut run).await;
+        let (writes, again) = run.finish();
+        if !writes.is_empty() {
+            self.pending.lock().insert(key.clone(), Pending { writes, since: Instant::now() });
+        }
+        match result {
+            Ok(()) => {
+                self.queue.forget(key);
+                if let Some(delay) = again {
+                    self.queue.add_after(key.clone(), delay);
+                }
+            }
+            Err(error) => {
+                report(R::NAME, key, &error);
+                self.queue.retry(key.clone());
+            }
+        }
+    }
+}
+
+fn report(controller: &str, (namespace, name): &Key, error: &Error) {
+    if error.is_conflict() || error.is_namespace_terminating() {
+        tracing::debug!(controller, namespace, name, message = error.message(), %error, "will try again");
+    } else {
+        tracing::warn!(controller, namespace, name, message = error.message(), %error, "will try again");
+    }
+}

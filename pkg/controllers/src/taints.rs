@@ -1,0 +1,80 @@
+//! Taints and tolerations, by the rules of `core/v1`.
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+
+/// Whether one toleration covers a taint.
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let any = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+    let key = toleration.key.as_deref().unwrap_or_default();
+    let operator = toleration.operator.as_deref().unwrap_or("Equal");
+    if !any(&toleration.effect) && toleration.effect.as_deref() != Some(&taint.effect) {
+        return false;
+    }
+    if !key.is_empty() && key != taint.key {
+        return false;
+    }
+    match operator {
+        "Exists" => true,
+        "Equal" | "" => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
+        _ => false,
+    }
+}
+
+pub fn tolerations(pod: &Pod) -> &[Toleration] {
+    pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default()
+}
+
+/// When NoExecute taints drive a pod from its node.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Eviction {
+    Never,
+    At(Timestamp),
+}
+
+/// Taint-based eviction: a taint that isn't tolerated counts at once, `tolerationSeconds` from when it was added.
+pub fn eviction(pod: &Pod, taints: &[Taint], now: Timestamp) -> Eviction {
+    let mut due: Option<Timestamp> = None;
+    for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
+        let added = taint.time_added.as_ref().map_or(now, |time| time.0);
+        let covering = tolerations(pod).iter().filter(|toleration| tolerates(toleration, taint));
+        let mut covered = false;
+        for toleration in covering {
+            covered = true;
+            if let Some(seconds) = toleration.toleration_seconds {
+                let at = added + SignedDuration::from_secs(seconds.clamp(0, 10 * 365 * 86_400));
+                due = Some(due.map_or(at, |earlier| earlier.min(at)));
+            }
+        }
+        if !covered {
+            return Eviction::At(now);
+        }
+    }
+    due.map_or(Eviction::Never, Eviction::At)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(tolerations: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"spec": {"containers": [], "tolerations": tolerations}})).unwrap()
+    }
+
+    #[test]
+    fn eviction_waits_as_long_as_tolerated() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let taint: Taint =
+            serde_json::from_value(json!({"key": "node.kubernetes.io/unreachable", "effect": "NoExecute",
+            "timeAdded": at(1000)}))
+            .unwrap();
+        let taints = [taint];
+        assert_eq!(eviction(&pod(json!([])), &taints, at(1001)), Eviction::At(at(1001)));
+        let usual = json!([{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}]);
+        assert_eq!(eviction(&pod(usual), &taints, at(1001)), Eviction::At(at(1300)));
+        assert_eq!(eviction(&pod(json!([{"operator": "Exists"}])), &taints, at(1001)), Eviction::Never);
+        let equal = json!([{"key": "node.kubernetes.io/unreachable", "value": "x"}]);
+        assert_eq!(eviction(&pod(equal), &taints, at(1001)), Eviction::At(at(1001)), "another value");
+        assert_eq!(eviction(&pod(json!([])), &[], at(1001)), Eviction::Never);
+    }
+}
