@@ -26,6 +26,16 @@ impl Cidr {
         Ipv4Addr::from(u32::from(self.address).wrapping_add(n))
     }
 
+    /// The network's first address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// The length of its prefix.
+    pub fn bits(&self) -> u8 {
+        self.bits
+    }
+
     fn mask(&self) -> u32 {
         u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0)
     }

@@ -65,15 +65,29 @@ pub fn write(conf_dir: &Path, network: &Network) -> io::Result<bool> {
 
 /// Forgets what libcni and host-local remember of the network.
 pub fn forget(name: &str, state_dir: &Path) -> io::Result<()> {
-    if let Ok(results) = fs::read_dir(RESULTS_DIR) {
-        let prefix = format!("{name}-");
-        let ours = results.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
-        ours.map(|entry| entry.path()).try_for_each(fs::remove_file)?;
-    }
+    forget_results(Path::new(RESULTS_DIR), name)?;
     match fs::remove_dir_all(state_dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Results are called `<network>-<sandbox>-<link>`. containerd's loopback network is everybody's: only the sandboxes
+/// of our network are ours there.
+fn forget_results(dir: &Path, name: &str) -> io::Result<()> {
+    let Ok(results) = fs::read_dir(dir) else { return Ok(()) };
+    let files: Vec<String> = results.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let sandbox = |file: &'_ String| -> Option<String> {
+        let (sandbox, _link) = file.strip_prefix(name)?.strip_prefix('-')?.rsplit_once('-')?;
+        (!sandbox.contains('-')).then(|| sandbox.to_owned())
+    };
+    for sandbox in files.iter().filter_map(sandbox) {
+        let (ours, loopback) = (format!("{name}-{sandbox}-"), format!("cni-loopback-{sandbox}-"));
+        for file in files.iter().filter(|file| file.starts_with(&ours) || file.starts_with(&loopback)) {
+            fs::remove_file(dir.join(file))?;
+        }
+    }
+    Ok(())
 }
 
 /// The MTU of the link that the default route uses.
@@ -115,6 +129,20 @@ mod tests {
         assert_eq!(list["plugins"][0]["ipam"]["ranges"][0][0]["subnet"], "10.42.1.0/24");
         assert_eq!(list["plugins"][0]["mtu"], 1400);
         assert_eq!(fs::read_dir(conf_dir).expect("dir").count(), 1, "nothing else lies there");
+    }
+
+    #[test]
+    fn forgets_results_of_its_own_sandboxes_only() {
+        let dir = tempfile::tempdir().expect("dir");
+        let files =
+            ["eyot-ab12-eth0", "cni-loopback-ab12-lo", "eyot-2-cd34-eth0", "cni-loopback-cd34-lo", "other-ef56-eth0"];
+        for file in files {
+            fs::write(dir.path().join(file), "{}").expect("write");
+        }
+        forget_results(dir.path(), "eyot").expect("forget");
+        let left = files.map(|file| dir.path().join(file).exists());
+        assert_eq!(left, [false, false, true, true, true]);
+        forget_results(&dir.path().join("none"), "eyot").expect("nothing to forget");
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! The machine's own settings: forwarding, and the address on which cluster DNS answers.
+use crate::cidr::Cidr;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -21,6 +22,8 @@ pub enum Error {
     Netlink(#[source] io::Error),
     #[error("{address} could not be put on or taken from the loopback link")]
     Address { address: Ipv4Addr, source: rtnetlink::Error },
+    #[error("no route to Services {services}")]
+    Route { services: Cidr, source: rtnetlink::Error },
 }
 
 /// Switches forwarding on, and raises the bound of tracked connections where it is lower.
@@ -51,6 +54,19 @@ pub async fn add_address(address: Ipv4Addr) -> Result<(), Error> {
     let failed = |source| Error::Address { address, source };
     let link = Netlink::open().map_err(Error::Netlink)?;
     link.request(address).replace().execute().await.map_err(failed)
+}
+
+/// Sends the machine's own packets for Services to the loopback link, from where the rules take them on: without a
+/// default route the kernel would refuse them before any rule is asked. Ends with the address.
+pub async fn add_service_route(services: Cidr, from: Ipv4Addr) -> Result<(), Error> {
+    let link = Netlink::open().map_err(Error::Netlink)?;
+    let route = rtnetlink::RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(services.address(), services.bits())
+        .output_interface(LOOPBACK)
+        .pref_source(from)
+        .build();
+    let added = link.handle.route().add(route).replace().execute().await;
+    added.map_err(|source| Error::Route { services, source })
 }
 
 /// Takes it away; not there is as good.

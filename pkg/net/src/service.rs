@@ -91,11 +91,13 @@ impl Service {
         host::prepare()?;
         let listen = SocketAddrV4::new(host::resolver_address(&options.instance), DNS_PORT);
         host::add_address(*listen.ip()).await?;
+        host::add_service_route(options.service_cidr, *listen.ip()).await?;
         let index = Arc::new(RwLock::new(Index::default()));
         let server = self.dns_server(listen, index.clone()).await?;
         let base = Base {
             table: options.instance.clone(),
             cluster_cidr: options.cluster_cidr,
+            service_cidr: options.service_cidr,
             dns: Some((options.cluster_dns, listen)),
         };
         let proxy = Proxy::new(base, &options.node_name, &options.informers);

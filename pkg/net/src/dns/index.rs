@@ -38,6 +38,8 @@ pub enum Target {
 /// All names of the cluster.
 #[derive(Debug, Default)]
 pub struct Index {
+    /// Whether it has seen everything once; until then what it lacks may exist.
+    complete: bool,
     targets: BTreeMap<Key, Target>,
     /// Services that are headless, for which slices count.
     headless: HashMap<Key, ()>,
@@ -50,6 +52,22 @@ pub struct Index {
 }
 
 impl Index {
+    /// An index of everything there is.
+    pub fn complete<'a>(
+        services: impl IntoIterator<Item = &'a Service>,
+        slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    ) -> Self {
+        let mut index = Self { complete: true, ..Self::default() };
+        services.into_iter().for_each(|service| index.apply_service(service));
+        slices.into_iter().for_each(|slice| index.apply_slice(None, slice));
+        index
+    }
+
+    /// Whether what it lacks does not exist.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     /// What the name of a Service stands for.
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Target> {
         self.targets.get(&(namespace.to_owned(), name.to_owned()))

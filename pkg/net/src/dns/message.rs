@@ -88,6 +88,7 @@ impl Question {
             }
             Answer::NoData => Some(negative(ResponseCode::NoError)),
             Answer::NxDomain => Some(negative(ResponseCode::NXDomain)),
+            Answer::Unknown => Some(self.response(ResponseCode::ServFail)),
             Answer::Alias { .. } | Answer::NotOurs => None,
         }
     }

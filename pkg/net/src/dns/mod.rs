@@ -58,13 +58,8 @@ impl Follower {
     }
 
     fn rebuild(&self) {
-        let mut index = Index::default();
-        for service in self.services.list() {
-            index.apply_service(&service);
-        }
-        for slice in self.slices.list() {
-            index.apply_slice(None, &slice);
-        }
+        let (services, slices) = (self.services.list(), self.slices.list());
+        let index = Index::complete(services.iter().map(Arc::as_ref), slices.iter().map(Arc::as_ref));
         *self.index.write() = index;
     }
 }

@@ -37,6 +37,8 @@ pub enum Answer {
     NoData,
     /// The name does not exist.
     NxDomain,
+    /// Not known yet: the API has not been heard.
+    Unknown,
     /// Somebody else's name.
     NotOurs,
 }
@@ -74,6 +76,14 @@ impl Zone {
 
     /// Answers one question. `name` may have any case.
     pub fn answer(&self, index: &Index, name: &Name, kind: RecordType) -> Answer {
+        match self.answer_from(index, name, kind) {
+            // Clients would remember that there is no such name.
+            Answer::NoData | Answer::NxDomain if !index.is_complete() => Answer::Unknown,
+            answer => answer,
+        }
+    }
+
+    fn answer_from(&self, index: &Index, name: &Name, kind: RecordType) -> Answer {
         if self.domain.zone_of(name) {
             return self.forward_answer(index, name, kind).unwrap_or(Answer::NxDomain);
         }

@@ -23,7 +23,7 @@ fn slice(service: &str, name: &str, endpoints: Value) -> EndpointSlice {
 }
 
 fn index() -> Index {
-    let mut index = Index::default();
+    let mut index = Index::complete([], []);
     let http = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
     index.apply_service(&service("web", json!({"clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5"], "ports": http})));
     index.apply_slice(
@@ -134,6 +134,16 @@ fn the_zone_itself() {
     assert_eq!(data("ns.dns.cluster.local.", RecordType::A), ["10.43.0.10"]);
     assert_eq!(data("dns-version.cluster.local.", RecordType::TXT), ["1.1.0"]);
     assert!(data("cluster.local.", RecordType::SOA)[0].starts_with("ns.dns.cluster.local. hostmaster.cluster.local."));
+}
+
+#[test]
+fn nothing_is_denied_before_everything_is_known() {
+    let mut index = Index::default();
+    index.apply_service(&service("web", json!({"clusterIP": "10.43.0.5"})));
+    assert!(matches!(ask(&index, "web.default.svc.cluster.local.", RecordType::A), Answer::Records { .. }));
+    assert_eq!(ask(&index, "no.default.svc.cluster.local.", RecordType::A), Answer::Unknown);
+    assert_eq!(ask(&index, "77.0.42.10.in-addr.arpa.", RecordType::PTR), Answer::Unknown);
+    assert_eq!(ask(&index, "example.com.", RecordType::A), Answer::NotOurs);
 }
 
 #[test]

@@ -100,6 +100,7 @@ pub struct Desired {
 pub struct Base {
     pub table: String,
     pub cluster_cidr: Cidr,
+    pub service_cidr: Cidr,
     /// The Service address of cluster DNS, and where this node answers it.
     pub dns: Option<(Ipv4Addr, SocketAddrV4)>,
 }

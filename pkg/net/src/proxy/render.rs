@@ -45,14 +45,17 @@ pub struct Ruleset {
 
 /// The fixed part: maps, hooks, and the way between them.
 ///
+/// What still goes to a Service's address after translation names no Service, or no port of it: refused as well.
 /// TCP is refused by a reset: a process of this node would overhear an ICMP error, because its socket is still busy
 /// with sending, and try again for a second.
 pub fn base(base: &Base) -> String {
-    let Base { table, cluster_cidr, dns } = base;
+    let Base { table, cluster_cidr, service_cidr, dns } = base;
     let dns_dnat = dns.map_or_else(String::new, |(_, to)| format!("    meta l4proto {{ tcp, udp }} dnat ip to {to}\n"));
-    // The resolver is for this node and its pods, not for neighbours who route to its address.
+    // The resolver is for this node and its pods, not for neighbours who route to its address. Answers to what the
+    // node itself sends from that address must pass.
     let dns_guard = dns.map_or_else(String::new, |(_, to)| {
-        format!("    ip daddr {} fib saddr type != local ip saddr != {cluster_cidr} drop\n", to.ip())
+        let guarded = format!("ip daddr {} th dport {}", to.ip(), to.port());
+        format!("    {guarded} fib saddr type != local ip saddr != {cluster_cidr} drop\n")
     });
     format!(
         r#"table inet {table} {{
@@ -104,10 +107,12 @@ pub fn base(base: &Base) -> String {
   chain filter-forward {{
     type filter hook forward priority -10; policy accept;
     ct state new jump unserved
+    ct state new ip daddr {service_cidr} goto refuse
   }}
   chain filter-output {{
     type filter hook output priority -90; policy accept;
     ct state new jump unserved
+    ct state new ip daddr {service_cidr} goto refuse
   }}
 }}
 "#

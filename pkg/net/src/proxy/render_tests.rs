@@ -6,6 +6,7 @@ fn base_of_tests() -> Base {
     Base {
         table: "eyot".into(),
         cluster_cidr: "10.42.0.0/16".parse().expect("cidr"),
+        service_cidr: "10.43.0.0/16".parse().expect("cidr"),
         dns: Some((Ipv4Addr::new(10, 43, 0, 10), SocketAddrV4::new(Ipv4Addr::new(169, 254, 20, 1), 53))),
     }
 }

@@ -111,6 +111,7 @@ impl World {
             self.outside_addresses(&b);
             self.names(&a);
         }
+        self.without_a_default_route();
         self.changes(&b).await;
         self.thousand_services().await;
 
@@ -124,6 +125,7 @@ impl World {
         }
         assert_eq!(self.node.command("nft list tables").trim(), "");
         assert!(!self.node.command("ip address show dev lo").contains("169.254"));
+        assert!(!self.node.command("ip route show").contains("10.43.0.0"));
     }
 
     /// Blocking checks between awaits, so that the component under test goes on meanwhile.
@@ -252,6 +254,20 @@ impl World {
             None,
             "not for neighbours"
         );
+    }
+
+    /// An island: the machine itself must reach Services all the same, and unknown ones must not loop.
+    fn without_a_default_route(&self) {
+        let refused = Err("connection refused".to_owned());
+        for (from, who) in [(&self.node, "node"), (&self.b, "pod")] {
+            assert_eq!(from.tcp("10.43.0.5:81"), refused, "a port that the Service lacks, from the {who}");
+            assert_eq!(from.tcp("10.43.77.77:80"), refused, "no such Service, from the {who}");
+        }
+        self.node.command("ip route delete default");
+        assert!(self.node.tcp("10.43.0.5:80").is_ok());
+        assert!(ask(&self.node, "10.43.0.10", "web.default.svc.cluster.local.", RecordType::A).is_some());
+        assert_eq!(self.node.tcp("10.43.77.77:80"), refused);
+        self.node.command("ip route add default via 192.0.2.2");
     }
 
     async fn changes(&self, b: &str) {
