@@ -7,6 +7,7 @@ mod apps;
 mod batch;
 mod cluster;
 mod config;
+mod definition;
 mod error;
 pub mod field;
 mod ip;
@@ -21,6 +22,7 @@ mod rbac;
 mod selector;
 mod service;
 mod storage;
+mod structural;
 
 pub use error::{FieldError, Reason};
 pub use meta::NameRule;
@@ -129,6 +131,7 @@ fn whole(errors: &mut Errors, kind: &GroupVersionKind, object: &Value) {
         ("storage.k8s.io", "StorageClass") => storage::class(errors, object),
         ("policy", "PodDisruptionBudget") => policy::disruption_budget(errors, &spec, &object["spec"]),
         ("autoscaling", "HorizontalPodAutoscaler") => policy::autoscaler(errors, &spec, &object["spec"]),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => definition::definition(errors, object),
         ("autoscaling", "Scale") => errors.none_negative(&spec, &object["spec"], &["replicas"]),
         _ => {}
     }
@@ -178,6 +181,7 @@ fn changed(errors: &mut Errors, kind: &GroupVersionKind, subresource: &str, new:
             let fixed = ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"];
             errors.all_immutable(&root, new, old, &fixed);
         }
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => definition::definition_update(errors, new, old),
         _ => {}
     }
 }

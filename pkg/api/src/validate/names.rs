@@ -81,6 +81,23 @@ pub fn dns_subdomain(text: &str) -> Vec<String> {
     out
 }
 
+/// RFC 1035 label: begins with a letter.
+pub fn dns1035_label(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if text.len() > LABEL_MAX {
+        out.push(too_long(LABEL_MAX));
+    }
+    if !is_label(text) || text.starts_with(|c: char| c.is_ascii_digit()) {
+        out.push(pattern(
+            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
+             alphabetic character, and end with an alphanumeric character",
+            "[a-z]([-a-z0-9]*[a-z0-9])?",
+            &["my-name", "abc-123"],
+        ));
+    }
+    out
+}
+
 /// A subdomain that may begin with `*.`.
 pub fn wildcard_subdomain(text: &str) -> Vec<String> {
     match text.strip_prefix("*.") {

@@ -29,6 +29,12 @@ fn prepared(object: &Value) -> (GroupVersionKind, Value) {
         value["spec"]["selector"] = json!({"matchLabels": {"job": "a"}});
         value["spec"]["template"]["metadata"]["labels"] = json!({"job": "a"});
     }
+    if kind.kind == "CustomResourceDefinition" && value["status"].is_null() {
+        let versions = value["spec"]["versions"].as_array().into_iter().flatten();
+        let stored: Vec<Value> = versions.filter(|v| v["storage"] == true).map(|v| v["name"].clone()).collect();
+        let established = json!([{"type": "Established", "status": "True"}]);
+        value["status"] = json!({"storedVersions": stored, "conditions": established});
+    }
     (kind, value)
 }
 
@@ -41,8 +47,14 @@ fn without_structs(text: &str) -> String {
 }
 
 fn errors(object: &Value, old: Option<&Value>) -> Vec<String> {
-    let (kind, new) = prepared(object);
+    let (kind, mut new) = prepared(object);
     let old = old.map(|old| prepared(old).1);
+    if let Some(old) = old.as_ref().filter(|_| kind.kind == "CustomResourceDefinition") {
+        let stored = old["status"]["storedVersions"].as_array().into_iter().flatten().cloned();
+        let all: Vec<Value> =
+            stored.chain(new["status"]["storedVersions"].as_array().into_iter().flatten().cloned()).collect();
+        new["status"]["storedVersions"] = all.into();
+    }
     validate(&kind, &new, old.as_ref()).iter().map(ToString::to_string).collect()
 }
 
