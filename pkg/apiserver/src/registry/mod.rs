@@ -120,7 +120,13 @@ impl Resource {
             return api::validate::validate_subresource(&self.gvk(), subresource, new, old);
         };
         let mut errors = api::validate::validate_metadata(new, old);
-        errors.extend(custom::validate::validate(new, &custom.schema, &custom.patterns));
+        let mut found = custom::validate::validate(new, &custom.schema, &custom.patterns);
+        if let Some(old) = old.filter(|_| !found.is_empty()) {
+            // Ratcheting: what the stored object had wrong, too, does not stand in the way of other changes.
+            let before = custom::validate::validate(old, &custom.schema, &custom.patterns);
+            found.retain(|error| !before.contains(error));
+        }
+        errors.extend(found);
         errors
     }
 

@@ -135,6 +135,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_was_wrong_before_does_not_stand_in_the_way() {
+        let thing = &resources(&definition())[0];
+        let object = |size: i64, mode: &str| {
+            json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "a", "namespace": "n"},
+                "spec": {"name": "a", "size": size, "mode": mode}})
+        };
+        let count = |new: &Value, old: Option<&Value>| thing.validate("", new, old).len();
+        assert_eq!(count(&object(0, "a"), None), 1);
+        assert_eq!(count(&object(0, "b"), Some(&object(0, "a"))), 0);
+        assert_eq!(count(&object(-1, "b"), Some(&object(0, "a"))), 1);
+    }
+
+    #[test]
     fn unknown_fields_go_where_the_schema_does_not_keep_them() {
         let thing = &resources(&definition())[0];
         let object = json!({
