@@ -1,11 +1,25 @@
-//! Compiles the pause program, a static binary without libc, which the agent embeds.
+//! Compiles the pause program, a static binary without libc, which the agent embeds, and the gRPC clients.
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SOURCE: &str = "../../embedded/pause/pause.rs";
 
 fn main() {
+    protocols();
+    pause();
+}
+
+/// CRI and containerd's events as Rust.
+fn protocols() {
+    println!("cargo::rerun-if-changed=proto");
+    let files = ["proto/cri.proto", "proto/events.proto"].map(Path::new);
+    let descriptors = protox::compile(files, [Path::new("proto")]).unwrap_or_else(|error| panic!("{error}"));
+    let done = tonic_prost_build::configure().build_server(false).compile_fds(descriptors);
+    done.unwrap_or_else(|error| panic!("generating the clients of CRI: {error}"));
+}
+
+fn pause() {
     println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-changed=build.rs");
     let out = PathBuf::from(variable("OUT_DIR")).join("pause");

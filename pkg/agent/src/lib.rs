@@ -1,1 +1,32 @@
+//! The node agent, Kubernetes' kubelet: runs the pods that are bound to this node.
+//!
+//! ```text
+//! apiserver ─► client ─► manager ─► worker (an actor a pod) ─► cri ─► containerd
+//!                           ▲           │ step, status, config, env, probe: pure, in `pod`
+//!      containerd's events ─┘           ├─► volumes, images, objects, hooks
+//!                                       └─► status patches and Events, back through the client
+//! node: Node object, status, Lease        server: logs, exec, attach, port-forward, metrics on port 10250
+//! ```
+//!
+//! `service` makes and drains it all; `runtime` supervises our own containerd; `logs` reads and rotates logs.
+
+mod context;
+mod cri;
+mod files;
+mod images;
+mod logs;
+mod machine;
+mod manager;
+mod node;
+mod objects;
+mod options;
+mod pod;
 pub mod runtime;
+mod server;
+mod service;
+mod tls;
+mod volumes;
+mod worker;
+
+pub use options::{DEFAULT_MAX_PODS, DEFAULT_PORT, Options};
+pub use service::{Error, Service};

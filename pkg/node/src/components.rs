@@ -1,10 +1,13 @@
-//! What stands on the API: scheduler, container runtime, network. Each has an identity and a client of its own; one
+//! What stands on the API: scheduler, container runtime, network, agent. Each has an identity and a client of its own; one
 //! set of caches serves them all.
 use crate::server::{Known, Tasks};
 use agent::runtime;
 use apiserver::User;
 use client::{Informers, kube};
+use k8s_openapi::api::core::v1::Taint;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Where the host says how names are resolved.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -39,8 +42,9 @@ pub(crate) fn start(
     let cache = client_as(api, "eyot:cache", &[]);
     let informers = Informers::new(cache, tasks.tracker.clone(), tasks.shutdown.clone());
     start_scheduler(api, &informers, tasks);
-    if runtime.is_some() {
+    if let Some(runtime) = runtime {
         start_network(known, &informers, tasks);
+        start_agent(known, api, &informers, runtime, tasks)?;
     }
     Ok(())
 }
@@ -69,6 +73,66 @@ fn start_network(known: &Known, informers: &Informers, tasks: &Tasks) {
         resolv_conf: resolv_conf(known),
     };
     tasks.run("network", net::Service::new(options).run(tasks.shutdown.clone()));
+}
+
+/// The agent begins when the container runtime is ready; it outlasts the runtime's later absences.
+fn start_agent(
+    known: &Known,
+    api: &apiserver::Handle,
+    informers: &Informers,
+    mut runtime: runtime::Handle,
+    tasks: &Tasks,
+) -> anyhow::Result<()> {
+    let client = client_as(api, &format!("system:node:{}", known.node_name), &["system:nodes"]);
+    let mut options = agent_options(known, client, informers.clone())?;
+    let shutdown = tasks.shutdown.clone();
+    tasks.run("agent", async move {
+        let Some(Some(endpoint)) = shutdown.run_until_cancelled(runtime.ready()).await else { return Ok(()) };
+        options.cri_socket = endpoint.socket;
+        agent::Service::new(options).run(shutdown).await
+    });
+    Ok(())
+}
+
+fn agent_options(known: &Known, client: kube::Client, informers: Informers) -> anyhow::Result<agent::Options> {
+    let config = &known.config;
+    let port = config.node.agent_port;
+    let own_runtime = config.node.container_runtime_endpoint.is_none();
+    let role = ("node-role.kubernetes.io/control-plane".to_owned(), "true".to_owned());
+    let given = config.node.node_label.iter().map(|label| {
+        let (key, value) = label.split_once('=').unwrap_or((label, ""));
+        (key.to_owned(), value.to_owned())
+    });
+    Ok(agent::Options {
+        client,
+        informers,
+        narrow_reflectors: false,
+        node_name: known.node_name.clone(),
+        node_ip: config.node.node_ip.unwrap_or(known.address.into()),
+        data_dir: config.agent_dir(),
+        log_dir: None,
+        instance: config.instance.clone(),
+        cri_socket: PathBuf::new(),
+        containerd_events: own_runtime,
+        cluster_dns: config.dns_ip().to_string(),
+        cluster_domain: config.cluster_domain.clone(),
+        resolv_conf: resolv_conf(known),
+        serving_tls: Arc::new(known.agent_tls()?),
+        listen: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+        labels: std::iter::once(role).chain(given).collect(),
+        taints: config.node.node_taint.iter().map(|text| taint(text)).collect::<anyhow::Result<_>>()?,
+        max_pods: config.node.max_pods,
+        kubelet_version: apiserver::version::GIT_VERSION.to_owned(),
+    })
+}
+
+/// `key[=value]:effect`, as kubectl and k3s take it.
+fn taint(text: &str) -> anyhow::Result<Taint> {
+    let Some((key, effect)) = text.rsplit_once(':') else {
+        anyhow::bail!("taint {text:?}: it must be key=value:effect");
+    };
+    let (key, value) = key.split_once('=').map_or((key, None), |(key, value)| (key, Some(value.to_owned())));
+    Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
 }
 
 fn resolv_conf(known: &Known) -> PathBuf {

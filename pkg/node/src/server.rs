@@ -119,6 +119,17 @@ impl Known {
         Ok(self.authority.leaf("serving-apiserver", &subject)?)
     }
 
+    /// What the agent serves the kubelet's API with.
+    pub fn agent_tls(&self) -> anyhow::Result<rustls::ServerConfig> {
+        let subject = Subject {
+            dns_names: vec![self.node_name.clone()],
+            addresses: vec![IpAddr::V4(self.address), Ipv4Addr::LOCALHOST.into()],
+            ..Subject::user(&format!("system:node:{}", self.node_name), &["system:nodes"])
+        };
+        let pair = self.authority.leaf("serving-kubelet", &subject)?;
+        Ok(crate::tls::server(self.authority.root_pem(), &pair)?)
+    }
+
     fn write_kubeconfig(&self) -> anyhow::Result<()> {
         let admin = self.authority.leaf("client-admin", &Subject::user("system:admin", &["system:masters"]))?;
         let host = if self.config.bind_address.is_unspecified() {

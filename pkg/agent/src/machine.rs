@@ -1,0 +1,102 @@
+//! What this machine has and allows.
+use procfs::{Current, CurrentSI};
+use std::fs;
+use std::path::Path;
+
+/// Facts that do not change while the agent runs.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    pub cpus: u32,
+    pub memory_bytes: i64,
+    pub host_name: String,
+    pub machine_id: String,
+    pub boot_id: String,
+    pub kernel: String,
+    pub os_image: String,
+    /// The lowest `oom_score_adj` that this process may give to others.
+    pub oom_floor: i64,
+}
+
+impl Machine {
+    pub fn look() -> Self {
+        let meminfo = procfs::Meminfo::current();
+        let uname = rustix::system::uname();
+        Self {
+            cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
+            memory_bytes: meminfo.map_or(0, |m| i64::try_from(m.mem_total).unwrap_or(i64::MAX)),
+            host_name: uname.nodename().to_string_lossy().into_owned(),
+            machine_id: first_line("/etc/machine-id"),
+            boot_id: first_line("/proc/sys/kernel/random/boot_id"),
+            kernel: uname.release().to_string_lossy().into_owned(),
+            os_image: os_image(&fs::read_to_string("/etc/os-release").unwrap_or_default()),
+            oom_floor: oom_floor(),
+        }
+    }
+
+    /// Size, free and available bytes of the file system of `path`, and its free inodes.
+    pub fn disk(path: &Path) -> Disk {
+        let Ok(stat) = rustix::fs::statvfs(path) else { return Disk::default() };
+        Disk {
+            size_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            inodes: stat.f_files,
+            inodes_free: stat.f_ffree,
+        }
+    }
+
+    /// Memory that could be given out without swapping, in bytes.
+    pub fn available_memory_bytes() -> u64 {
+        procfs::Meminfo::current().ok().and_then(|m| m.mem_available).unwrap_or(0)
+    }
+
+    /// Seconds of CPU time used since boot.
+    pub fn cpu_seconds() -> f64 {
+        let Ok(stat) = procfs::KernelStats::current() else { return 0.0 };
+        let total = stat.total;
+        let ticks = total.user + total.nice + total.system + total.irq.unwrap_or(0) + total.softirq.unwrap_or(0);
+        ticks as f64 / procfs::ticks_per_second() as f64
+    }
+}
+
+/// A file system's room.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Disk {
+    pub size_bytes: u64,
+    pub available_bytes: u64,
+    pub inodes: u64,
+    pub inodes_free: u64,
+}
+
+fn first_line(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn os_image(os_release: &str) -> String {
+    let name = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or("Linux", |name| name.trim_matches('"')).to_owned()
+}
+
+/// Lowering needs CAP_SYS_RESOURCE (proc(5), "/proc/pid/oom_score_adj"): without it our own score is the floor.
+fn oom_floor() -> i64 {
+    let own: i64 = first_line("/proc/self/oom_score_adj").parse().unwrap_or(0);
+    let lowered = fs::write("/proc/self/oom_score_adj", (own - 1).max(-1000).to_string()).is_ok();
+    if !lowered {
+        return own;
+    }
+    let _ = fs::write("/proc/self/oom_score_adj", own.to_string());
+    -1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_memory_and_a_name() {
+        let machine = Machine::look();
+        assert!(machine.cpus > 0 && machine.memory_bytes > 0 && !machine.kernel.is_empty(), "{machine:?}");
+        assert!(Machine::disk(Path::new("/")).size_bytes > 0);
+        assert_eq!(os_image("ID=x\nPRETTY_NAME=\"Debian 12\"\n"), "Debian 12");
+        assert_eq!(os_image(""), "Linux");
+    }
+}

@@ -1,0 +1,59 @@
+//! What the agent is told by whoever composes the process.
+use client::Informers;
+use k8s_openapi::api::core::v1::Taint;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Everything that one node's agent needs.
+pub struct Options {
+    /// Acts as `system:node:<node_name>`.
+    pub client: kube::Client,
+    /// Reflectors of Pods and Services.
+    pub informers: Informers,
+    /// Whether the pods' reflector may be narrowed to this node: in an agent's own process, not in a server's.
+    pub narrow_reflectors: bool,
+    pub node_name: String,
+    pub node_ip: IpAddr,
+    /// The agent's own directory, such as `/var/lib/eyot/agent`.
+    pub data_dir: PathBuf,
+    /// Where container logs go; `None`: `/var/log/pods` of the instance "eyot", else `<data_dir>/log/pods`.
+    pub log_dir: Option<PathBuf>,
+    /// Host-wide names derive from it.
+    pub instance: String,
+    /// The CRI socket.
+    pub cri_socket: PathBuf,
+    /// containerd's own event service answers on the same socket.
+    pub containerd_events: bool,
+    pub cluster_dns: String,
+    pub cluster_domain: String,
+    /// The host's resolver configuration, for `dnsPolicy: Default`.
+    pub resolv_conf: PathBuf,
+    /// TLS of port 10250: asks for client certificates of the cluster's CA but doesn't insist.
+    pub serving_tls: Arc<rustls::ServerConfig>,
+    /// Where the kubelet's API is served.
+    pub listen: std::net::SocketAddr,
+    /// More labels for the Node, such as its roles.
+    pub labels: BTreeMap<String, String>,
+    /// Taints that the Node is born with.
+    pub taints: Vec<Taint>,
+    pub max_pods: u32,
+    /// The version that the Node reports, such as `v1.36.3`.
+    pub kubelet_version: String,
+}
+
+/// Kubernetes' default for pods a node.
+pub const DEFAULT_MAX_PODS: u32 = 110;
+/// The kubelet's port.
+pub const DEFAULT_PORT: u16 = 10250;
+
+impl Options {
+    pub(crate) fn log_dir(&self) -> PathBuf {
+        match &self.log_dir {
+            Some(dir) => dir.clone(),
+            None if self.instance == "eyot" => PathBuf::from("/var/log/pods"),
+            None => self.data_dir.join("log/pods"),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The agent as a whole: its parts made, run and drained.
+use crate::context::Context;
+use crate::cri::Cri;
+use crate::images::Images;
+use crate::logs::{self, Rotation};
+use crate::machine::Machine;
+use crate::manager::Manager;
+use crate::objects::Objects;
+use crate::options::Options;
+use crate::pod::config::{Resolver, Settings};
+use crate::{node, server};
+use client::events;
+use k8s_openapi::api::core::v1::{Pod, Service as ServiceObject};
+use kube::runtime::watcher;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often logs are looked at for rotation.
+const ROTATE: Duration = Duration::from_secs(10);
+
+/// Why an agent can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("directory {0}")]
+    Directory(PathBuf, #[source] io::Error),
+    #[error("kubelet API on {0}")]
+    Listen(std::net::SocketAddr, #[source] io::Error),
+}
+
+/// One node's agent.
+pub struct Service {
+    context: Arc<Context>,
+    events: events::Service,
+}
+
+impl Service {
+    /// Needs a tokio runtime; nothing runs yet.
+    pub fn new(options: Options) -> Self {
+        let machine = Machine::look();
+        let events = events::Service::new(events::Options {
+            client: options.client.clone(),
+            component: "kubelet".to_owned(),
+            host: options.node_name.clone(),
+        });
+        let context = Context {
+            cri: Cri::new(&options.cri_socket),
+            settings: settings(&options, &machine),
+            cgroups: qos::Cgroups::detect(),
+            recorder: events.recorder(),
+            objects: Objects::new(options.client.clone()),
+            images: Images::default(),
+            services: options.informers.reflector::<ServiceObject>(),
+            machine,
+            tracker: TaskTracker::new(),
+            owners: Default::default(),
+            options,
+        };
+        Self { context: Arc::new(context), events }
+    }
+
+    /// Runs the node until shutdown; containers go on.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let context = self.context;
+        for dir in [
+            context.options.data_dir.join("pods"),
+            context.options.data_dir.join("checkpoints"),
+            context.settings.log_dir.clone(),
+        ] {
+            fs::create_dir_all(&dir).map_err(|error| Error::Directory(dir, error))?;
+        }
+        let listener = tokio::net::TcpListener::bind(context.options.listen).await;
+        let listener = listener.map_err(|error| Error::Listen(context.options.listen, error))?;
+        let pods = pods(&context.options);
+        let tracker = context.tracker.clone();
+        tracker.spawn(self.events.run(shutdown.clone()));
+        tracker.spawn(node::run(context.clone(), shutdown.clone()));
+        tracker.spawn(server::run(context.clone(), pods.clone(), listener, shutdown.clone()));
+        tracker.spawn(rotate(context.clone(), shutdown.clone()));
+        Manager::new(context, shutdown).run(pods).await;
+        tracker.close();
+        tracker.wait().await;
+        Ok(())
+    }
+}
+
+fn pods(options: &Options) -> client::Reflector<Pod> {
+    if !options.narrow_reflectors {
+        return options.informers.reflector();
+    }
+    let ours = format!("spec.nodeName={}", options.node_name);
+    options.informers.reflector_with(watcher::Config::default().fields(&ours))
+}
+
+fn settings(options: &Options, machine: &Machine) -> Settings {
+    Settings {
+        instance: options.instance.clone(),
+        cluster_dns: options.cluster_dns.clone(),
+        cluster_domain: options.cluster_domain.clone(),
+        host_dns: Resolver::parse(&fs::read_to_string(&options.resolv_conf).unwrap_or_default()),
+        node_memory_bytes: machine.memory_bytes,
+        oom_floor: machine.oom_floor,
+        log_dir: options.log_dir(),
+        seccomp_dir: options.data_dir.join("seccomp"),
+        host_name: machine.host_name.clone(),
+    }
+}
+
+async fn rotate(context: Arc<Context>, shutdown: CancellationToken) {
+    let work = async {
+        loop {
+            tokio::time::sleep(ROTATE).await;
+            let root = context.settings.log_dir.clone();
+            let rotated = tokio::task::spawn_blocking(move || logs::rotate_all(&root, Rotation::default())).await;
+            match rotated {
+                Ok(Ok(logs)) if !logs.is_empty() => reopen(&context, &logs).await,
+                Ok(Err(error)) => tracing::warn!(%error, "logs can't be rotated"),
+                _ => {}
+            }
+        }
+    };
+    shutdown.run_until_cancelled(work).await;
+}
+
+/// Tells the runtime to write to the new files: it knows containers by id, we find them by their logs.
+async fn reopen(context: &Context, logs: &[PathBuf]) {
+    use crate::cri::{ContainerStatusRequest, ListContainersRequest, ReopenContainerLogRequest, request};
+    let Ok(all) = context.cri.runtime().list_containers(request(ListContainersRequest { filter: None })).await else {
+        return;
+    };
+    for container in all.into_inner().containers {
+        let ask = ContainerStatusRequest { container_id: container.id.clone(), verbose: false };
+        let status = context.cri.runtime().container_status(request(ask)).await;
+        let path =
+            status.ok().and_then(|answer| answer.into_inner().status).map(|status| PathBuf::from(status.log_path));
+        if path.is_some_and(|path| logs.contains(&path)) {
+            let ask = ReopenContainerLogRequest { container_id: container.id };
+            if let Err(status) = context.cri.runtime().reopen_container_log(request(ask)).await {
+                tracing::debug!(%status, "log not reopened");
+            }
+        }
+    }
+}

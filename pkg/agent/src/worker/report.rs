@@ -1,0 +1,187 @@
+//! What of a pod's status was sent, and what is next. At most one patch is under way; what changes meanwhile goes
+//! into the next.
+use super::{Job, Outcome, Worker};
+use crate::context::Context;
+use crate::pod::status::{self, status};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+/// How a patch ended.
+pub enum Sent {
+    Taken(Value),
+    /// The object is gone or is another.
+    Gone,
+    Refused,
+}
+
+/// The status as the server has it from us.
+pub struct Reporter {
+    last: Option<Value>,
+    next: Option<Value>,
+    gone: bool,
+    /// It had ended before we knew it: its last words were said then, and their files are gone.
+    ended: bool,
+}
+
+impl Reporter {
+    /// A restarted agent knows from the object what was sent before.
+    pub fn new(pod: &Pod) -> Self {
+        let known = pod.status.as_ref().filter(|status| status.container_statuses.is_some());
+        let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let ended = matches!(ended, Some("Succeeded" | "Failed"));
+        let last = known.and_then(|status| serde_json::to_value(status).ok());
+        Self { last, next: None, gone: false, ended }
+    }
+
+    /// Whether the server knows everything.
+    pub fn is_settled(&self) -> bool {
+        self.gone || self.ended || (self.next.is_none() && self.last.is_some())
+    }
+
+    /// True when it must be tried again.
+    pub fn sent(&mut self, sent: Sent) -> bool {
+        match sent {
+            Sent::Taken(value) => {
+                if self.next.as_ref() == Some(&value) {
+                    self.next = None;
+                }
+                self.last = Some(value);
+                false
+            }
+            Sent::Gone => {
+                self.gone = true;
+                self.next = None;
+                false
+            }
+            Sent::Refused => true,
+        }
+    }
+}
+
+impl Worker {
+    /// Sends the status if it differs from what the server has.
+    pub(super) fn report(&mut self, ending: bool, finished: bool) {
+        if self.gone || self.reporter.gone || self.reporter.ended {
+            return;
+        }
+        let mut new = self.status_now(ending);
+        if finished && ending {
+            end_phase(&mut new);
+        }
+        if let Some(last) = self.reporter.next.as_ref().or(self.reporter.last.as_ref()) {
+            keep_times(last, &mut new);
+        }
+        if self.reporter.last.as_ref() == Some(&new) {
+            self.reporter.next = None;
+            return;
+        }
+        self.reporter.next = Some(new.clone());
+        let patch = patch(&self.uid, self.reporter.last.as_ref(), &new);
+        let (context, pod) = self.shared();
+        self.job(Job::Report, async move { Outcome::Report(send(&context, &pod, patch, new).await) });
+    }
+
+    fn status_now(&self, ending: bool) -> Value {
+        let now = self.began.max(Timestamp::now()).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let deadline = self.past_deadline() && self.pod.metadata.deletion_timestamp.is_none();
+        let evicted =
+            deadline.then_some(("DeadlineExceeded", "Pod was active on the node longer than the specified deadline"));
+        let mut new = status(&status::Context {
+            pod: &self.pod,
+            observed: &self.observed,
+            health: &self.probes,
+            waiting: &self.waiting,
+            host_ip: &self.context.node_ip(),
+            now: &now,
+            messages: &self.messages,
+            evicted,
+            ending,
+        });
+        new["startTime"] = self.began.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
+        new
+    }
+}
+
+/// A pod that was deleted ends as its containers did.
+fn end_phase(status: &mut Value) {
+    let statuses = status["containerStatuses"].as_array().cloned().unwrap_or_default();
+    let well = |status: &Value| status["state"]["terminated"]["exitCode"] == 0;
+    status["phase"] = if statuses.iter().all(well) { "Succeeded" } else { "Failed" }.into();
+}
+
+/// A condition that stays as it is keeps the time of its last change.
+fn keep_times(last: &Value, new: &mut Value) {
+    let Some(conditions) = new["conditions"].as_array_mut() else { return };
+    for condition in conditions {
+        let old = last["conditions"].as_array().into_iter().flatten().find(|old| old["type"] == condition["type"]);
+        if let Some(old) = old.filter(|old| old["status"] == condition["status"]) {
+            condition["lastTransitionTime"] = old["lastTransitionTime"].clone();
+        }
+    }
+}
+
+/// A strategic merge patch: conditions of others stay; ours lose the texts that they no longer have.
+fn patch(uid: &str, last: Option<&Value>, new: &Value) -> Value {
+    let mut status = new.clone();
+    if let Some(conditions) = status["conditions"].as_array_mut() {
+        for condition in conditions {
+            let mut old = last.and_then(|last| last["conditions"].as_array()).into_iter().flatten();
+            let old = old.find(|old| old["type"] == condition["type"]);
+            for field in ["reason", "message"] {
+                if old.is_some_and(|old| !old[field].is_null()) && condition.get(field).is_none() {
+                    condition[field] = Value::Null;
+                }
+            }
+        }
+    }
+    json!({"metadata": {"uid": uid}, "status": status})
+}
+
+async fn send(context: &Context, pod: &Pod, patch: Value, new: Value) -> Sent {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let api: Api<Pod> = Api::namespaced(context.options.client.clone(), namespace);
+    match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+        Ok(_) => Sent::Taken(new),
+        Err(kube::Error::Api(status)) if status.code == 404 => Sent::Gone,
+        // The name belongs to another pod by now.
+        Err(kube::Error::Api(status)) if status.code == 409 && status.message.to_lowercase().contains("uid") => {
+            Sent::Gone
+        }
+        Err(error) => {
+            tracing::debug!(pod = name, namespace, %error, "status not sent");
+            Sent::Refused
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_stay_while_the_status_stays_and_texts_are_removed() {
+        let last =
+            json!({"conditions": [{"type": "Ready", "status": "True", "reason": "x", "lastTransitionTime": "a"}]});
+        let mut new = json!({"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "b"}]});
+        keep_times(&last, &mut new);
+        assert_eq!(new["conditions"][0]["lastTransitionTime"], "a");
+        let patch = patch("u", Some(&last), &new);
+        let condition = patch["status"]["conditions"][0].as_object().expect("object");
+        assert_eq!(condition.get("reason"), Some(&Value::Null));
+        assert_eq!(condition.get("message"), None);
+    }
+
+    #[test]
+    fn a_deleted_pod_ends_as_its_containers_did() {
+        let mut status = json!({"containerStatuses": [{"state": {"terminated": {"exitCode": 0}}}]});
+        end_phase(&mut status);
+        assert_eq!(status["phase"], "Succeeded");
+        status["containerStatuses"][0]["state"]["terminated"]["exitCode"] = 137.into();
+        end_phase(&mut status);
+        assert_eq!(status["phase"], "Failed");
+    }
+}

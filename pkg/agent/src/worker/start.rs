@@ -1,0 +1,239 @@
+//! What it takes to start: directories, groups and volumes, the sandbox, and one container.
+use super::{Outcome, hooks};
+use crate::context::{Context, container_reference};
+use crate::cri::{self, CreateContainerRequest, RunPodSandboxRequest, StartContainerRequest, request};
+use crate::pod::config::{self, spec};
+use crate::pod::env::{Sources, environment};
+use crate::pod::observed::{Observed, Sandbox};
+use crate::pod::resources::{Qos, amount, cgroup_parent, shares};
+use crate::volumes::{self, Volumes};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+/// Why a container did not start: the waiting reason and message.
+#[derive(Debug)]
+pub struct Failure {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+pub type Result = std::result::Result<(), Failure>;
+
+/// One container to be started.
+pub struct Wanted {
+    pub pod: Arc<Pod>,
+    pub container: Container,
+    pub sandbox: Sandbox,
+    pub restart_count: u32,
+    pub ips: Vec<String>,
+    /// The container whose processes an ephemeral one sees.
+    pub target: Option<String>,
+}
+
+/// The container that an ephemeral one is aimed at.
+pub fn target(pod: &Pod, observed: &Observed, name: &str) -> Option<String> {
+    let mut ephemeral = spec(pod).ephemeral_containers.iter().flatten();
+    let wanted = ephemeral.find(|c| c.name == name)?.target_container_name.as_deref()?;
+    Some(observed.latest(wanted)?.id.clone())
+}
+
+/// Directories, cgroup and volumes. `first`: not just brought up to date. True when all is there.
+pub async fn prepare(context: &Context, pod: &Pod, volumes: &mut Volumes, first: bool) -> bool {
+    if first && let Err(error) = ground(context, pod) {
+        context.warn(pod, "FailedToMakePodDataDirectories", format!("error making pod data directories: {error}"));
+        return false;
+    }
+    match volumes.setup(context, pod).await {
+        Ok(()) => true,
+        Err(failure) => {
+            context.warn(pod, "FailedMount", failure.to_string());
+            // What was mounted once stays usable when it can't be refreshed.
+            !first
+        }
+    }
+}
+
+fn ground(context: &Context, pod: &Pod) -> io::Result<()> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    fs::create_dir_all(context.pod_dir(uid))?;
+    fs::create_dir_all(config::log_directory(pod, &context.settings))?;
+    let qos = Qos::of(spec(pod));
+    let parent = cgroup_parent(&context.options.instance, pod, qos);
+    context.cgroups.create(&parent, &limits(pod, qos)).map_err(io::Error::other)
+}
+
+/// The pod's own group: the sum of what its containers ask for; a limit only where every container has one.
+fn limits(pod: &Pod, qos: Qos) -> qos::Limits {
+    let containers = &spec(pod).containers;
+    let sum = |name: &str, limit: bool| -> i64 { containers.iter().filter_map(|c| amount(c, name, limit)).sum() };
+    let all = |name: &str| containers.iter().all(|c| amount(c, name, true).is_some_and(|n| n > 0));
+    let init = spec(pod).init_containers.iter().flatten();
+    let largest = |name: &str| init.clone().filter_map(|c| amount(c, name, true)).max().unwrap_or(0);
+    let init_all = |name: &str| init.clone().all(|c| amount(c, name, true).is_some_and(|n| n > 0));
+    let limit = |name: &str| (all(name) && init_all(name)).then(|| sum(name, true).max(largest(name)));
+    qos::Limits {
+        cpu_shares: Some(if qos == Qos::BestEffort {
+            2
+        } else {
+            shares(sum("cpu", false).max(sum("cpu", true).min(0)))
+        }),
+        cpu_quota_us: limit("cpu").map(|milli| (milli * 100).max(1000)),
+        memory_bytes: limit("memory"),
+        pids: None,
+    }
+}
+
+/// The pod's sandbox: its namespaces, its network, its group.
+pub async fn sandbox(context: &Context, pod: &Pod, uid: &str, attempt: u32) -> Outcome {
+    let config = config::sandbox(pod, &context.settings, attempt);
+    let ask = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+    match context.cri.runtime().run_pod_sandbox(request(ask)).await {
+        Ok(answer) => {
+            context.owners.lock().insert(answer.into_inner().pod_sandbox_id, uid.to_owned());
+            Outcome::Done
+        }
+        Err(status) => {
+            let message = format!(
+                "Failed to create pod sandbox: rpc error: code = {:?} desc = {}",
+                status.code(),
+                status.message()
+            );
+            context.warn(pod, "FailedCreatePodSandBox", message);
+            Outcome::Failed
+        }
+    }
+}
+
+/// One container, from its image to its postStart hook.
+pub async fn container(context: &Context, wanted: Wanted) -> Result {
+    let Wanted { pod, container, .. } = &wanted;
+    let about = container_reference(pod, &container.name);
+    let image = context.images.ensure(context, pod, container).await;
+    let image = image.map_err(|failure| Failure { reason: failure.reason, message: failure.message })?;
+    let config = configure(context, &wanted, &image).await.map_err(|message| {
+        context.recorder.warning(&about, "Failed", format!("Error: {message}"));
+        Failure { reason: "CreateContainerConfigError", message }
+    })?;
+    let id = create(context, &wanted, config).await.map_err(|message| {
+        context.recorder.warning(&about, "Failed", format!("Error: {message}"));
+        Failure { reason: "CreateContainerError", message }
+    })?;
+    context.recorder.normal(&about, "Created", "Container created");
+    let ask = StartContainerRequest { container_id: id.clone() };
+    if let Err(status) = context.cri.runtime().start_container(request(ask)).await {
+        let message = status.message().to_owned();
+        context.recorder.warning(&about, "Failed", format!("Error: {message}"));
+        return Err(Failure { reason: "RunContainerError", message });
+    }
+    context.recorder.normal(&about, "Started", "Container started");
+    post_start(context, &wanted, &id).await
+}
+
+async fn create(
+    context: &Context,
+    wanted: &Wanted,
+    config: cri::ContainerConfig,
+) -> std::result::Result<String, String> {
+    let ask = CreateContainerRequest {
+        pod_sandbox_id: wanted.sandbox.id.clone(),
+        config: Some(config),
+        sandbox_config: Some(config::sandbox(&wanted.pod, &context.settings, wanted.sandbox.attempt)),
+    };
+    let answer = context.cri.runtime().create_container(request(ask)).await;
+    let id = answer.map_err(|status| status.message().to_owned())?.into_inner().container_id;
+    let uid = wanted.pod.metadata.uid.clone().unwrap_or_default();
+    context.owners.lock().insert(id.clone(), uid);
+    Ok(id)
+}
+
+/// The container's configuration, or the text of a `CreateContainerConfigError`.
+async fn configure(
+    context: &Context,
+    wanted: &Wanted,
+    image: &crate::images::Image,
+) -> std::result::Result<cri::ContainerConfig, String> {
+    let Wanted { pod, container, restart_count, ips, .. } = wanted;
+    let sources = sources(context, pod, container, ips).await?;
+    let env = environment(pod, container, &sources)?;
+    let known = env.iter().cloned().collect();
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let file = volumes::termination_file(context, uid, &container.name, *restart_count)
+        .map_err(|error| format!("the file of the termination message: {error}"))?;
+    let mounts = volumes::container_mounts(context, pod, container, &known, ips, Some(&file))?;
+    let logs = config::log_directory(pod, &context.settings).join(&container.name);
+    fs::create_dir_all(&logs).map_err(|error| format!("{}: {error}", logs.display()))?;
+    let start = config::Start {
+        pod,
+        container,
+        restart_count: *restart_count,
+        env: &env,
+        mounts,
+        image: &image.reference,
+        image_user: (image.user.0, &image.user.1),
+        termination_file: &file.display().to_string(),
+        target_id: wanted.target.clone(),
+    };
+    config::container(&start, &context.settings)
+}
+
+async fn sources(
+    context: &Context,
+    pod: &Pod,
+    container: &Container,
+    ips: &[String],
+) -> std::result::Result<Sources, String> {
+    let mut sources = Sources {
+        services: context.services.list().iter().map(|service| (**service).clone()).collect(),
+        node_name: context.options.node_name.clone(),
+        host_ip: context.node_ip(),
+        pod_ips: ips.to_vec(),
+        node_cpu_milli: i64::from(context.machine.cpus) * 1000,
+        node_memory_bytes: context.machine.memory_bytes,
+        ..Sources::default()
+    };
+    let (maps, secrets) = names(container);
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let checkpoint = context.checkpoint_dir(pod.metadata.uid.as_deref().unwrap_or_default());
+    for name in maps {
+        let map = context.objects.get::<ConfigMap>(&checkpoint, namespace, &name).await;
+        sources.config_maps.extend(map.map_err(|error| error.to_string())?.map(|map| (name, map)));
+    }
+    for name in secrets {
+        let secret = context.objects.get::<Secret>(&checkpoint, namespace, &name).await;
+        sources.secrets.extend(secret.map_err(|error| error.to_string())?.map(|secret| (name, secret)));
+    }
+    Ok(sources)
+}
+
+/// The ConfigMaps and Secrets that a container's environment refers to.
+fn names(container: &Container) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
+    for from in container.env_from.iter().flatten() {
+        maps.extend(from.config_map_ref.as_ref().map(|source| source.name.clone()));
+        secrets.extend(from.secret_ref.as_ref().map(|source| source.name.clone()));
+    }
+    for source in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+        maps.extend(source.config_map_key_ref.as_ref().map(|key| key.name.clone()));
+        secrets.extend(source.secret_key_ref.as_ref().map(|key| key.name.clone()));
+    }
+    (maps, secrets)
+}
+
+async fn post_start(context: &Context, wanted: &Wanted, id: &str) -> Result {
+    let hook = wanted.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
+    let Some(hook) = hook else { return Ok(()) };
+    let ip = wanted.ips.first().map(String::as_str).unwrap_or_default();
+    let Err(message) = hooks::run(context, hook, &wanted.container, id, ip, hooks::POST_START_TIMEOUT).await else {
+        return Ok(());
+    };
+    let about = container_reference(&wanted.pod, &wanted.container.name);
+    tracing::debug!(container = wanted.container.name, message, "postStart hook failed");
+    context.recorder.warning(&about, "FailedPostStartHook", "PostStartHook failed");
+    context.recorder.normal(&about, "Killing", "FailedPostStartHook");
+    let grace = spec(&wanted.pod).termination_grace_period_seconds.unwrap_or(30);
+    super::end::stop_container(context, id, grace).await;
+    Err(Failure { reason: "PostStartHookError", message })
+}

@@ -1,0 +1,234 @@
+//! The executor: makes, limits, reads and removes groups.
+use super::plan::{self, Limits, V1_CONTROLLERS, V2_CONTROLLERS, Version};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Tries to remove a group whose last process is still leaving, and the pause between them.
+const REMOVE_TRIES: u32 = 20;
+const REMOVE_PAUSE: Duration = Duration::from_millis(10);
+
+/// A file or directory of the hierarchy that could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cgroup {path}")]
+pub struct Error {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// What a group has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub cpu_ns: u64,
+    pub memory_bytes: u64,
+    /// Without file pages that nobody asked for lately.
+    pub working_set_bytes: u64,
+}
+
+/// The machine's hierarchy.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    root: PathBuf,
+    version: Version,
+}
+
+impl Cgroups {
+    /// What is mounted at `/sys/fs/cgroup`.
+    pub fn detect() -> Self {
+        Self::at(Path::new("/sys/fs/cgroup"))
+    }
+
+    fn at(root: &Path) -> Self {
+        let version = if root.join("cgroup.controllers").exists() { Version::V2 } else { Version::V1 };
+        Self { root: root.to_owned(), version }
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Makes the group `path` (absolute within the hierarchy, such as `/eyotpods/burstable`) with its parents.
+    pub fn create(&self, path: &str, limits: &Limits) -> Result<(), Error> {
+        for dir in self.dirs(path) {
+            // A controller that the kernel lacks has no hierarchy; runc says so where it matters.
+            let Some(top) = self.top_of(&dir) else { continue };
+            if top.exists() {
+                fs::create_dir_all(&dir).map_err(failed(&dir))?;
+            }
+        }
+        if self.version == Version::V2 {
+            self.enable_controllers(path)?;
+        }
+        self.limit(path, limits)
+    }
+
+    /// Puts limits in force on an existing group.
+    pub fn limit(&self, path: &str, limits: &Limits) -> Result<(), Error> {
+        for write in plan::writes(self.version, limits) {
+            let file = self.dir(write.controller, path).join(write.file);
+            if file.exists() {
+                fs::write(&file, &write.value).map_err(failed(&file))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a group and all below it. Gone already is success; processes in it are an error.
+    pub fn remove(&self, path: &str) -> Result<(), Error> {
+        let mut dirs = self.dirs(path);
+        if self.version == Version::V1 {
+            dirs = self.all_v1(path);
+        }
+        dirs.iter().try_for_each(|dir| remove_tree(dir).map_err(failed(dir)))
+    }
+
+    /// The names of the groups right below `path`.
+    pub fn children(&self, path: &str) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.dir("memory", path)) else { return Vec::new() };
+        let dirs = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        dirs.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// What a group has used so far; zeroes where the kernel does not tell.
+    pub fn usage(&self, path: &str) -> Usage {
+        match self.version {
+            Version::V1 => self.usage_v1(path),
+            Version::V2 => self.usage_v2(path),
+        }
+    }
+
+    fn usage_v1(&self, path: &str) -> Usage {
+        let memory = self.dir("memory", path);
+        let memory_bytes = number(&memory.join("memory.usage_in_bytes"));
+        let inactive = keyed(&memory.join("memory.stat"), "total_inactive_file");
+        Usage {
+            cpu_ns: number(&self.dir("cpuacct", path).join("cpuacct.usage")),
+            memory_bytes,
+            working_set_bytes: memory_bytes.saturating_sub(inactive),
+        }
+    }
+
+    fn usage_v2(&self, path: &str) -> Usage {
+        let dir = self.dir("", path);
+        let memory_bytes = number(&dir.join("memory.current"));
+        let inactive = keyed(&dir.join("memory.stat"), "inactive_file");
+        Usage {
+            cpu_ns: keyed(&dir.join("cpu.stat"), "usage_usec").saturating_mul(1000),
+            memory_bytes,
+            working_set_bytes: memory_bytes.saturating_sub(inactive),
+        }
+    }
+
+    fn dir(&self, controller: &str, path: &str) -> PathBuf {
+        let path = path.trim_start_matches('/');
+        match self.version {
+            Version::V1 => self.root.join(controller).join(path),
+            Version::V2 => self.root.join(path),
+        }
+    }
+
+    fn dirs(&self, path: &str) -> Vec<PathBuf> {
+        match self.version {
+            Version::V1 => V1_CONTROLLERS.iter().map(|controller| self.dir(controller, path)).collect(),
+            Version::V2 => vec![self.dir("", path)],
+        }
+    }
+
+    /// The same path in every hierarchy: runc made it in all of them.
+    fn all_v1(&self, path: &str) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
+        entries.flatten().map(|entry| entry.path().join(path.trim_start_matches('/'))).collect()
+    }
+
+    /// The mount point that a group's directory lies under.
+    fn top_of(&self, dir: &Path) -> Option<PathBuf> {
+        match self.version {
+            Version::V2 => Some(self.root.clone()),
+            Version::V1 => {
+                let controller = dir.strip_prefix(&self.root).ok()?.components().next()?;
+                Some(self.root.join(controller))
+            }
+        }
+    }
+
+    /// Version 2 hands controllers down one level at a time.
+    fn enable_controllers(&self, path: &str) -> Result<(), Error> {
+        let mut dir = self.root.clone();
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            let known = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+            let wanted: Vec<_> = known
+                .split_whitespace()
+                .filter(|name| V2_CONTROLLERS.contains(name))
+                .map(|name| format!("+{name}"))
+                .collect();
+            let file = dir.join("cgroup.subtree_control");
+            fs::write(&file, wanted.join(" ")).map_err(failed(&file))?;
+            dir.push(part);
+        }
+        let known = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+        let wanted: Vec<_> = known.split_whitespace().map(|name| format!("+{name}")).collect();
+        let file = dir.join("cgroup.subtree_control");
+        fs::write(&file, wanted.join(" ")).map_err(failed(&file))
+    }
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error { path, source }
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_tree(&entry.path())?;
+    }
+    for _ in 0..REMOVE_TRIES {
+        match fs::remove_dir(dir) {
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
+                std::thread::sleep(REMOVE_PAUSE);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => return other,
+        }
+    }
+    fs::remove_dir(dir)
+}
+
+fn number(file: &Path) -> u64 {
+    fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+fn keyed(file: &Path, key: &str) -> u64 {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_groups_are_made_limited_and_removed() {
+        let cgroups = Cgroups::detect();
+        let path = format!("/eyot-qos-test-{}", std::process::id());
+        let child = format!("{path}/pod1");
+        let limits = Limits { memory_bytes: Some(64 << 20), ..Limits::default() };
+        if let Err(error) = cgroups.create(&child, &limits) {
+            return eprintln!("skipped: {error}: {}", error.source);
+        }
+        let file = match cgroups.version() {
+            Version::V1 => cgroups.dir("memory", &child).join("memory.limit_in_bytes"),
+            Version::V2 => cgroups.dir("memory", &child).join("memory.max"),
+        };
+        let limit = number(&file);
+        let children = cgroups.children(&path);
+        cgroups.remove(&path).expect("an empty group can be removed");
+        cgroups.remove(&path).expect("and is gone then");
+        assert_eq!(limit, 64 << 20);
+        assert_eq!(children, ["pod1"]);
+        assert!(!file.exists());
+    }
+}
