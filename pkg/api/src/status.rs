@@ -21,7 +21,8 @@ pub struct Status {
     pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Details>,
-    /// The HTTP status code.
+    /// The HTTP status code; 0, and left out, in a success that says nothing more.
+    #[serde(default, skip_serializing_if = "is_zero_code")]
     pub code: u16,
 }
 
@@ -49,6 +50,10 @@ pub struct Details {
     pub causes: Vec<Cause>,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub retry_after_seconds: u32,
+}
+
+fn is_zero_code(n: &u16) -> bool {
+    *n == 0
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -82,7 +87,7 @@ impl Status {
 
     /// The answer to a delete that left nothing to show; `details` name what was deleted.
     pub fn success(details: Option<Details>) -> Self {
-        let mut status = Self::failure(200, "", "");
+        let mut status = Self::failure(0, "", "");
         status.status = "Success".into();
         status.details = details;
         status

@@ -22,6 +22,12 @@ fn text<'v>(spec: &'v Value, field: &str) -> &'v str {
     spec[field].as_str().unwrap_or_default()
 }
 
+/// The ports as they are; looking for them makes none.
+fn ports_mut(service: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let ports = service.get_mut("spec").and_then(|spec| spec.get_mut("ports")).and_then(Value::as_array_mut);
+    ports.into_iter().flatten()
+}
+
 fn needs_ip(spec: &Value) -> bool {
     matches!(text(spec, "type"), "" | "ClusterIP" | "NodePort" | "LoadBalancer")
 }
@@ -148,7 +154,7 @@ fn keep_node_ports(new: &mut Value, before: &Value) {
         ports(before).iter().map(|p| (text(p, "name").to_owned(), number(p))).collect();
     let old: BTreeSet<u64> = by_name.values().copied().collect();
     let used: BTreeSet<u64> = ports(&new["spec"]).iter().map(number).filter(|n| old.contains(n)).collect();
-    for port in new["spec"]["ports"].as_array_mut().into_iter().flatten().filter(|p| number(p) == 0) {
+    for port in ports_mut(new).filter(|p| number(p) == 0) {
         if let Some(known) = by_name.get(text(port, "name")).filter(|n| **n != 0 && !used.contains(n)) {
             port["nodePort"] = (*known).into();
         }
@@ -259,7 +265,7 @@ fn node_ports(new: &mut Value, owner: &str, pools: &Pools, random: Random<'_>) -
     let asked: BTreeSet<u16> = claims(new).ports;
     let mut given: BTreeMap<u16, BTreeSet<String>> = BTreeMap::new();
     let mut by_port: BTreeMap<u64, u16> = BTreeMap::new();
-    for (i, port) in new["spec"]["ports"].as_array_mut().into_iter().flatten().enumerate() {
+    for (i, port) in ports_mut(new).enumerate() {
         let number = port["nodePort"].as_u64().unwrap_or(0);
         let protocol = text(port, "protocol").to_owned();
         let service_port = port["port"].as_u64().unwrap_or(0);

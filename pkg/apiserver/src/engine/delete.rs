@@ -98,7 +98,7 @@ impl DeleteOptions {
                 wrong(
                     Reason::NotSupported,
                     Some(other),
-                    "supported values: \"Background\", \"Foreground\", \"Orphan\"",
+                    "supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"",
                 );
                 None
             }

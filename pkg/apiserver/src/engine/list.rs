@@ -196,7 +196,7 @@ impl Token {
     }
 
     fn decode(text: &str) -> Result<Self> {
-        let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+        let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let bytes = BASE64.decode(text).map_err(|e| bad(&e.to_string()))?;
         let token: TokenText = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
         match (token.v.as_str(), token.rv) {

@@ -44,7 +44,7 @@ impl ListOptions {
         let options = Self {
             labels,
             fields,
-            limit: number(info, "limit")?.unwrap_or(0),
+            limit: number(info, "limit")?.map_or(0, |limit: i64| usize::try_from(limit).unwrap_or(0)),
             continue_token: text("continue").into(),
             resource_version: resource_version(text("resourceVersion"))?,
             version_match: version_match(text("resourceVersionMatch"))?,
@@ -127,7 +127,14 @@ fn supported(resource: &Resource, field: &str) -> std::result::Result<(), String
         || (field == "metadata.namespace" && resource.namespaced)
         || resource.selectable_fields.iter().any(|f| f == field)
         || resource.field_alias(field).is_some();
-    if known { Ok(()) } else { Err(format!("field label not supported: {field}")) }
+    if known {
+        return Ok(());
+    }
+    if resource.selectable_fields.is_empty() && resource.custom.is_none() {
+        let namespace = if resource.namespaced { ", \"metadata.namespace\"" } else { "" };
+        return Err(format!("{field:?} is not a known field selector: only \"metadata.name\"{namespace}"));
+    }
+    Err(format!("field label not supported: {field}"))
 }
 
 /// A watch of one name may only narrow itself to that name.
@@ -157,7 +164,7 @@ pub fn resource_version(text: &str) -> Result<Option<u64>> {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| {
-        bad(format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
+        bad(format!("invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
     })
 }
 
@@ -220,8 +227,10 @@ fn check_manager(manager: &str, errors: &mut Vec<FieldError>) {
 /// `All` is the only dry run there is.
 pub fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Vec<FieldError>) -> bool {
     let given: Vec<&str> = values.filter(|v| !v.is_empty()).collect();
-    for value in given.iter().filter(|&&v| v != "All") {
-        errors.push(unsupported("dryRun", value, "\"All\""));
+    if given.iter().any(|&v| v != "All") {
+        let value = Some(serde_json::json!(given));
+        let detail = "supported values: \"All\"".into();
+        errors.push(FieldError { field: "dryRun".into(), reason: Reason::NotSupported, value, detail });
     }
     !given.is_empty()
 }
@@ -246,7 +255,10 @@ mod tests {
             message(&[("resourceVersion", "0"), ("resourceVersionMatch", "Exact")]).contains("\"exact\" is forbidden")
         );
         assert!(message(&[("sendInitialEvents", "true")]).contains("forbidden for list"));
-        assert_eq!(message(&[("fieldSelector", "spec.x=1")]), "field label not supported: spec.x");
+        assert_eq!(
+            message(&[("fieldSelector", "spec.x=1")]),
+            "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        );
         assert_eq!(list(&[("resourceVersion", "x")]).unwrap_err().code, 400);
     }
 

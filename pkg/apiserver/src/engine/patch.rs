@@ -18,10 +18,6 @@ enum Patch {
     Apply(Bytes),
 }
 
-const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
-const ACCEPTED_BUILTIN: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
-                                application/apply-patch+yaml";
-
 impl Patch {
     fn parse(call: &Call<'_>) -> Result<Self> {
         let request = call.request;
@@ -35,7 +31,10 @@ impl Patch {
             "application/apply-patch+yaml" | "application/apply-patch+json" => {
                 Ok(Self::Apply(media::to_json(&request.body, media::Format::Yaml)?))
             }
-            _ => Err(media::unsupported(if custom { ACCEPTED } else { ACCEPTED_BUILTIN })),
+            _ => {
+                let text = "415: Unsupported Media Type";
+                Err(Status::unsupported_media_type(text).with_details(Details::default()).into())
+            }
         }
     }
 }
@@ -94,7 +93,7 @@ fn check_options(write: &Write<'_>, patch: &Patch) -> Result<()> {
 fn applied(write: &mut Write<'_>, body: &Bytes) -> Result<Value> {
     let resource = write.call.resource.clone();
     let mut applied = write.decode(body)?;
-    write.check_place(&mut applied, false)?;
+    write.check_place(&mut applied, true)?;
     let fields = applied.as_object_mut().expect("decode checked it");
     match write.scope {
         Scope::Main if resource.has_status() => {
@@ -102,10 +101,6 @@ fn applied(write: &mut Write<'_>, body: &Bytes) -> Result<Value> {
         }
         Scope::Status => fields.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status")),
         _ => {}
-    }
-    let name = applied["metadata"]["name"].as_str().unwrap_or_default();
-    if name.is_empty() {
-        applied["metadata"]["name"] = write.call.info().name.clone().into();
     }
     Ok(applied)
 }
@@ -171,18 +166,13 @@ pub fn scale(call: &Call<'_>, live: &Value) -> Result<Value> {
 
 fn refused(call: &Call<'_>, error: &api::patch::Error) -> Box<Status> {
     use api::patch::Error as E;
-    let gvr = &call.resource.gvr;
     match error {
         E::Malformed(text) => Status::bad_request(text.clone()),
+        // Upstream keeps to itself what was wrong; its log has it.
         E::Unprocessable(text) => {
-            let details = Details {
-                name: call.info().name.clone(),
-                group: gvr.group.clone(),
-                kind: gvr.resource.clone(),
-                ..Details::default()
-            };
-            let text = format!("the server rejected our request due to an error in our request: {text}");
-            Status::failure(422, "Invalid", text).with_details(details)
+            tracing::debug!(%text, name = call.info().name, "a patch does not apply");
+            let text = "the server rejected our request due to an error in our request";
+            Status::failure(422, "Invalid", text).with_details(Details::default())
         }
         E::TooLarge(text) => Status::too_large(text.to_string()),
     }

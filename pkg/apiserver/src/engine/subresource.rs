@@ -34,6 +34,9 @@ fn foreign_body(call: &Call<'_>) -> Result<Value> {
 /// `pods/binding`: what the scheduler writes, and nothing else is.
 pub async fn bind(call: &Call<'_>) -> Result<Response<Body>> {
     let binding = foreign_body(call)?;
+    if binding["metadata"]["name"] != *call.info().name {
+        return Err(Status::bad_request("name in URL does not match name in Binding object").into());
+    }
     let node = binding["target"]["name"].as_str().unwrap_or_default();
     let kind = binding["target"]["kind"].as_str().unwrap_or_default();
     if node.is_empty() || !matches!(kind, "" | "Node") {

@@ -123,17 +123,16 @@ impl<'a> Write<'a> {
         if matches!(error, api::decode::Error::Strict(_)) && self.call.resource.custom.is_some() {
             return Status::bad_request(error.to_string()).into();
         }
-        match serde_json::from_slice::<Head>(json) {
-            Ok(head) if !head.kind.is_empty() => {
-                let version = api::GroupVersion::parse(&head.api_version).version;
-                let text = format!("{} in version {version:?} cannot be handled as a {expected}: {error}", head.kind);
-                Status::bad_request(text).into()
-            }
-            _ => Status::bad_request(format!(
-                "the object provided is unrecognized (must be of type {expected}): {error}"
-            ))
-            .into(),
-        }
+        let head = match serde_json::from_slice::<Head>(json) {
+            Ok(head) => head,
+            Err(unreadable) => return unrecognized(expected, json, &unreadable).into(),
+        };
+        let version = api::GroupVersion::parse(&head.api_version).version;
+        let (kind, version) = match head.kind.as_str() {
+            "" => (expected.as_str(), self.call.resource.gvr.version.clone()),
+            kind => (kind, version),
+        };
+        Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {expected}: {error}")).into()
     }
 
     /// `apiVersion` and `kind` may be left out, but not differ.
@@ -177,7 +176,7 @@ impl<'a> Write<'a> {
         let (name, namespace) = (given("name"), given("namespace"));
         if named && name != info.name {
             let text = if name.is_empty() {
-                "name must be provided".to_owned()
+                format!("the name of the object ({} based on URL) was undeterminable: name must be provided", info.name)
             } else {
                 format!("the name of the object ({name}) does not match the name on the URL ({})", info.name)
             };
@@ -443,23 +442,29 @@ impl<'a> Write<'a> {
         let said = |key: &str| new["metadata"][key].as_str().unwrap_or_default();
         let uid = live["metadata"]["uid"].as_str().unwrap_or_default();
         if !said("uid").is_empty() && said("uid") != uid {
-            let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: {uid}", said("uid"));
+            let why = format!(
+                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
+                 UID in precondition: {}, UID in object meta: {uid}",
+                String::from_utf8_lossy(&entry.key),
+                said("uid")
+            );
             return Err(Status::conflict(&gvr.group, &gvr.resource, name, &why).into());
         }
         match said("resourceVersion") {
             "" if !self.call.resource.strategy.unconditional_update && self.call.info().verb == crate::Verb::Update => {
                 let why = "must be specified for an update";
-                Err(self
-                    .invalid(name, &[field_error("metadata.resourceVersion", Reason::Invalid, Some(json!(0)), why)]))
+                let error = field_error("metadata.resourceVersion", Reason::Invalid, Some(json!(0)), why);
+                // Upstream names the resource here, where every other such error names the kind.
+                let of = api::GroupKind { group: gvr.group.clone(), kind: gvr.resource.clone() };
+                Err(Status::invalid(&of, name, &[error]).into())
             }
             "" => Ok(()),
             version => match version.parse::<u64>() {
                 Ok(version) if version == entry.mod_revision.get() || version == 0 => Ok(()),
                 Ok(_) => Err(Status::modified(&gvr.group, &gvr.resource, name).into()),
                 Err(_) => {
-                    let why = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
-                    let error = field_error("metadata.resourceVersion", Reason::Invalid, Some(json!(version)), &why);
-                    Err(self.invalid(name, &[error]))
+                    let text = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
+                    Err(Status::failure(500, "", text).into())
                 }
             },
         }
@@ -573,6 +578,23 @@ pub fn parse(call: &Call<'_>, entry: &Entry) -> Result<Value> {
     let value: Value = serde_json::from_slice(&entry.value)
         .map_err(|e| Status::internal(format!("unable to decode {}: {e}", String::from_utf8_lossy(&entry.key))))?;
     Ok(call.resource.to_served(value))
+}
+
+/// A body that is no object at all (`transformDecodeError`).
+fn unrecognized(expected: &str, body: &[u8], error: &serde_json::Error) -> Status {
+    const SHOWN_BYTES: usize = 30;
+    let why = if error.is_eof() { "unexpected end of JSON input".into() } else { error.to_string() };
+    let (start, rest) = body.split_at(body.len().min(SHOWN_BYTES));
+    let shown = match start.first() {
+        None => "<empty>".into(),
+        Some(b'{') => String::from_utf8_lossy(start).into_owned(),
+        Some(_) => start.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    let more = if rest.is_empty() { "" } else { " ..." };
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {expected}): couldn't get version/kind; json parse error: \
+         {why} ({shown}{more})"
+    ))
 }
 
 /// 409 after too many lost races.

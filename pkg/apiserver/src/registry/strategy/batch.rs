@@ -1,10 +1,11 @@
 //! Strategies of jobs, daemon sets and signing requests.
 use super::{Context, child, restore};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Labels and selector that no other job has, unless the job chose its own (`manualSelector`).
 pub fn create_job(job: &mut Value, _: &Context<'_>) {
-    if job["spec"]["manualSelector"] == true {
+    let manual = child(job, "spec").entry("manualSelector").or_insert(false.into());
+    if *manual == true {
         return;
     }
     let (name, uid) = (job["metadata"]["name"].clone(), job["metadata"]["uid"].clone());
@@ -19,6 +20,16 @@ pub fn create_job(job: &mut Value, _: &Context<'_>) {
     }
     let selector = spec.entry("selector").or_insert_with(|| json!({}));
     child(selector, "matchLabels").entry("batch.kubernetes.io/controller-uid").or_insert(uid);
+    // A job without labels has its template's.
+    let labels = template_labels(job);
+    let own = child(&mut job["metadata"], "labels");
+    if own.is_empty() {
+        *own = labels;
+    }
+}
+
+fn template_labels(job: &Value) -> Map<String, Value> {
+    job["spec"]["template"]["metadata"]["labels"].as_object().cloned().unwrap_or_default()
 }
 
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";

@@ -29,6 +29,11 @@ pub fn update_namespace(new: &mut Value, old: &Value, _: &Context<'_>) {
     };
 }
 
+/// The status of a Service always has its load balancer.
+pub fn create_service(object: &mut Value, _: &Context<'_>) {
+    object["status"] = json!({"loadBalancer": {}});
+}
+
 pub fn create_claim(object: &mut Value, _: &Context<'_>) {
     object["status"] = json!({"phase": "Pending"});
     same_data_source(object);

@@ -107,7 +107,8 @@ pub const POD: Strategy = Strategy {
 pub const SECRET: Strategy =
     Strategy { on_create: core::create_secret, on_update: core::update_secret, ..Strategy::PLAIN };
 pub const SERVICE_ACCOUNT: Strategy = Strategy { returns_deleted: true, ..Strategy::PLAIN };
-pub const SERVICE: Strategy = Strategy { create_on_update: true, returns_deleted: true, ..Strategy::PLAIN };
+pub const SERVICE: Strategy =
+    Strategy { create_on_update: true, returns_deleted: true, on_create: core::create_service, ..Strategy::PLAIN };
 pub const DAEMON_SET: Strategy =
     Strategy { on_create: batch::create_daemon_set, on_update: batch::update_daemon_set, ..Strategy::SPEC };
 pub const DEPLOYMENT: Strategy = Strategy::SPEC;
