@@ -1,8 +1,10 @@
 //! Bodies: whole, or streamed; and reading a request's within its bound.
 use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use http::{Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
+use tokio_util::sync::CancellationToken;
 
 /// The body of every answer.
 pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
@@ -58,6 +60,12 @@ pub async fn read(body: RequestBody, limit_bytes: usize) -> Result<Bytes, api::S
         return Err(api::Status::too_large(format!("Request entity too large: limit is {limit_bytes}")));
     }
     Ok(whole.freeze())
+}
+
+/// The body, which ends in good order once `stopping` is cancelled.
+pub fn until(body: Body, stopping: CancellationToken) -> Body {
+    let frames = http_body_util::BodyStream::new(body).take_until(stopping.cancelled_owned());
+    http_body_util::StreamBody::new(frames).boxed_unsync()
 }
 
 /// What is read of a body beyond its limit and thrown away.

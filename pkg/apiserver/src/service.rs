@@ -111,7 +111,8 @@ impl Service {
         drop(self.listener);
         stopping.cancel();
         tasks.close();
-        if tokio::time::timeout(limits::DRAIN, tasks.wait()).await.is_err() {
+        // A little longer than each connection takes at most.
+        if tokio::time::timeout(limits::DRAIN + limits::HANDSHAKE, tasks.wait()).await.is_err() {
             tracing::warn!(left = tasks.len(), "requests did not end in time; closing their connections");
         }
     }
@@ -222,7 +223,7 @@ impl Connections {
             ended = connection.as_mut() => ended,
             () = self.stopping.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::time::timeout(limits::DRAIN, connection).await?
             }
         }
     }

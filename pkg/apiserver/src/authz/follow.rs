@@ -1,7 +1,7 @@
 //! The one writer of the authorizer's state: follows roles, bindings and pods in the store.
 use super::index::{Kind, Objects};
-use super::{Authorizer, Index};
-use serde_json::Value;
+use super::{Authorizer, Index, aggregate};
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use store::{Backend, Change, Range, WatchFrom, WatchItem};
@@ -85,7 +85,13 @@ async fn watch(authorizer: &Authorizer, backend: &dyn Backend, mut follower: Fol
     drop(sender);
     while let Some(batch) = changes.recv().await {
         match batch {
-            Ok(batch) => apply(authorizer, &mut follower.objects, &batch),
+            Ok(batch) => {
+                if apply(authorizer, &mut follower.objects, &batch)
+                    && let Err(error) = aggregate::execute(backend, aggregate::plan(&follower.objects)).await
+                {
+                    return error;
+                }
+            }
             Err(error) => return error,
         }
     }
@@ -106,7 +112,8 @@ async fn pump(mut watch: Box<dyn store::Watch>, to: tokio::sync::mpsc::Sender<st
     let _ = to.send(Err(store::Error::Closed)).await;
 }
 
-fn apply(authorizer: &Authorizer, objects: &mut Objects, changes: &[Arc<Change>]) {
+/// Returns whether roles or bindings changed.
+fn apply(authorizer: &Authorizer, objects: &mut Objects, changes: &[Arc<Change>]) -> bool {
     let mut rbac = false;
     for change in changes {
         let value = change.entry.as_ref().map(|entry| &entry.value[..]);
@@ -121,6 +128,7 @@ fn apply(authorizer: &Authorizer, objects: &mut Objects, changes: &[Arc<Change>]
     if rbac {
         authorizer.publish(Index::new(objects));
     }
+    rbac
 }
 
 /// Most changes of a pod are of its status: what a bound pod refers to can't change any more.
@@ -136,8 +144,8 @@ fn set(objects: &mut Objects, key: &[u8], value: Option<&[u8]>) -> bool {
     let key = (kind, namespace.to_owned(), name.to_owned());
     match value.map(serde_json::from_slice::<Value>) {
         Some(Ok(mut object)) => {
-            // Names and rules are all that counts here.
-            object.as_object_mut().map(|fields| fields.remove("metadata"));
+            // Labels and rules are all that counts here.
+            object["metadata"] = json!({"labels": object["metadata"]["labels"].take()});
             objects.insert(key, object);
         }
         Some(Err(error)) => {

@@ -3,6 +3,7 @@
 //!
 //! Place in the flow: `front -> authn -> [authz] -> engine`; virtual reviews ask the same [`Authorizer`].
 
+mod aggregate;
 pub mod escalation;
 mod follow;
 mod index;

@@ -91,7 +91,10 @@ impl Front {
         let user = impersonate::impersonate(&self.authorizer, user, request.headers_mut())?;
         request.headers_mut().remove(header::AUTHORIZATION);
         match target {
-            Target::Resource(info) if info.is_long_running() => self.serve_resource(info, user, request).await,
+            Target::Resource(info) if info.is_long_running() => {
+                let response = self.serve_resource(info, user, request).await?;
+                Ok(response.map(|body| body::until(body, self.shutdown.clone())))
+            }
             Target::Resource(info) => {
                 let _turn = self.in_flight.enter(info.is_mutating()).await?;
                 within(self.serve_resource(info, user, request)).await
