@@ -89,6 +89,7 @@ async fn containerd_outlives_us_and_leaves_nothing() {
         data_dir: std::env::temp_dir().join(&unique),
         run_dir: PathBuf::from("/run").join(&unique),
         endpoint: None,
+        pause_image: None,
     };
     let cleanup = Cleanup(options.clone());
 

@@ -23,6 +23,7 @@ pub(crate) fn start_runtime(known: &Known, tasks: &Tasks) -> runtime::Handle {
     let config = &known.config;
     let mut options = runtime::Options::new(&config.instance, &config.data_dir);
     options.endpoint = config.node.container_runtime_endpoint.as_ref().map(|path| path.display().to_string());
+    options.pause_image = config.node.pause_image.clone();
     let service = runtime::Service::new(options);
     let handle = service.handle();
     tasks.run("container runtime", service.run(tasks.shutdown.clone()));

@@ -37,12 +37,19 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// `--container-runtime-endpoint`: an existing CRI endpoint (`unix:///path` or a path) to use instead.
     pub endpoint: Option<String>,
+    /// `--pause-image`: another sandbox image than our own; it comes from a registry or an archive.
+    pub pause_image: Option<String>,
 }
 
 impl Options {
     /// The options of an instance (default "eyot") with its own containerd.
     pub fn new(instance: &str, data_dir: &Path) -> Self {
-        Self { data_dir: data_dir.to_owned(), run_dir: Path::new("/run").join(instance), endpoint: None }
+        Self {
+            data_dir: data_dir.to_owned(),
+            run_dir: Path::new("/run").join(instance),
+            endpoint: None,
+            pause_image: None,
+        }
     }
 
     /// containerd's persistent data.

@@ -136,7 +136,7 @@ impl Service {
             root: &options.root(),
             state: &options.state_dir(),
             socket: &socket,
-            sandbox_image: pause::REFERENCE,
+            sandbox_image: options.pause_image.as_deref().unwrap_or(pause::REFERENCE),
             cni_bin_dir: &cni_bin_dir,
             cni_conf_dir: &options.cni_conf_dir(),
             registry_dir: &options.registry_dir(),
@@ -180,7 +180,7 @@ impl Service {
         let mut importer = self.importer(setup);
         tokio::select! {
             ended = process.ended() => { ended?; return Err(Failure::Ended(setup.launch.log.clone())) }
-            imported = import_first(setup, &mut importer) => imported?,
+            imported = self.import_first(setup, &mut importer) => imported?,
         }
         self.state.send_replace(State::Ready(setup.endpoint.clone()));
         tokio::select! {
@@ -188,6 +188,18 @@ impl Service {
             () = importer.follow(shutdown.clone()) => Ok(()),
             () = rotate_log(&setup.launch.log) => Ok(()),
         }
+    }
+
+    /// The sandbox image and the archives that lie there already: a pod must find them when the node turns Ready.
+    async fn import_first(&self, setup: &Setup, importer: &mut Importer) -> Result<(), Failure> {
+        let ours = self.options.pause_image.is_none();
+        if ours && !matches!(setup.containerd.image_digest(pause::REFERENCE).await, Ok(Some(_))) {
+            let archive = pause::archive().map_err(Failure::PauseArchive)?;
+            setup.ctr.import_pinned(&archive).await.map_err(Failure::Pause)?;
+        }
+        importer.verify().await;
+        importer.scan().await;
+        Ok(())
     }
 
     fn importer(&self, setup: &Setup) -> Importer {
@@ -249,17 +261,6 @@ async fn end(process: &mut Process) -> io::Result<()> {
     }
     process.kill()?;
     process.ended().await
-}
-
-/// The sandbox image and the archives that lie there already: a pod must find them when the node turns Ready.
-async fn import_first(setup: &Setup, importer: &mut Importer) -> Result<(), Failure> {
-    if !matches!(setup.containerd.image_digest(pause::REFERENCE).await, Ok(Some(_))) {
-        let archive = pause::archive().map_err(Failure::PauseArchive)?;
-        setup.ctr.import_pinned(&archive).await.map_err(Failure::Pause)?;
-    }
-    importer.verify().await;
-    importer.scan().await;
-    Ok(())
 }
 
 async fn rotate_log(log: &Path) {

@@ -266,9 +266,8 @@ impl Renderer<'_> {
     fn firewall(&self) -> Option<String> {
         let ServicePort { source_ranges, load_balancer_ips, .. } = self.service;
         let bound = !source_ranges.is_empty() && !load_balancer_ips.is_empty();
-        bound.then(|| {
-            format!("ip daddr {{ {} }} ip saddr != {{ {} }} drop", list(load_balancer_ips), list(source_ranges))
-        })
+        let (to, from) = (any_of(load_balancer_ips), any_of(source_ranges));
+        bound.then(|| format!("ip daddr {to} ip saddr != {from} drop"))
     }
 
     /// Chooses one of the endpoints.
@@ -297,8 +296,8 @@ impl Renderer<'_> {
         }
         let mut comment = name.to_string();
         comment.truncate(COMMENT_BYTES);
-        let (from, to) = (self.base.cluster_cidr, list(cluster_ips));
-        vec![format!("ip daddr {{ {to} }} ip saddr != {from} jump masquerade-mark comment \"{comment}\"")]
+        let (from, to) = (self.base.cluster_cidr, any_of(cluster_ips));
+        vec![format!("ip daddr {to} ip saddr != {from} jump masquerade-mark comment \"{comment}\"")]
     }
 
     fn affine_endpoints(&self, ruleset: &mut Ruleset, seconds: u32) {
@@ -327,8 +326,12 @@ impl Renderer<'_> {
     }
 }
 
-fn list<T: ToString>(items: &[T]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+/// What matches any of `items`; a set of one would cost the kernel a set.
+fn any_of<T: ToString>(items: &[T]) -> String {
+    match items {
+        [only] => only.to_string(),
+        _ => format!("{{ {} }}", items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 /// FNV-1a of 64 bits: names only have to differ, and to stay the same from one start to the next.

@@ -56,7 +56,7 @@ fn expect(ruleset: &Ruleset, golden: &str) {
 
 #[test]
 fn a_cluster_address_with_two_endpoints() {
-    let golden = "svc-9f51a4c52dc3bb1a: ip daddr { 10.43.0.5 } ip saddr != 10.42.0.0/16 jump masquerade-mark comment \"default/web:http/tcp\"; \
+    let golden = "svc-9f51a4c52dc3bb1a: ip daddr 10.43.0.5 ip saddr != 10.42.0.0/16 jump masquerade-mark comment \"default/web:http/tcp\"; \
 meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.42.0.5 . 8080, 1 : 10.42.0.6 . 8080 }
 service-ips 10.43.0.5 . tcp . 80 = goto svc-9f51a4c52dc3bb1a
 ";
@@ -79,7 +79,7 @@ fn a_node_port_is_masqueraded_on_its_way() {
     service.node_port = Some(30080);
     service.external_ips = vec![Ipv4Addr::new(192, 0, 2, 9)];
     let golden = "ext-9f51a4c52dc3bb1a: jump masquerade-mark; goto svc-9f51a4c52dc3bb1a
-svc-9f51a4c52dc3bb1a: ip daddr { 10.43.0.5 } ip saddr != 10.42.0.0/16 jump masquerade-mark comment \"default/web:http/tcp\"; \
+svc-9f51a4c52dc3bb1a: ip daddr 10.43.0.5 ip saddr != 10.42.0.0/16 jump masquerade-mark comment \"default/web:http/tcp\"; \
 meta l4proto tcp dnat ip to 10.42.0.5:8080
 node-ports tcp . 30080 = goto ext-9f51a4c52dc3bb1a
 service-ips 10.43.0.5 . tcp . 80 = goto svc-9f51a4c52dc3bb1a
@@ -106,7 +106,7 @@ fn internal_local_policy_uses_local_endpoints_only() {
     let mut service = web(&[endpoint(5), endpoint(6)]);
     service.internal_local = true;
     service.local_endpoints = vec![endpoint(6)];
-    let golden = "loc-9f51a4c52dc3bb1a: ip daddr { 10.43.0.5 } ip saddr != 10.42.0.0/16 jump masquerade-mark comment \"default/web:http/tcp\"; \
+    let golden = "loc-9f51a4c52dc3bb1a: ip daddr 10.43.0.5 ip saddr != 10.42.0.0/16 jump masquerade-mark comment \"default/web:http/tcp\"; \
 meta l4proto tcp dnat ip to 10.42.0.6:8080
 service-ips 10.43.0.5 . tcp . 80 = goto loc-9f51a4c52dc3bb1a
 ";
@@ -136,7 +136,7 @@ fn source_ranges_bind_the_load_balancer() {
     service.source_ranges = vec!["198.51.100.0/24".parse().expect("cidr")];
     let ruleset = of(service);
     let (_, rules) = ruleset.chains.iter().find(|(name, _)| name.starts_with("ext-")).expect("chain");
-    assert_eq!(rules[0], "ip daddr { 192.0.2.20 } ip saddr != { 198.51.100.0/24 } drop");
+    assert_eq!(rules[0], "ip daddr 192.0.2.20 ip saddr != 198.51.100.0/24 drop");
 }
 
 #[test]
