@@ -5,7 +5,7 @@ use crate::pod::PodInfo;
 use api::selector::LabelSelector;
 use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Written;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Pods that are meant, and the label of nodes within whose values they count as near.
 #[derive(Clone, Debug)]
@@ -112,12 +112,23 @@ pub fn selector(
 }
 
 /// Counts by topology: `label of nodes -> value -> count`.
-pub type Counts<'a> = BTreeMap<&'a str, BTreeMap<&'a str, i64>>;
+pub type Counts<'a> = BTreeMap<&'a str, HashMap<&'a str, i64>>;
 
-/// Adds to the count of a node's place; a node without the label has none.
-pub fn add<'a>(counts: &mut Counts<'a>, term: &'a Term, node: &'a NodeInfo, weight: i64) {
-    if let Some(place) = term.place(node) {
-        *counts.entry(&term.topology_key).or_default().entry(place).or_default() += weight;
+/// Counts pods at their places: `terms` says of a pod by which terms it counts, and as how much.
+pub fn tally<'a>(counts: &mut Counts<'a>, cluster: &'a Cluster, terms: impl Fn(&'a PodInfo) -> Vec<(i64, &'a Term)>) {
+    let mut by_class = vec![Vec::new(); cluster.classes().map(|(number, _)| number + 1).max().unwrap_or_default()];
+    for (number, pod) in cluster.classes() {
+        by_class[number] = terms(pod);
+    }
+    for node in cluster.slots() {
+        for (class, pods) in &node.classes {
+            for (weight, term) in &by_class[*class] {
+                if let Some(place) = term.place(node) {
+                    let count = counts.entry(&term.topology_key).or_default().entry(place).or_default();
+                    *count += weight * i64::from(*pods);
+                }
+            }
+        }
     }
 }
 

@@ -20,6 +20,46 @@ pub struct Siblings {
     pub zones: HashMap<Arc<str>, u32>,
 }
 
+/// Placed pods by what selectors and their own wishes can tell of them. Matching one of a class is matching all, so
+/// that a large ReplicaSet costs no more than a small one.
+#[derive(Debug, Default)]
+struct Classes {
+    /// A pod of the class and how many there are, by number; a number that is free holds none.
+    members: Vec<Option<(Arc<PodInfo>, u32)>>,
+    free: Vec<usize>,
+    numbers: HashMap<Arc<str>, usize>,
+}
+
+impl Classes {
+    fn add(&mut self, pod: &Arc<PodInfo>) -> usize {
+        if let Some(number) = self.numbers.get(&pod.class).copied() {
+            if let Some((_, count)) = &mut self.members[number] {
+                *count += 1;
+            }
+            return number;
+        }
+        let number = self.free.pop().unwrap_or(self.members.len());
+        if number == self.members.len() {
+            self.members.push(None);
+        }
+        self.members[number] = Some((pod.clone(), 1));
+        self.numbers.insert(pod.class.clone(), number);
+        number
+    }
+
+    fn remove(&mut self, class: &str) -> Option<usize> {
+        let number = self.numbers.get(class).copied()?;
+        let (_, count) = self.members[number].as_mut()?;
+        *count -= 1;
+        if *count == 0 {
+            self.members[number] = None;
+            self.free.push(number);
+            self.numbers.remove(class);
+        }
+        Some(number)
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Cluster {
     nodes: Vec<NodeInfo>,
@@ -31,8 +71,7 @@ pub struct Cluster {
     siblings: HashMap<Arc<str>, Siblings>,
     /// Labels of namespaces, for selectors that choose by them.
     namespaces: HashMap<Box<str>, BTreeMap<String, String>>,
-    /// Placed pods that have affinity terms, with their nodes: they may have a say about other pods.
-    with_affinity: HashMap<Arc<str>, Arc<str>>,
+    classes: Classes,
     /// Nodes whose object is known.
     ready: usize,
 }
@@ -87,17 +126,10 @@ impl Cluster {
         self.namespaces.get(name)
     }
 
-    /// Every placed pod with its node.
-    pub fn pods(&self) -> impl Iterator<Item = (&NodeInfo, &Arc<PodInfo>)> {
-        self.nodes.iter().flat_map(|node| node.pods.values().map(move |pod| (node, pod)))
-    }
-
-    /// Placed pods that have affinity terms of their own, with their nodes.
-    pub fn pods_with_affinity(&self) -> impl Iterator<Item = (&NodeInfo, &Arc<PodInfo>)> {
-        self.with_affinity.iter().filter_map(|(uid, node)| {
-            let node = self.node(node)?;
-            Some((node, node.pods.get(uid)?))
-        })
+    /// One pod of each class that is placed anywhere, by the number that nodes count it under.
+    pub fn classes(&self) -> impl Iterator<Item = (usize, &PodInfo)> {
+        let members = self.classes.members.iter().enumerate();
+        members.filter_map(|(number, member)| Some((number, &*member.as_ref()?.0)))
     }
 
     pub fn set_node(&mut self, node: Arc<Node>) {
@@ -143,8 +175,10 @@ impl Cluster {
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let placed = self.placed.remove(uid)?;
         let at = self.by_name.get(&placed.node).copied()?;
-        self.with_affinity.remove(uid);
         let pod = self.nodes[at].remove_pod(uid);
+        if let Some(class) = pod.as_ref().and_then(|pod| self.classes.remove(&pod.class)) {
+            self.nodes[at].count_class(class, false);
+        }
         if let Some(controller) = pod.as_ref().and_then(|pod| pod.controller.as_ref()) {
             self.count_sibling(controller, &placed.node, false);
         }
@@ -157,14 +191,13 @@ impl Cluster {
     }
 
     fn place(&mut self, pod: Arc<PodInfo>, node: Arc<str>, assumed: bool) {
-        if pod.affinity.is_some() {
-            self.with_affinity.insert(pod.uid.clone(), node.clone());
-        }
         if let Some(controller) = &pod.controller {
             self.count_sibling(&controller.clone(), &node, true);
         }
         self.placed.insert(pod.uid.clone(), Placed { node: node.clone(), assumed });
         let at = self.slot(&node);
+        let class = self.classes.add(&pod);
+        self.nodes[at].count_class(class, true);
         self.nodes[at].add_pod(pod);
     }
 
@@ -269,6 +302,26 @@ mod tests {
         cluster.set_pod(p, "n2");
         assert_eq!(cluster.node("n1").unwrap().requested.cpu_milli, 0);
         assert_eq!(cluster.node("n2").unwrap().requested.cpu_milli, 1000);
+    }
+
+    #[test]
+    fn classes_come_and_go_with_their_pods() {
+        let labelled = |name: &str, app: &str| pod(name, json!({}), json!({"metadata": {"labels": {"app": app}}}));
+        let mut cluster = Cluster::default();
+        for (name, app) in [("a", "web"), ("b", "web"), ("c", "db")] {
+            cluster.set_pod(labelled(name, app), "n1");
+        }
+        assert_eq!((cluster.classes().count(), cluster.node("n1").unwrap().classes.clone()), (2, vec![(0, 2), (1, 1)]));
+        // Another version of the same pod is counted once.
+        cluster.set_pod(labelled("a", "web"), "n1");
+        cluster.set_pod(labelled("b", "cache"), "n1");
+        cluster.remove_pod("c");
+        let apps: Vec<_> = cluster.classes().map(|(_, pod)| pod.labels()["app"].clone()).collect();
+        assert_eq!(apps.len(), 2);
+        assert!(apps.contains(&"web".to_owned()) && apps.contains(&"cache".to_owned()));
+        cluster.remove_pod("a");
+        cluster.remove_pod("b");
+        assert_eq!((cluster.classes().count(), cluster.slots().len()), (0, 0));
     }
 
     #[test]

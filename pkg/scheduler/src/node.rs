@@ -20,6 +20,8 @@ pub struct NodeInfo {
     pub scored_memory_bytes: i64,
     /// Pods on it, by uid.
     pub pods: HashMap<Arc<str>, Arc<PodInfo>>,
+    /// How many of them are of each class, by the class's number in the cluster.
+    pub classes: Vec<(usize, u32)>,
     pub ports: Vec<HostPort>,
     /// Bytes by every name of an image.
     pub images: HashMap<Box<str>, i64>,
@@ -56,6 +58,20 @@ impl NodeInfo {
     pub fn is_unschedulable(&self) -> bool {
         let spec = self.object.as_ref().and_then(|node| node.spec.as_ref());
         spec.and_then(|spec| spec.unschedulable).unwrap_or_default()
+    }
+
+    pub(crate) fn count_class(&mut self, class: usize, more: bool) {
+        match self.classes.iter().position(|(number, _)| *number == class) {
+            None if more => self.classes.push((class, 1)),
+            None => {}
+            Some(at) if more => self.classes[at].1 += 1,
+            Some(at) => {
+                self.classes[at].1 -= 1;
+                if self.classes[at].1 == 0 {
+                    self.classes.swap_remove(at);
+                }
+            }
+        }
     }
 
     pub fn add_pod(&mut self, pod: Arc<PodInfo>) {

@@ -33,6 +33,8 @@ pub struct PodInfo {
     pub ports: Box<[HostPort]>,
     /// uid of the controller that owns it: its siblings are spread.
     pub controller: Option<Arc<str>>,
+    /// Equal for pods that no selector and no wish tells apart: all pods of a ReplicaSet, say.
+    pub class: Arc<str>,
     /// What it wants of other pods; absent for most.
     pub affinity: Option<Box<Affinity>>,
     pub object: Arc<Pod>,
@@ -50,6 +52,7 @@ impl PodInfo {
             request: Request::of(&object),
             ports: host_ports(&object),
             controller: controller.map(|owner| owner.uid.as_str().into()),
+            class: class(&object),
             affinity: Affinity::of(&object).map(Box::new),
             object,
         }
@@ -85,6 +88,14 @@ impl PodInfo {
     pub fn scheduler_name(&self) -> &str {
         self.spec().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or("default-scheduler")
     }
+}
+
+fn class(pod: &Pod) -> Arc<str> {
+    let meta = &pod.metadata;
+    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+    let parts = (&meta.namespace, meta.deletion_timestamp.is_some(), &meta.labels, affinity);
+    // Maps of strings and plain structs: there is nothing in them that JSON can't hold.
+    serde_json::to_string(&parts).unwrap_or_default().into()
 }
 
 fn host_ports(pod: &Pod) -> Box<[HostPort]> {

@@ -1,5 +1,5 @@
 //! Pods that want to be near others, or far from them.
-use crate::affinity::{Affinity, Counts, Term, add, at};
+use crate::affinity::{Affinity, Counts, Term, at, tally};
 use crate::cluster::Cluster;
 use crate::framework::{Check, Events, Filter, Fit, Normalize, Score, Scorer};
 use crate::node::NodeInfo;
@@ -49,25 +49,20 @@ impl Filter for InterPodAffinity {
 /// Places where a pod stands that does not want this one near.
 fn resisted<'a>(pod: &PodInfo, cluster: &'a Cluster) -> Counts<'a> {
     let mut counts = Counts::new();
-    for (node, other) in cluster.pods_with_affinity() {
+    tally(&mut counts, cluster, |other| {
         let terms = other.affinity.iter().flat_map(|affinity| &affinity.forbidden);
-        for term in terms.filter(|term| term.means(pod, cluster)) {
-            add(&mut counts, term, node, 1);
-        }
-    }
+        terms.filter(|term| term.means(pod, cluster)).map(|term| (1, term)).collect()
+    });
     counts
 }
 
 /// Places of the pods that any of these terms mean.
 fn meant<'a>(terms: &'a [Term], cluster: &'a Cluster) -> Counts<'a> {
     let mut counts = Counts::new();
-    if terms.is_empty() {
-        return counts;
-    }
-    for (node, other) in cluster.pods() {
-        for term in terms.iter().filter(|term| term.means(other, cluster)) {
-            add(&mut counts, term, node, 1);
-        }
+    if !terms.is_empty() {
+        tally(&mut counts, cluster, |other| {
+            terms.iter().filter(|term| term.means(other, cluster)).map(|term| (1, term)).collect()
+        });
     }
     counts
 }
@@ -89,10 +84,10 @@ impl<'a> Near<'a> {
         let terms = &wants.required[..];
         let mut counts = Counts::new();
         if !terms.is_empty() {
-            let all = |other: &PodInfo| terms.iter().all(|term| term.means(other, cluster));
-            for (node, _) in cluster.pods().filter(|(_, other)| all(other)) {
-                terms.iter().for_each(|term| add(&mut counts, term, node, 1));
-            }
+            tally(&mut counts, cluster, |other| {
+                let all = terms.iter().all(|term| term.means(other, cluster));
+                if all { terms.iter().map(|term| (1, term)).collect() } else { Vec::new() }
+            });
         }
         let first = counts.is_empty() && terms.iter().all(|term| term.means(pod, cluster));
         Self { terms, counts, first }
@@ -116,20 +111,17 @@ impl Score for InterPodAffinity {
     fn prepare<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Option<Scorer<'a>> {
         let mut counts = Counts::new();
         if let Some(wants) = pod.affinity.as_deref().filter(|wants| !wants.preferred.is_empty()) {
-            for (node, other) in cluster.pods() {
-                for (weight, term) in wants.preferred.iter().filter(|(_, term)| term.means(other, cluster)) {
-                    add(&mut counts, term, node, *weight);
-                }
-            }
+            tally(&mut counts, cluster, |other| {
+                let means = |(_, term): &&(i64, Term)| term.means(other, cluster);
+                wants.preferred.iter().filter(means).map(|(weight, term)| (*weight, term)).collect()
+            });
         }
-        for (node, other) in cluster.pods_with_affinity() {
-            let Some(theirs) = other.affinity.as_deref() else { continue };
+        tally(&mut counts, cluster, |other| {
+            let Some(theirs) = other.affinity.as_deref() else { return Vec::new() };
             let required = theirs.required.iter().map(|term| (HARD_AFFINITY_WEIGHT, term));
             let preferred = theirs.preferred.iter().map(|(weight, term)| (*weight, term));
-            for (weight, term) in required.chain(preferred).filter(|(_, term)| term.means(pod, cluster)) {
-                add(&mut counts, term, node, weight);
-            }
-        }
+            required.chain(preferred).filter(|(_, term)| term.means(pod, cluster)).collect()
+        });
         if counts.is_empty() {
             return None;
         }

@@ -7,7 +7,7 @@ use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use api::selector::LabelSelector;
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Scores are whole numbers; this keeps two places of the weights.
 const SCALE: f64 = 100.0;
@@ -108,12 +108,15 @@ fn spread<'a>(
 ) -> Spread<'a> {
     let keys = constraint.match_label_keys.as_deref();
     let selector = selector(constraint.label_selector.as_ref(), &pod.object, keys, None);
+    let counted: HashSet<usize> =
+        cluster.classes().filter(|(_, other)| counts_pod(pod, other, &selector)).map(|(n, _)| n).collect();
     let mut counts: HashMap<&str, i32> = HashMap::new();
     for node in cluster.nodes() {
         let labelled = all.iter().all(|c| node.labels().contains_key(&c.topology_key));
         let Some(place) = node.labels().get(&constraint.topology_key).filter(|_| labelled) else { continue };
         if counts_node(constraint, pod, node) {
-            *counts.entry(place).or_default() += matching(pod, node, &selector);
+            let pods = node.classes.iter().filter(|(class, _)| counted.contains(class)).map(|(_, pods)| *pods);
+            *counts.entry(place).or_default() += i32::try_from(pods.sum::<u32>()).unwrap_or(i32::MAX);
         }
     }
     let few = i32::try_from(counts.len()).unwrap_or(i32::MAX) < constraint.min_domains.unwrap_or(1);
@@ -129,10 +132,7 @@ fn counts_node(constraint: &TopologySpreadConstraint, pod: &PodInfo, node: &Node
         && (!honors(&constraint.node_taints_policy, false) || taint_toleration::admits(pod, node))
 }
 
-/// Pods on a node that count: of the same namespace, and not on their way out.
-fn matching(pod: &PodInfo, node: &NodeInfo, selector: &LabelSelector) -> i32 {
-    let counts = |other: &&std::sync::Arc<PodInfo>| {
-        other.namespace == pod.namespace && !other.is_deleting() && selector.matches(other.labels())
-    };
-    i32::try_from(node.pods.values().filter(counts).count()).unwrap_or(i32::MAX)
+/// Pods that count: of the same namespace, and not on their way out.
+fn counts_pod(pod: &PodInfo, other: &PodInfo, selector: &LabelSelector) -> bool {
+    other.namespace == pod.namespace && !other.is_deleting() && selector.matches(other.labels())
 }
