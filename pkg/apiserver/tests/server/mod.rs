@@ -74,7 +74,7 @@ impl Server {
                 dns_ip: [10, 43, 0, 10].into(),
                 advertise: format!("127.0.0.1:{port}").parse().unwrap(),
             },
-            kubelet_client: Arc::new(agents_tls()),
+            kubelet_client: Arc::new(agents_tls(&ca_pem)),
             root_ca_pem: ca_pem.clone(),
         };
         let service = Service::new(options).await.unwrap();
@@ -142,11 +142,13 @@ fn leaf(issuer: &Issuer<'static, KeyPair>, subject: &[(DnType, &str)], expired: 
     Client { certificate: params.signed_by(&key, issuer).unwrap().pem(), key: key.serialize_pem() }
 }
 
-fn agents_tls() -> rustls::ClientConfig {
+fn agents_tls(ca_pem: &str) -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_root_certificates(roots)
         .with_no_client_auth()
 }
