@@ -92,7 +92,7 @@ pub fn body_format(headers: &HeaderMap) -> Result<Format> {
     match text.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" => Ok(Format::Json),
         "application/yaml" | "text/yaml" | "application/x-yaml" => Ok(Format::Yaml),
-        _ => Err(unsupported("application/json, application/yaml")),
+        _ => Err(unsupported("application/json, application/yaml, application/vnd.kubernetes.protobuf")),
     }
 }
 

@@ -78,6 +78,8 @@ pub struct Engine {
     clock: fn() -> jiff::Timestamp,
     ttl: ttl::Ttl,
     alloc: Arc<Allocator>,
+    /// Ends all watches, so that connections drain at shutdown.
+    ending: CancellationToken,
 }
 
 impl Engine {
@@ -89,13 +91,19 @@ impl Engine {
             clock: options.clock,
             ttl: ttl::Ttl::default(),
             alloc: Allocator::new(pools),
+            ending: CancellationToken::new(),
         })
     }
 
-    /// Follows the store until shutdown: allocated addresses and custom resources.
+    /// Follows the store until shutdown: allocated addresses and custom resources. Then ends all watches.
     pub async fn run(&self, shutdown: CancellationToken) {
+        let ends_watches = shutdown.clone();
+        let watches = async {
+            ends_watches.cancelled().await;
+            self.ending.cancel();
+        };
         let definitions = definitions::run(self, shutdown.clone());
-        tokio::join!(self.alloc.run(self.backend.clone(), shutdown), definitions);
+        tokio::join!(watches, self.alloc.run(self.backend.clone(), shutdown), definitions);
     }
 
     /// Gives back what a deleted object held.

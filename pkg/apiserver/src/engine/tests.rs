@@ -353,3 +353,15 @@ async fn a_definition_is_served_and_cleared_away() {
     shutdown.cancel();
     running.await.unwrap();
 }
+
+#[tokio::test]
+async fn watches_end_with_the_server() {
+    use http_body_util::BodyExt;
+    let bench = with_maps(&["a"]).await;
+    let mut body = bench.send(info(Verb::Watch, "configmaps", "", ""), "", Default::default()).await.into_body();
+    assert_eq!(event(&mut body).await["type"], "ADDED");
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    shutdown.cancel();
+    bench.engine.run(shutdown).await;
+    assert!(body.frame().await.is_none());
+}

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::{Change, Entry, Revision, WatchFrom, WatchItem};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// How often a watch that asked for bookmarks gets one when nothing else happens.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -85,6 +86,7 @@ async fn begin(call: &Call<'_>, options: ListOptions) -> Result<Stream> {
         next_bookmark: Instant::now() + BOOKMARK_EVERY,
         columns_sent: false,
         over: false,
+        ending: call.engine.ending.clone(),
     })
 }
 
@@ -109,6 +111,7 @@ struct Stream {
     next_bookmark: Instant,
     columns_sent: bool,
     over: bool,
+    ending: CancellationToken,
 }
 
 enum Wake {
@@ -158,6 +161,7 @@ impl Stream {
     async fn wait(&mut self) -> Wake {
         tokio::select! {
             biased;
+            () = self.ending.cancelled() => Wake::Deadline,
             item = self.watch.next() => Wake::Item(item),
             () = tokio::time::sleep_until(self.next_bookmark), if self.options.bookmarks => Wake::Bookmark,
             () = tokio::time::sleep_until(self.deadline) => Wake::Deadline,
