@@ -163,6 +163,7 @@ pub enum WatchItem {
 pub trait Watch: Send {
     /// The next item. A watcher that fell behind by more than its bounded buffer gets
     /// [`Error::Compacted`] once and then `None`; so does one whose store is closing ([`Error::Closed`]).
+    /// Dropping the future before it is ready loses nothing.
     async fn next(&mut self) -> Option<Result<WatchItem>>;
     /// Asks for a [`WatchItem::Progress`] at or after the current revision.
     fn request_progress(&mut self);

@@ -49,9 +49,10 @@ impl Watcher {
                 records.retain(|record| Some(record.revision) != last);
             }
             let (up_to, at) = (catch_up.up_to, records.last().map_or(catch_up.at, Record::position));
-            self.catch_up = (!whole).then_some(CatchUp { at, up_to });
             records.retain(|record| self.queue.range().contains(&record.key));
+            // Only then forward: whoever drops this future at the await gets the same records again.
             let changes = self.reader.changes(records).await?;
+            self.catch_up = (!whole).then_some(CatchUp { at, up_to });
             if !changes.is_empty() {
                 return Ok(Some(WatchItem::Changes(changes)));
             }
