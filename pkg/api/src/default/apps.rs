@@ -66,6 +66,7 @@ fn job(job: &mut Object) {
     fill(spec, "backoffLimit", limit);
     fill(spec, "completionMode", "NonIndexed");
     fill(spec, "suspend", false);
+    fill(spec, "manualSelector", false);
     let replacement = if spec.contains_key("podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
     fill(spec, "podReplacementPolicy", replacement);
     let labels = spec.get("template").and_then(|template| template.pointer("/metadata/labels")).cloned();

@@ -26,6 +26,16 @@ impl Resource {
         }
     }
 
+    /// What upstream's conversion to its inner form does to a body, before anybody owns its fields.
+    pub(super) fn convert_input(&self, object: &mut Value) {
+        if self.kind == "Secret" && self.gvr.group.is_empty() {
+            super::strategy::merge_string_data(object);
+        }
+        if self.conversion == Conversion::Autoscaler {
+            target_cpu(object);
+        }
+    }
+
     /// A stored object in this version.
     pub fn to_served(&self, mut value: Value) -> Value {
         match self.conversion {
@@ -112,6 +122,14 @@ fn autoscaler_to_v1(value: &mut Value) {
     }
     if !notes.is_empty() {
         super::strategy::child(&mut value["metadata"], "annotations").extend(notes);
+    }
+}
+
+/// v2's default metric in v1's words.
+fn target_cpu(object: &mut Value) {
+    let measures = object["metadata"]["annotations"].get(METRICS_ANNOTATION).is_some();
+    if !measures {
+        super::strategy::child(object, "spec").entry(CPU_TARGET).or_insert_with(|| 80.into());
     }
 }
 

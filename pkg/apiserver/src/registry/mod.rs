@@ -134,7 +134,10 @@ impl Resource {
     pub fn default(&self, object: &mut serde_json::Value) {
         match &self.custom {
             Some(custom) => custom::schema::default(object, &custom.schema),
-            None => api::default::default(&self.gvk(), object, self.ty(), &self.schemas),
+            None => {
+                self.convert_input(object);
+                api::default::default(&self.gvk(), object, self.ty(), &self.schemas);
+            }
         }
     }
 

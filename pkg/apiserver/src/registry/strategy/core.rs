@@ -147,7 +147,7 @@ fn class_of<'v>(all: impl Iterator<Item = &'v Value>) -> Option<&'static str> {
 }
 
 /// `stringData` is write-only: its values go into `data`.
-pub fn create_secret(object: &mut Value, _: &Context<'_>) {
+pub fn merge_string_data(object: &mut Value) {
     use base64::Engine;
     let Some(Value::Object(plain)) = object.as_object_mut().and_then(|o| o.remove("stringData")) else { return };
     let data: &mut Map<String, Value> = child(object, "data");
@@ -157,8 +157,7 @@ pub fn create_secret(object: &mut Value, _: &Context<'_>) {
     }
 }
 
-pub fn update_secret(new: &mut Value, old: &Value, context: &Context<'_>) {
-    create_secret(new, context);
+pub fn update_secret(new: &mut Value, old: &Value, _: &Context<'_>) {
     if new["type"].as_str().unwrap_or_default().is_empty()
         && let Some(kind) = old.get("type")
     {
@@ -193,7 +192,7 @@ mod tests {
     #[test]
     fn string_data_goes_into_data() {
         let mut secret = json!({"data": {"a": "eA=="}, "stringData": {"a": "1", "b": "2"}});
-        with(|c| create_secret(&mut secret, c));
+        merge_string_data(&mut secret);
         assert_eq!(secret, json!({"data": {"a": "MQ==", "b": "Mg=="}}));
     }
 

@@ -80,6 +80,8 @@ impl Strategy {
     pub const WHOLE: Self = Self { generation: Generation::Whole, ..Self::PLAIN };
 }
 
+pub(crate) use core::merge_string_data;
+
 pub const EVENT: Strategy = Strategy { create_on_update: true, collectable: false, ..Strategy::PLAIN };
 pub const NAMESPACE: Strategy = Strategy {
     returns_deleted: true,
@@ -104,8 +106,7 @@ pub const POD: Strategy = Strategy {
     on_status_update: core::update_pod_status,
     ..Strategy::PLAIN
 };
-pub const SECRET: Strategy =
-    Strategy { on_create: core::create_secret, on_update: core::update_secret, ..Strategy::PLAIN };
+pub const SECRET: Strategy = Strategy { on_update: core::update_secret, ..Strategy::PLAIN };
 pub const SERVICE_ACCOUNT: Strategy = Strategy { returns_deleted: true, ..Strategy::PLAIN };
 pub const SERVICE: Strategy =
     Strategy { create_on_update: true, returns_deleted: true, on_create: core::create_service, ..Strategy::PLAIN };
