@@ -8,6 +8,7 @@ use std::path::Path;
 pub async fn run(data_dir: &Path, instance: &str) -> anyhow::Result<()> {
     let options = agent::runtime::Options::new(instance, data_dir);
     tokio::task::spawn_blocking(move || agent::runtime::stop(&options)).await??;
+    agent::runtime::remove_cgroups(instance)?;
     net::cleanup(instance, data_dir).await?;
     Ok(())
 }

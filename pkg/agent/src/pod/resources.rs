@@ -91,7 +91,12 @@ pub fn cgroup_parent(instance: &str, pod: &Pod, qos: Qos) -> String {
         Qos::Burstable => "/burstable",
         Qos::BestEffort => "/besteffort",
     };
-    format!("/{instance}pods{class}/pod{uid}")
+    format!("{}{class}/pod{uid}", pods_cgroup(instance))
+}
+
+/// The parent of all pods' cgroups.
+pub fn pods_cgroup(instance: &str) -> String {
+    format!("/{instance}pods")
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ mod stop;
 
 pub use pause::REFERENCE as PAUSE_IMAGE;
 pub use service::{Error, Service};
-pub use stop::stop;
+pub use stop::{remove_cgroups, stop};
 
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
@@ -65,6 +65,11 @@ impl Options {
     /// containerd's socket, which serves CRI and containerd's own services.
     pub fn socket(&self) -> PathBuf {
         self.state_dir().join("containerd.sock")
+    }
+
+    /// Where the agent keeps pods' volumes.
+    fn pods_dir(&self) -> PathBuf {
+        self.data_dir.join("agent/pods")
     }
 
     /// Where image archives are put for import.

@@ -33,13 +33,24 @@ pub fn stop(options: &Options) -> io::Result<()> {
     kill_all(|| containerd.clone())?;
     let socket = options.socket();
     kill_all(|| shims_and_containers(&socket))?;
-    for dir in [options.state_dir(), options.root()] {
+    for dir in [options.state_dir(), options.root(), options.pods_dir()] {
         unmount_below(&dir)?;
     }
     match fs::remove_dir_all(options.state_dir()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    // Others may keep something there.
+    let _ = fs::remove_dir(&options.run_dir);
+    Ok(())
+}
+
+/// Removes the cgroups of an instance's pods, which must have ended.
+///
+/// # Errors
+/// When processes are still in one of them.
+pub fn remove_cgroups(instance: &str) -> Result<(), qos::Error> {
+    qos::Cgroups::detect().remove(&crate::pod::resources::pods_cgroup(instance))
 }
 
 /// Kills what `find` finds until it finds nothing more.
@@ -94,7 +105,7 @@ fn is_shim(line: &[String], socket: &Path) -> bool {
 fn unmount_below(dir: &Path) -> io::Result<()> {
     for _ in 0..UNMOUNT_ROUNDS {
         let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo()).map_err(io::Error::other)?;
-        let ours: Vec<_> = mounts.into_iter().map(|m| m.mount_point).filter(|point| point.starts_with(dir)).collect();
+        let ours: Vec<_> = mounts.into_iter().map(|m| m.mount_point).filter(|point| is_below(point, dir)).collect();
         if ours.is_empty() {
             return Ok(());
         }
@@ -106,9 +117,21 @@ fn unmount_below(dir: &Path) -> io::Result<()> {
     Err(io::Error::other(format!("mounts below {} can't be undone", dir.display())))
 }
 
+/// The directory itself may be a disk of the user's.
+fn is_below(point: &Path, dir: &Path) -> bool {
+    point != dir && point.starts_with(dir)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_lies_below() {
+        let dir = Path::new("/var/lib/eyot/agent/pods");
+        assert!(is_below(&dir.join("uid/volumes/x"), dir));
+        assert!(!is_below(dir, dir) && !is_below(Path::new("/var/lib/eyot/agent/pods2/x"), dir));
+    }
 
     #[test]
     fn only_shims_of_our_socket() {
