@@ -7,17 +7,22 @@
 
 mod action;
 mod amount;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod error;
 mod execute;
 mod garbage_collector;
 mod hash;
+mod history;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 mod options;
 mod owned;
+mod placement;
 mod pod_gc;
 mod pods;
 mod replica_set;
@@ -26,6 +31,7 @@ mod runner;
 mod served;
 mod service;
 mod service_account;
+mod stateful_set;
 mod taints;
 
 pub use error::Error;

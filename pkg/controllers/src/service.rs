@@ -4,8 +4,8 @@ use crate::execute::Executor;
 use crate::options::Options;
 use crate::runner::{self, Reconciler};
 use crate::{
-    deployment, endpoint_slice, garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc, replica_set, root_ca,
-    service_account,
+    cron_job, daemon_set, deployment, endpoint_slice, garbage_collector, job, namespace, node_ipam, node_lifecycle,
+    pod_gc, replica_set, root_ca, service_account, stateful_set,
 };
 use client::events;
 use client::informers::Cached;
@@ -70,6 +70,21 @@ impl Service {
         start.controller(namespace::Namespaces { namespaces: start.cache() });
         start.controller(node_lifecycle::NodeLifecycle::new(start.cache(), start.cache(), start.cache()));
         start.controller(pod_gc::PodGc::new(start.cache(), start.cache()));
+        start.controller(stateful_set::StatefulSets {
+            sets: start.cache(),
+            pods: start.cache(),
+            claims: start.cache(),
+            revisions: start.cache(),
+        });
+        start.controller(daemon_set::DaemonSets {
+            sets: start.cache(),
+            pods: start.cache(),
+            nodes: start.cache(),
+            revisions: start.cache(),
+        });
+        start.controller(cron_job::CronJobs { crons: start.cache(), jobs: start.cache() });
+        start.controller(job::Jobs { jobs: start.cache(), pods: start.cache() });
+        start.controller(job::TtlAfterFinished { jobs: start.cache() });
         let client = (self.options.client_for)(garbage_collector::NAME);
         tasks.spawn(garbage_collector::run(client, shutdown.clone()));
         Ok(())
