@@ -1,12 +1,12 @@
 //! One group of transactions on its way to disk: each sees those before it, none is visible outside until all
 //! are durable. Pure but for the time it is given.
-use crate::clock::HybridClock;
 use crate::log::{MAX_OPS, Record};
 use crate::state::State;
 use crate::watch::change;
 use crate::{Change, Compare, Entry, Error, LeaseId, Op, OpResult, Result, Revision, TxnResult};
 use api::summary::Summary;
 use bytes::Bytes;
+use crdt::HybridClock;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 

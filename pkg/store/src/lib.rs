@@ -2,15 +2,18 @@
 //! see it alone; merging with peers is another trait.
 //!
 //! Place in the flow: `apiserver | etcd -> Backend -> Store -> writer -> SQLite`, and back out through the hub's
-//! watches. Reads of now come from memory, reads of the past from the log.
+//! watches. A thread of low priority follows the log and derives what peers will be told: [`Replica`].
+//! Reads of now come from memory, reads of the past from the log.
 
 mod backend;
 mod batch;
-mod clock;
+mod changes;
+mod derive;
 mod hub;
 mod lease;
 mod log;
 mod reader;
+mod replica;
 mod revision;
 mod state;
 mod store;
@@ -18,6 +21,7 @@ mod watch;
 mod writer;
 
 pub use backend::*;
-pub use clock::HybridClock;
+pub use crdt::HybridClock;
+pub use replica::{Content, Numbered, Replica};
 pub use revision::Revision;
 pub use store::{KEEP, Options, Store};

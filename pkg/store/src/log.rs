@@ -298,7 +298,7 @@ fn checksum(key: &[u8], value: Option<&[u8]>) -> u32 {
 }
 
 /// SQLite's error in our terms.
-fn explain(path: &Path, error: rusqlite::Error) -> Error {
+pub(crate) fn explain(path: &Path, error: rusqlite::Error) -> Error {
     let at = path.display().to_string();
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Error::NoSpace { path: at },

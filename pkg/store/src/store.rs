@@ -1,6 +1,7 @@
 //! The store as a [`Backend`]: reads of now from memory, reads of the past from SQLite, writes through the writer.
 use crate::batch::PreparedTxn;
-use crate::clock::HybridClock;
+use crate::changes::Changes;
+use crate::derive::Deriver;
 use crate::hub::Hub;
 use crate::lease::Leases;
 use crate::log::Log;
@@ -9,16 +10,19 @@ use crate::state::State;
 use crate::watch::Watcher;
 use crate::writer::{Command, Reply, Shared, Writer};
 use crate::{
-    Backend, Entry, Error, Lease, LeaseId, Op, Page, Range, Result, Revision, Txn, TxnResult, Watch, WatchFrom,
+    Backend, Entry, Error, Lease, LeaseId, Numbered, Op, Page, Range, Replica, Result, Revision, Txn, TxnResult, Watch,
+    WatchFrom,
 };
 use api::summary::Summarize;
 use async_trait::async_trait;
+use crdt::{Actor, HybridClock};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -48,6 +52,11 @@ pub struct Store {
     reader: Arc<Reader>,
     commands: SyncSender<Command>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    deriver: Mutex<Option<JoinHandle<()>>>,
+    /// What peers will be told, on a connection for reading.
+    changes: Arc<Mutex<Changes>>,
+    derived: Arc<AtomicU64>,
+    actor: Actor,
     summarize: Arc<dyn Summarize>,
     server: u16,
     path: PathBuf,
@@ -63,7 +72,23 @@ impl Store {
         private(&path)?;
         let (shared, leases) = load(&log, &*options.summarize)?;
         let compaction = (log.meta("swept")?.unwrap_or(0), *shared.compacted.read());
-        let clock = HybridClock::after(Revision::from_u64(log.last_position()?).clock());
+        // The newest rows may be deletions that compaction has removed.
+        let newest = log.last_position()?.max(shared.state.read().revision.get());
+        let clock = HybridClock::after(Revision::from_u64(newest).clock());
+        let changes_path = options.dir.join("changes.db");
+        let changes = Changes::open(&changes_path)?;
+        private(&changes_path)?;
+        let actor = changes.actor()?;
+        let derived = Arc::new(AtomicU64::new(changes.derived()?));
+        let (wake, woken) = sync_channel(1);
+        let deriver = Deriver {
+            log: Log::open(&path)?,
+            changes,
+            actor,
+            shared: shared.clone(),
+            derived: derived.clone(),
+            next_prune: Instant::now(),
+        };
         let writer = Writer {
             log,
             shared: shared.clone(),
@@ -73,16 +98,22 @@ impl Store {
             keep: options.keep,
             compaction,
             next_compaction: Instant::now(),
+            derived: derived.clone(),
+            wake,
         };
         let (commands, received) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(&received));
-        let thread = thread.map_err(|source| Error::Io { path: path.display().to_string(), source })?;
+        let deriver = spawn("store-deriver", &path, move || deriver.run(&woken))?;
+        let thread = spawn("store-writer", &path, move || writer.run(&received))?;
         let reader = Arc::new(Reader::new(Log::open(&path)?, options.summarize.clone()));
         Ok(Arc::new(Self {
             shared,
             reader,
             commands,
             writer: Mutex::new(Some(thread)),
+            deriver: Mutex::new(Some(deriver)),
+            changes: Arc::new(Mutex::new(Changes::open(&changes_path)?)),
+            derived,
+            actor,
             summarize: options.summarize,
             server: options.server,
             path,
@@ -93,10 +124,12 @@ impl Store {
     /// Finishes what was accepted, ends all watches and waits for the writer.
     pub async fn close(&self) -> Result<()> {
         let closed = self.ask(Command::Close).await;
-        if let Some(thread) = self.writer.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the store's writer had panicked");
+        let threads = [self.writer.lock().take(), self.deriver.lock().take()];
+        for thread in threads.into_iter().flatten() {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if thread.join().is_err() {
+                tracing::error!(name, "a thread of the store had panicked");
+            }
         }
         closed
     }
@@ -124,6 +157,11 @@ impl Store {
             false => Ok(()),
         }
     }
+}
+
+fn spawn(name: &str, path: &Path, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+    thread.map_err(|source| Error::Io { path: path.display().to_string(), source })
 }
 
 fn lock(dir: &Path) -> Result<File> {
@@ -212,7 +250,7 @@ impl Backend for Store {
                 after
             }
         };
-        Ok(Box::new(Watcher::new(self.shared.hub.clone(), self.reader.clone(), range, after)?))
+        Ok(Box::new(Watcher::new(self.shared.clone(), self.reader.clone(), range, after)?))
     }
 
     async fn lease_grant(&self, id: Option<LeaseId>, ttl: Duration) -> Result<Lease> {
@@ -242,5 +280,36 @@ impl Backend for Store {
     async fn size_bytes(&self) -> Result<u64> {
         let at = |source| Error::Io { path: self.path.display().to_string(), source };
         Ok(std::fs::metadata(&self.path).map_err(at)?.len())
+    }
+}
+
+impl Store {
+    async fn read_changes(
+        &self,
+        read: impl FnOnce(&Changes) -> Result<Vec<Numbered>> + Send + 'static,
+    ) -> Result<Vec<Numbered>> {
+        let changes = self.changes.clone();
+        let done = tokio::task::spawn_blocking(move || read(&changes.lock())).await;
+        done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+}
+
+#[async_trait]
+impl Replica for Store {
+    fn actor(&self) -> Actor {
+        self.actor
+    }
+
+    fn derived(&self) -> u64 {
+        self.derived.load(Ordering::Acquire)
+    }
+
+    async fn changes_since(&self, number: u64, limit: usize) -> Result<Vec<Numbered>> {
+        self.read_changes(move |changes| changes.since(number, limit)).await
+    }
+
+    async fn changes_of(&self, key: &[u8]) -> Result<Vec<Numbered>> {
+        let key = key.to_vec();
+        self.read_changes(move |changes| changes.of(&key)).await
     }
 }

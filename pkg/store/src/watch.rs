@@ -1,8 +1,9 @@
 //! A watch: first what the log has, then what the hub delivers, without a gap or a repetition between.
-use crate::hub::{Hub, Queue};
+use crate::hub::Queue;
 use crate::log::Record;
 use crate::reader::Reader;
-use crate::{Change, Result, Revision, Watch, WatchItem};
+use crate::writer::Shared;
+use crate::{Change, Error, Result, Revision, Watch, WatchItem};
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ struct CatchUp {
 }
 
 pub struct Watcher {
-    hub: Arc<Hub>,
+    shared: Arc<Shared>,
     id: u64,
     queue: Arc<Queue>,
     reader: Arc<Reader>,
@@ -30,12 +31,12 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    pub fn new(hub: Arc<Hub>, reader: Arc<Reader>, range: crate::Range, after: Revision) -> Result<Self> {
-        let registered = hub.register(range, after)?;
+    pub fn new(shared: Arc<Shared>, reader: Arc<Reader>, range: crate::Range, after: Revision) -> Result<Self> {
+        let registered = shared.hub.register(range, after)?;
         let last_position = after.get() + crate::log::MAX_OPS as u64 - 1;
         let catch_up = registered.catch_up_to.map(|up_to| CatchUp { at: last_position, up_to });
         let (id, queue) = (registered.id, registered.queue);
-        Ok(Self { hub, id, queue, reader, catch_up, progress_wanted: false, ended: false })
+        Ok(Self { shared, id, queue, reader, catch_up, progress_wanted: false, ended: false })
     }
 
     /// The next changes of the log that are in the range; none: caught up.
@@ -48,10 +49,16 @@ impl Watcher {
                 let last = records.last().map(|record| record.revision);
                 records.retain(|record| Some(record.revision) != last);
             }
-            let (up_to, at) = (catch_up.up_to, records.last().map_or(catch_up.at, Record::position));
+            let (up_to, from) = (catch_up.up_to, Revision::from_u64(catch_up.at));
+            let at = records.last().map_or(catch_up.at, Record::position);
             records.retain(|record| self.queue.range().contains(&record.key));
             // Only then forward: whoever drops this future at the await gets the same records again.
             let changes = self.reader.changes(records).await?;
+            // Compaction may have passed by meanwhile, and then there are gaps.
+            let compacted = *self.shared.compacted.read();
+            if from < compacted {
+                return Err(Error::Compacted { requested: from, compacted });
+            }
             self.catch_up = (!whole).then_some(CatchUp { at, up_to });
             if !changes.is_empty() {
                 return Ok(Some(WatchItem::Changes(changes)));
@@ -103,7 +110,7 @@ impl Watch for Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.hub.unregister(self.id);
+        self.shared.hub.unregister(self.id);
     }
 }
 

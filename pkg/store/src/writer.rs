@@ -1,15 +1,16 @@
 //! The one writer: a thread that owns the log, gathers what waits into one batch with one fsync, and answers only
 //! when that is done. It also ends leases and compacts, between batches.
 use crate::batch::{Batch, Done, PreparedTxn};
-use crate::clock::HybridClock;
 use crate::hub::Hub;
 use crate::lease::Leases;
-use crate::log::Log;
+use crate::log::{Log, MAX_OPS};
 use crate::state::State;
 use crate::{Error, Lease, LeaseId, Result, Revision, TxnResult};
+use crdt::HybridClock;
 use parking_lot::RwLock;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
@@ -59,9 +60,14 @@ pub struct Writer {
     /// Position that compaction has got to, and the revision that it is to reach.
     pub compaction: (u64, Revision),
     pub next_compaction: Instant,
+    /// Position up to which changes are derived: what lies after it is not compacted.
+    pub derived: Arc<AtomicU64>,
+    /// Tells the deriver that there is more; dropped, that it may go.
+    pub wake: SyncSender<()>,
 }
 
-fn now_ms() -> u64 {
+/// Milliseconds since the Unix epoch.
+pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
@@ -158,6 +164,8 @@ impl Writer {
                 };
             }
         });
+        // Full: the deriver is told already.
+        let _ = self.wake.try_send(());
     }
 
     fn other(&mut self, command: Command) {
@@ -185,12 +193,17 @@ impl Writer {
 
     fn revoke(&mut self, id: LeaseId) -> Result<Revision> {
         let lease = self.leases.get(id, Instant::now())?;
-        let then = lease.keys.into_iter().map(|key| crate::batch::Prepared::Delete { key }).collect();
-        let txn = PreparedTxn { compare: Vec::new(), then, otherwise: Vec::new() };
-        let mut results = self.commit(vec![txn])?;
+        let mut revision = self.shared.state.read().revision;
+        // One revision, unless there are more keys than a revision has places.
+        for keys in lease.keys.chunks(MAX_OPS) {
+            let then = keys.iter().map(|key| crate::batch::Prepared::Delete { key: key.clone() }).collect();
+            let txn = PreparedTxn { compare: Vec::new(), then, otherwise: Vec::new() };
+            let mut results = self.commit(vec![txn])?;
+            revision = results.pop().expect("one transaction has one result")?.revision;
+        }
         self.log.delete_lease(id)?;
         self.leases.remove(id);
-        results.pop().expect("one transaction has one result").map(|result| result.revision)
+        Ok(revision)
     }
 
     fn expire(&mut self) {
@@ -216,8 +229,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Where compaction may go now: to its own goal, but not past what is derived.
+    fn goal(&self) -> Revision {
+        let derived = self.derived.load(Ordering::Acquire).saturating_sub(MAX_OPS as u64 - 1);
+        self.compaction.1.min(Revision::from_u64(derived))
+    }
+
     fn compacting(&self) -> bool {
-        self.compaction.0 < self.compaction.1.get()
+        self.compaction.0 < self.goal().get()
     }
 
     /// Sets a new goal when it is time, and takes one step towards the present one.
@@ -225,7 +244,7 @@ impl Writer {
         if Instant::now() >= self.next_compaction {
             self.next_compaction = Instant::now() + COMPACT_EVERY;
             let old = now_ms().saturating_sub(self.keep.as_millis() as u64);
-            let goal = Revision::new(HybridClock::at(old), 0).min(self.shared.state.read().revision);
+            let goal = Revision::new(HybridClock::at(old), self.server).min(self.shared.state.read().revision);
             if goal > *self.shared.compacted.read()
                 && let Err(error) = self.compact(goal)
             {
@@ -241,7 +260,7 @@ impl Writer {
     }
 
     fn compact_step(&mut self) -> Result<()> {
-        let (from, goal) = self.compaction;
+        let (from, goal) = (self.compaction.0, self.goal());
         self.log.begin()?;
         let step = self.log.compact_step(from, goal, COMPACT_ROWS);
         let step = step.and_then(|reached| {
