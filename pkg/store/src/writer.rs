@@ -27,6 +27,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// A pause between compaction steps when nothing else waits.
 const STEP_PAUSE: Duration = Duration::from_millis(5);
 
+/// How often compaction that waits for the deriver looks again.
+const DERIVER_WAIT: Duration = Duration::from_millis(100);
+
 /// Where an answer goes.
 pub type Reply<T> = oneshot::Sender<Result<T>>;
 
@@ -98,6 +101,9 @@ impl Writer {
     fn patience(&self) -> Duration {
         if self.compacting() {
             return STEP_PAUSE;
+        }
+        if self.compaction.0 < self.compaction.1.get() {
+            return DERIVER_WAIT;
         }
         let until = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         self.leases.next_deadline().map_or(IDLE, until).min(IDLE)

@@ -185,12 +185,17 @@ async fn compaction_forgets_the_past_and_keeps_the_present() {
     assert!(matches!(store.watch(Range::prefix("/"), WatchFrom::After(gone)).await, Err(Error::Compacted { .. })));
     assert_eq!(store.get(b"/a", Some(new)).await.unwrap().unwrap().value, "2");
     assert!(matches!(store.compact(new).await, Err(Error::Compacted { .. })));
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let database = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+    let rows = || database.query_row("SELECT count(*) FROM log", [], |row| row.get::<_, i64>(0)).unwrap();
+    for _ in 0..100 {
+        if rows() == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(rows(), 1, "only the current value is left");
     store.close().await.unwrap();
     drop(store);
-    let database = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
-    let rows: i64 = database.query_row("SELECT count(*) FROM log", [], |row| row.get(0)).unwrap();
-    assert_eq!(rows, 1, "only the current value is left");
     assert_eq!(open(dir.path()).get(b"/a", None).await.unwrap().unwrap().value, "2");
 }
 
