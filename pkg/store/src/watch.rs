@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Records read from the log at once while catching up.
-const CHUNK: usize = 500;
+/// Records read from the log at once while catching up: more than one revision can have, or it would never be seen
+/// whole.
+const CHUNK: usize = crate::log::MAX_OPS + 1;
 /// An idle watch says how far it is this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 

@@ -235,3 +235,18 @@ async fn a_second_process_is_refused() {
     let options = Options { dir: dir.path().into(), server: 3, summarize: Arc::new(Nothing), keep: Duration::ZERO };
     assert!(matches!(Store::open(options), Err(Error::InUse { .. })));
 }
+
+#[tokio::test]
+async fn the_largest_transaction_is_read_whole_from_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let start = write(&store, put("/a", "x")).await;
+    let then = (0..1024).map(|n| put(&format!("/{n}"), "x")).collect();
+    store.txn(Txn { then, ..Txn::default() }).await.unwrap();
+    write(&store, put("/b", "x")).await;
+    store.close().await.unwrap();
+    drop(store);
+    let store = open(dir.path());
+    let mut watch = store.watch(Range::prefix("/"), WatchFrom::After(start)).await.unwrap();
+    assert_eq!(changes(&mut *watch, 1025).await.len(), 1025);
+}
