@@ -29,4 +29,4 @@ mod volumes;
 mod worker;
 
 pub use options::{DEFAULT_MAX_PODS, DEFAULT_PORT, Options};
-pub use service::{Error, Service};
+pub use service::{Error, Service, cleanup};

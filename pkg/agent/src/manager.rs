@@ -124,8 +124,9 @@ impl Manager {
 
     fn gone(&mut self, pod: &Arc<Pod>) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        if let Some(handle) = self.workers.get(uid) {
-            handle.wanted.send_modify(|wanted| wanted.gone = true);
+        match self.workers.get(uid) {
+            Some(handle) => handle.wanted.send_modify(|wanted| wanted.gone = true),
+            None => self.forget_checkpoint(uid),
         }
     }
 
@@ -141,11 +142,17 @@ impl Manager {
     fn finished(&mut self, uid: Option<String>) {
         let Some(uid) = uid else { return tracing::error!("a pod's actor panicked") };
         if let Some(handle) = self.workers.remove(&uid) {
-            // The same object came back to life under us: a new actor takes over.
             let wanted = handle.wanted.borrow().clone();
-            if !wanted.gone && wanted.pod.metadata.deletion_timestamp.is_none() && !self.shutdown.is_cancelled() {
-                self.spawn(uid.clone(), wanted);
+            if self.shutdown.is_cancelled() {
+                return;
             }
+            if !wanted.gone && wanted.pod.metadata.deletion_timestamp.is_none() {
+                // Said to be gone, then not: a new actor takes over.
+                self.spawn(uid, wanted);
+                return;
+            }
+            // A notice of its last change may have come after the actor had removed it.
+            self.forget_checkpoint(&uid);
         }
         self.context.owners.lock().retain(|_, owner| *owner != uid);
     }
@@ -157,6 +164,13 @@ impl Manager {
         let saved = serde_json::to_vec(&pod).map_err(std::io::Error::other);
         if let Err(error) = saved.and_then(|bytes| files::write_private(&file, &bytes)) {
             tracing::warn!(file = %file.display(), %error, "checkpoint not written");
+        }
+    }
+
+    fn forget_checkpoint(&self, uid: &str) {
+        let dir = self.context.checkpoint_dir(uid);
+        if let Err(error) = files::remove_dir(&dir) {
+            tracing::warn!(dir = %dir.display(), %error, "checkpoint not removed");
         }
     }
 
@@ -188,13 +202,18 @@ impl Manager {
     /// Wakes the actors of pods in which something changed, and ends pods that nobody knows.
     async fn relist(&mut self, known: bool) {
         let Ok(now) = list(&self.context).await else { return };
+        let mut orphans = Vec::new();
         for (uid, state) in &now.states {
             match self.workers.get(uid) {
                 Some(handle) if self.listed.get(uid) != Some(state) => handle.wake(),
                 Some(_) => {}
-                None if known => self.end_orphan(uid, &now),
+                // Twice: its actor may just have removed it.
+                None if known && self.listed.contains_key(uid) => orphans.push(uid.clone()),
                 None => {}
             }
+        }
+        for uid in orphans {
+            self.end_orphan(&uid, &now);
         }
         self.listed = now.states;
     }

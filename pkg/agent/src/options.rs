@@ -43,6 +43,11 @@ pub struct Options {
     pub kubelet_version: String,
 }
 
+/// The instance that has the host's well-known places.
+pub(crate) const DEFAULT_INSTANCE: &str = "eyot";
+/// Where Kubernetes' tools look for container logs.
+pub(crate) const DEFAULT_LOG_DIR: &str = "/var/log/pods";
+
 /// Kubernetes' default for pods a node.
 pub const DEFAULT_MAX_PODS: u32 = 110;
 /// The kubelet's port.
@@ -52,7 +57,7 @@ impl Options {
     pub(crate) fn log_dir(&self) -> PathBuf {
         match &self.log_dir {
             Some(dir) => dir.clone(),
-            None if self.instance == "eyot" => PathBuf::from("/var/log/pods"),
+            None if self.instance == DEFAULT_INSTANCE => PathBuf::from(DEFAULT_LOG_DIR),
             None => self.data_dir.join("log/pods"),
         }
     }

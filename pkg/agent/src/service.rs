@@ -6,7 +6,7 @@ use crate::logs::{self, Rotation};
 use crate::machine::Machine;
 use crate::manager::Manager;
 use crate::objects::Objects;
-use crate::options::Options;
+use crate::options::{DEFAULT_INSTANCE, DEFAULT_LOG_DIR, Options};
 use crate::pod::config::{Resolver, Settings};
 use crate::{node, server};
 use client::events;
@@ -86,6 +86,18 @@ impl Service {
         tracker.wait().await;
         Ok(())
     }
+}
+
+/// Removes what the agent of an instance leaves on its host when all its containers have ended: groups and logs.
+///
+/// # Errors
+/// What could not be removed; running it again goes on from there.
+pub fn cleanup(instance: &str) -> io::Result<()> {
+    qos::Cgroups::detect().remove(&format!("/{instance}pods")).map_err(io::Error::other)?;
+    if instance == DEFAULT_INSTANCE {
+        crate::files::remove_dir(std::path::Path::new(DEFAULT_LOG_DIR))?;
+    }
+    Ok(())
 }
 
 fn pods(options: &Options) -> client::Reflector<Pod> {

@@ -97,6 +97,28 @@ pub async fn remove_container(context: &Context, id: &str) -> Outcome {
     outcome(done)
 }
 
+/// An instance that nobody needs any more, with its log and its message's file.
+pub async fn remove_old(context: &Context, pod: &Pod, id: &str, status: Option<ContainerStatus>) -> Outcome {
+    let removed = remove_container(context, id).await;
+    if let (Outcome::Done, Some(status)) = (&removed, &status) {
+        let restarts = crate::pod::observed::restart_count(status);
+        let name = crate::pod::observed::container_name(status);
+        let dir = config::log_directory(pod, &context.settings).join(name);
+        let log = format!("{restarts}.log");
+        let ours = |entry: &std::fs::DirEntry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name == log || name.strip_prefix(&log).is_some_and(|rest| rest.starts_with('.'))
+        };
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten().filter(ours) {
+            let _ = files::remove_file(&entry.path());
+        }
+        if let Some(file) = status.annotations.get(label::TERMINATION_FILE).filter(|file| !file.is_empty()) {
+            let _ = files::remove_file(Path::new(file));
+        }
+    }
+    removed
+}
+
 fn outcome(done: bool) -> Outcome {
     if done { Outcome::Done } else { Outcome::Failed }
 }
@@ -147,6 +169,11 @@ pub async fn forget(context: &Context, pod: &Pod, observed: &Observed, gone: boo
         all &= matches!(remove_sandbox(context, &sandbox.id).await, Outcome::Done);
     }
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let parent = cgroup_parent(&context.options.instance, pod, Qos::of(spec(pod)));
+    if let Err(error) = context.cgroups.remove(&parent) {
+        tracing::debug!(uid, %error, "cgroup not removed yet");
+        all = false;
+    }
     let logs = config::log_directory(pod, &context.settings);
     for dir in [logs, context.checkpoint_dir(uid)] {
         if let Err(error) = files::remove_dir(&dir) {

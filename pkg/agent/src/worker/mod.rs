@@ -407,8 +407,9 @@ impl Worker {
                 self.job(key, async move { end::remove_sandbox(&context, &id).await })
             }
             Action::RemoveContainer { id } => {
-                let ((context, _), key) = (self.shared(), Job::RemoveContainer(id.clone()));
-                self.job(key, async move { end::remove_container(&context, &id).await })
+                let ((context, pod), key) = (self.shared(), Job::RemoveContainer(id.clone()));
+                let status = self.observed.containers.iter().find(|status| status.id == id).cloned();
+                self.job(key, async move { end::remove_old(&context, &pod, &id, status).await })
             }
             Action::StartContainer { name, restart_count } => self.start(name, restart_count),
             Action::Kill { id, name, why } => self.kill(id, name, &why),
@@ -441,13 +442,16 @@ impl Worker {
         if known.is_some_and(|known| deadline + Duration::from_secs(1) > known) {
             return REFRESH;
         }
-        self.kills.insert(id.clone(), deadline);
+        let job = Job::Kill(id.clone());
         let again = known.is_some();
+        if let Some(wait) = self.must_wait(&job).filter(|_| !again) {
+            return wait;
+        }
+        self.kills.insert(id.clone(), deadline);
         let why = why.clone();
         let ip = self.ips().into_iter().next().unwrap_or_default();
         let (context, pod) = self.shared();
-        let kill = end::Kill { pod, container, id: id.clone(), name, why, grace, again, ip };
-        let job = Job::Kill(id);
+        let kill = end::Kill { pod, container, id, name, why, grace, again, ip };
         self.busy.remove(&job);
         self.job(job, async move { end::kill(&context, kill).await })
     }
@@ -484,7 +488,11 @@ impl Worker {
 
     /// Begins to bring volumes up to date when it is time; the time until then.
     fn refresh_volumes(&mut self) -> Duration {
-        let Some(at) = self.mounted.filter(|_| volumes::change(&self.pod)) else { return REFRESH };
+        if !volumes::change(&self.pod) || self.observed.sandbox().is_none() {
+            return REFRESH;
+        }
+        // A restarted agent has not looked yet.
+        let Some(at) = self.mounted else { return self.mount() };
         match REFRESH.checked_sub(at.elapsed()) {
             Some(left) if !left.is_zero() => left,
             _ => self.mount(),

@@ -12,6 +12,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a container waits for the list of Services.
+const SERVICES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a container did not start: the waiting reason and message.
 #[derive(Debug)]
@@ -185,8 +189,13 @@ async fn sources(
     container: &Container,
     ips: &[String],
 ) -> std::result::Result<Sources, String> {
+    // A container must not miss variables only because it starts early; but it starts without a server, too.
+    let _ = tokio::time::timeout(SERVICES_TIMEOUT, context.services.synced()).await;
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let mut services = context.services.list_namespace(namespace);
+    services.extend(context.services.get("default", "kubernetes").filter(|_| namespace != "default"));
     let mut sources = Sources {
-        services: context.services.list().iter().map(|service| (**service).clone()).collect(),
+        services: services.iter().map(|service| (**service).clone()).collect(),
         node_name: context.options.node_name.clone(),
         host_ip: context.node_ip(),
         pod_ips: ips.to_vec(),
@@ -195,7 +204,6 @@ async fn sources(
         ..Sources::default()
     };
     let (maps, secrets) = names(container);
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let checkpoint = context.checkpoint_dir(pod.metadata.uid.as_deref().unwrap_or_default());
     for name in maps {
         let map = context.objects.get::<ConfigMap>(&checkpoint, namespace, &name).await;
