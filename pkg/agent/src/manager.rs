@@ -43,12 +43,21 @@ pub struct Manager {
     running: JoinSet<String>,
     /// What the runtime had at the last relist, by pod.
     listed: HashMap<String, BTreeSet<(String, i32)>>,
+    /// What an earlier process left has been looked through.
+    settled: bool,
     shutdown: CancellationToken,
 }
 
 impl Manager {
     pub fn new(context: Arc<Context>, shutdown: CancellationToken) -> Self {
-        Self { context, workers: HashMap::new(), running: JoinSet::new(), listed: HashMap::new(), shutdown }
+        Self {
+            context,
+            workers: HashMap::new(),
+            running: JoinSet::new(),
+            listed: HashMap::new(),
+            settled: false,
+            shutdown,
+        }
     }
 
     /// Until shutdown; containers stay.
@@ -207,8 +216,8 @@ impl Manager {
             match self.workers.get(uid) {
                 Some(handle) if self.listed.get(uid) != Some(state) => handle.wake(),
                 Some(_) => {}
-                // Twice: its actor may just have removed it.
-                None if known && self.listed.contains_key(uid) => orphans.push(uid.clone()),
+                // Later only when seen twice: its actor may just have removed it.
+                None if known && (!self.settled || self.listed.contains_key(uid)) => orphans.push(uid.clone()),
                 None => {}
             }
         }
@@ -216,6 +225,7 @@ impl Manager {
             self.end_orphan(&uid, &now);
         }
         self.listed = now.states;
+        self.settled |= known;
     }
 
     /// A pod that the runtime has and the API does not: as little of it as its end needs.

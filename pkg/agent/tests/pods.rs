@@ -1,0 +1,236 @@
+//! Real pods on a real containerd: started, restarted, adopted by a new agent, and gone without a trace.
+mod support;
+
+use eyot_agent::{Options, Service, cleanup, runtime};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use support::Api;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const WAIT: Duration = Duration::from_secs(60);
+const IMAGE: &str = "eyot.dev/demo:1";
+
+/// One node's directories, removed even when the test fails.
+struct Place {
+    instance: String,
+    runtime: runtime::Options,
+}
+
+impl Place {
+    fn new() -> Self {
+        let instance = format!("eyot-agent-test-{}", std::process::id());
+        let data_dir = std::env::temp_dir().join(&instance);
+        let runtime = runtime::Options { data_dir, run_dir: PathBuf::from("/run").join(&instance), endpoint: None };
+        Self { instance, runtime }
+    }
+
+    fn agent_dir(&self) -> PathBuf {
+        self.runtime.data_dir.join("agent")
+    }
+
+    /// The demo image and a network of loopback alone: pods of this test talk to nobody.
+    fn furnish(&self) {
+        std::fs::create_dir_all(self.runtime.images_dir()).expect("directory");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../embedded/demo-image/build.sh");
+        let built = Command::new(script).arg(self.runtime.images_dir().join("demo.tar")).status();
+        assert!(built.expect("the script runs").success());
+        std::fs::create_dir_all(self.runtime.cni_conf_dir()).expect("directory");
+        let network = json!({"cniVersion": "1.0.0", "name": "test", "plugins": [{
+            "type": "ptp",
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": "198.18.77.0/24"}]], "dataDir": self.agent_dir().join("cni")},
+        }]});
+        std::fs::write(self.runtime.cni_conf_dir().join("10-test.conflist"), network.to_string()).expect("written");
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let ended = runtime::stop(&self.runtime).is_ok() && cleanup(&self.instance).is_ok();
+        let _ = std::fs::remove_dir_all(&self.runtime.data_dir);
+        let _ = std::fs::remove_dir_all(&self.runtime.run_dir);
+        if !ended && !std::thread::panicking() {
+            panic!("something is left of {}", self.instance);
+        }
+    }
+}
+
+/// A running agent.
+struct Agent {
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Agent {
+    fn start(place: &Place, api: &Api) -> Self {
+        let shutdown = CancellationToken::new();
+        let informers = client::Informers::new(api.client(), TaskTracker::new(), shutdown.clone());
+        let resolver = rustls::server::ResolvesServerCertUsingSni::new();
+        let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(resolver));
+        let options = Options {
+            client: api.client(),
+            informers,
+            narrow_reflectors: false,
+            node_name: "n1".into(),
+            node_ip: "127.0.0.1".parse().expect("address"),
+            data_dir: place.agent_dir(),
+            log_dir: None,
+            instance: place.instance.clone(),
+            cri_socket: place.runtime.socket(),
+            containerd_events: true,
+            cluster_dns: "10.43.0.10".into(),
+            cluster_domain: "cluster.local".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            serving_tls: Arc::new(tls),
+            listen: "127.0.0.1:0".parse().expect("address"),
+            labels: Default::default(),
+            taints: Vec::new(),
+            max_pods: 110,
+            kubelet_version: "v1.36.3".into(),
+        };
+        let run = Service::new(options).run(shutdown.clone());
+        Self { shutdown, task: tokio::spawn(async { run.await.expect("the agent runs") }) }
+    }
+
+    async fn end(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(WAIT, self.task).await.expect("it drains in time").expect("it ends");
+    }
+}
+
+fn path(name: &str) -> String {
+    format!("/api/v1/namespaces/default/pods/{name}")
+}
+
+fn pod(name: &str, spec: Value) -> Value {
+    let mut spec = spec;
+    spec["nodeName"] = "n1".into();
+    spec["terminationGracePeriodSeconds"] = 1.into();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "generation": 1},
+        "spec": spec,
+    })
+}
+
+/// Waits until an object is as it should be.
+async fn until(api: &Api, path: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
+    let start = Instant::now();
+    loop {
+        let object = api.get(path).unwrap_or_default();
+        if check(&object) {
+            return object;
+        }
+        assert!(start.elapsed() < WAIT, "not in time: {what}: {object:#}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn obstacle(problems: &[runtime::programs::Problem]) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("not root".to_owned());
+    }
+    problems.first().map(ToString::to_string)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_live_and_leave() {
+    if let Some(obstacle) = obstacle(&runtime::programs::check().await) {
+        return eprintln!("skipped: {obstacle}");
+    }
+    let place = Place::new();
+    place.furnish();
+    let supervisor = runtime::Service::new(place.runtime.clone());
+    let (mut ready, stop) = (supervisor.handle(), CancellationToken::new());
+    let supervised = tokio::spawn(supervisor.run(stop.clone()));
+    tokio::time::timeout(WAIT, ready.ready()).await.expect("in time").expect("it runs");
+
+    let api = Api::new();
+    let agent = Agent::start(&place, &api);
+    until(&api, "/api/v1/nodes/n1", "the node is Ready", |node| {
+        let all = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+    })
+    .await;
+
+    let script = "cat /cfg/key; echo; test -e /data/flag || exit 3; trap 'exit 0' TERM; while true; do sleep 0.1; done";
+    api.put(
+        "/api/v1/namespaces/default/configmaps/cfg",
+        json!({"metadata": {"name": "cfg"}, "data": {"key": "value"}}),
+    );
+    let long = json!({
+        "initContainers": [{"name": "i", "image": IMAGE, "command": ["sh", "-c", "touch /data/flag"],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+        "containers": [{"name": "c", "image": IMAGE, "command": ["sh", "-c", script],
+            "readinessProbe": {"exec": {"command": ["test", "-e", "/data/flag"]}, "periodSeconds": 1},
+            "resources": {"limits": {"memory": "32Mi", "cpu": "1"}},
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "cfg", "mountPath": "/cfg"}]}],
+        "volumes": [{"name": "data", "emptyDir": {}}, {"name": "cfg", "configMap": {"name": "cfg"}}],
+    });
+    api.put(&path("long"), pod("long", long));
+    let failing = json!({"containers": [{"name": "c", "image": IMAGE, "terminationMessagePath": "/dev/termination-log",
+        "command": ["sh", "-c", "echo why > /dev/termination-log; exit 3"]}]});
+    api.put(&path("failing"), pod("failing", failing));
+    let once = json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": IMAGE, "command": ["true"]}]});
+    api.put(&path("once"), pod("once", once));
+
+    let long = until(&api, &path("long"), "ready after its init container", |pod| {
+        pod["status"]["containerStatuses"][0]["ready"] == true
+    })
+    .await;
+    assert_eq!(long["status"]["phase"], "Running");
+    assert_eq!(long["status"]["qosClass"], "Burstable", "its init container has no limits");
+    let log = place.agent_dir().join("log/pods/default_long_uid-long/c/0.log");
+    assert!(std::fs::read_to_string(log).expect("log").contains("stdout F value\n"));
+    let container = long["status"]["containerStatuses"][0]["containerID"].clone();
+    until(&api, &path("once"), "succeeded", |pod| pod["status"]["phase"] == "Succeeded").await;
+    let failing = until(&api, &path("failing"), "waits after its second crash", |pod| {
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    })
+    .await;
+    let last = &failing["status"]["containerStatuses"][0]["lastState"]["terminated"];
+    assert_eq!((&last["exitCode"], &last["message"]), (&json!(3), &json!("why\n")));
+
+    // A new agent finds everything as it is; pods that went meanwhile are ended.
+    agent.end().await;
+    api.remove(&path("failing"));
+    let agent = Agent::start(&place, &api);
+    until(&api, "/api/v1/nodes/n1", "there", |node| !node.is_null()).await;
+    let pods = place.agent_dir().join("checkpoints");
+    let start = Instant::now();
+    while pods.join("uid-failing").exists() {
+        assert!(start.elapsed() < WAIT, "a pod that left the API is not ended");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let long = api.get(&path("long")).expect("it is there");
+    assert_eq!(long["status"]["containerStatuses"][0]["containerID"], container, "not started again");
+    assert_eq!(long["status"]["containerStatuses"][0]["restartCount"], 0);
+
+    for name in ["long", "once"] {
+        let mut pod = api.get(&path(name)).expect("it is there");
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        pod["metadata"]["deletionGracePeriodSeconds"] = 1.into();
+        api.put(&path(name), pod);
+    }
+    for name in ["long", "once"] {
+        until(&api, &path(name), "deleted", Value::is_null).await;
+    }
+    let start = Instant::now();
+    while std::fs::read_dir(&pods).expect("directory").next().is_some() {
+        assert!(start.elapsed() < WAIT, "checkpoints are left");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    agent.end().await;
+    stop.cancel();
+    supervised.await.expect("it ends").expect("well");
+    drop(place);
+}
