@@ -25,7 +25,7 @@ impl Place {
     fn new() -> Self {
         let instance = format!("eyot-agent-test-{}", std::process::id());
         let data_dir = std::env::temp_dir().join(&instance);
-        let runtime = runtime::Options { data_dir, run_dir: PathBuf::from("/run").join(&instance), endpoint: None };
+        let runtime = runtime::Options::new(&instance, &data_dir);
         Self { instance, runtime }
     }
 
