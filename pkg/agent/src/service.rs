@@ -93,7 +93,7 @@ impl Service {
 /// # Errors
 /// What could not be removed; running it again goes on from there.
 pub fn cleanup(instance: &str) -> io::Result<()> {
-    qos::Cgroups::detect().remove(&format!("/{instance}pods")).map_err(io::Error::other)?;
+    crate::runtime::remove_cgroups(instance).map_err(io::Error::other)?;
     if instance == DEFAULT_INSTANCE {
         crate::files::remove_dir(std::path::Path::new(DEFAULT_LOG_DIR))?;
     }
