@@ -1,8 +1,9 @@
 //! Who watches what. The writer publishes each revision once, whole, after it is durable; a watcher that is too
 //! slow is cut off rather than let memory grow.
 use crate::{Change, Error, Range, Result, Revision, WatchItem};
+use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
@@ -16,6 +17,10 @@ const RECENT: usize = 2048;
 /// Bytes of new values kept for that.
 const RECENT_BYTES: usize = 4 << 20;
 
+/// The resource that a watcher's range lies in (`/registry/pods/`), so that a change wakes only those who may care;
+/// none: the range spans several.
+type Bucket = Option<Bytes>;
+
 /// The changes of one revision.
 type Whole = Arc<[Arc<Change>]>;
 
@@ -23,11 +28,13 @@ type Whole = Arc<[Arc<Change>]>;
 #[derive(Default)]
 pub struct Hub {
     inner: Mutex<Inner>,
+    /// The revision up to which everything has been put into all queues.
+    published: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
 struct Inner {
-    watchers: HashMap<u64, Arc<Queue>>,
+    watchers: HashMap<Bucket, HashMap<u64, Arc<Queue>>>,
     next_id: u64,
     recent: VecDeque<Whole>,
     recent_changes: usize,
@@ -41,10 +48,10 @@ struct Inner {
 /// One watcher's side of the hub.
 pub struct Queue {
     range: Range,
+    bucket: Bucket,
     waiting: Mutex<Waiting>,
     notify: Notify,
-    /// The revision up to which everything in the range has been put into the queue.
-    seen: AtomicU64,
+    published: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -70,6 +77,17 @@ pub struct Registered {
     pub catch_up_to: Option<Revision>,
 }
 
+/// The key up to its third slash.
+fn resource(key: &Bytes) -> Bucket {
+    let mut slashes = key.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    slashes.nth(2).map(|at| key.slice(..=at))
+}
+
+fn bucket_of(range: &Range) -> Bucket {
+    let bucket = resource(&range.start)?;
+    (!range.end.is_empty() && range.end <= Range::prefix(bucket.clone()).end).then_some(bucket)
+}
+
 fn size(change: &Change) -> usize {
     change.entry.as_ref().map_or(0, |entry| entry.value.len())
 }
@@ -77,7 +95,7 @@ fn size(change: &Change) -> usize {
 impl Hub {
     pub fn new(revision: Revision) -> Self {
         let inner = Inner { revision, recent_after: revision, ..Inner::default() };
-        Self { inner: Mutex::new(inner) }
+        Self { inner: Mutex::new(inner), published: Arc::new(AtomicU64::new(revision.get())) }
     }
 
     /// Adds a watcher of everything after `after`.
@@ -87,10 +105,11 @@ impl Hub {
             return Err(Error::Closed);
         }
         let queue = Arc::new(Queue {
+            bucket: bucket_of(&range),
             range,
             waiting: Mutex::default(),
             notify: Notify::new(),
-            seen: AtomicU64::new(inner.revision.get()),
+            published: self.published.clone(),
         });
         let catch_up_to = (after < inner.recent_after).then_some(inner.revision);
         if catch_up_to.is_none() {
@@ -101,12 +120,18 @@ impl Hub {
         }
         let id = inner.next_id;
         inner.next_id += 1;
-        inner.watchers.insert(id, queue.clone());
+        inner.watchers.entry(queue.bucket.clone()).or_default().insert(id, queue.clone());
         Ok(Registered { id, queue, catch_up_to })
     }
 
-    pub fn unregister(&self, id: u64) {
-        self.inner.lock().watchers.remove(&id);
+    pub fn unregister(&self, id: u64, queue: &Queue) {
+        let mut inner = self.inner.lock();
+        if let Some(bucket) = inner.watchers.get_mut(&queue.bucket) {
+            bucket.remove(&id);
+            if bucket.is_empty() {
+                inner.watchers.remove(&queue.bucket);
+            }
+        }
     }
 
     /// Tells all watchers of revisions that are durable, in order. `visible` runs under the same lock as the
@@ -118,18 +143,22 @@ impl Hub {
             let whole: Whole = changes.into();
             let Some(first) = whole.first() else { continue };
             inner.revision = first.revision;
-            inner.watchers.retain(|_, queue| queue.push(&whole));
+            let touched: BTreeSet<Bucket> = whole.iter().map(|change| resource(&change.key)).chain([None]).collect();
+            for bucket in touched {
+                if let Some(watchers) = inner.watchers.get_mut(&bucket) {
+                    watchers.retain(|_, queue| queue.push(&whole));
+                }
+            }
             inner.remember(whole);
         }
-        let revision = inner.revision.get();
-        inner.watchers.values().for_each(|queue| queue.seen.store(revision, Ordering::Release));
+        self.published.store(inner.revision.get(), Ordering::Release);
     }
 
     /// Ends all watches; later ones are refused.
     pub fn close(&self) {
         let mut inner = self.inner.lock();
         inner.closed = true;
-        inner.watchers.drain().for_each(|(_, queue)| queue.end(End::Closed));
+        inner.watchers.drain().flat_map(|(_, bucket)| bucket).for_each(|(_, queue)| queue.end(End::Closed));
     }
 }
 
@@ -190,7 +219,7 @@ impl Queue {
     /// The revision up to which the watcher has everything once its queue is empty. Read it before
     /// [`Queue::take`].
     pub fn seen(&self) -> Revision {
-        Revision::from_u64(self.seen.load(Ordering::Acquire))
+        Revision::from_u64(self.published.load(Ordering::Acquire))
     }
 
     pub fn range(&self) -> &Range {
@@ -200,5 +229,21 @@ impl Queue {
     /// Returns when something may have arrived.
     pub async fn arrived(&self) {
         self.notify.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_within_one_resource_has_its_bucket() {
+        let pods = Some(Bytes::from("/registry/pods/"));
+        assert_eq!(resource(&"/registry/pods/default/p".into()), pods);
+        assert_eq!(bucket_of(&Range::prefix("/registry/pods/")), pods);
+        assert_eq!(bucket_of(&Range::key("/registry/pods/default/p")), pods);
+        assert_eq!(bucket_of(&Range::prefix("/registry/pod")), None);
+        assert_eq!(bucket_of(&Range { start: "/registry/pods/a".into(), end: "/registry/z".into() }), None);
+        assert_eq!(bucket_of(&Range { start: "/registry/pods/a".into(), end: Bytes::new() }), None);
     }
 }

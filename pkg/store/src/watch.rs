@@ -111,7 +111,7 @@ impl Watch for Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.shared.hub.unregister(self.id);
+        self.shared.hub.unregister(self.id, &self.queue);
     }
 }
 

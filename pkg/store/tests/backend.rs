@@ -250,3 +250,22 @@ async fn the_largest_transaction_is_read_whole_from_the_log() {
     let mut watch = store.watch(Range::prefix("/"), WatchFrom::After(start)).await.unwrap();
     assert_eq!(changes(&mut *watch, 1025).await.len(), 1025);
 }
+
+#[tokio::test]
+async fn watches_of_one_key_one_resource_and_everything_see_what_is_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let ranges = [Range::key("/registry/pods/a/p"), Range::prefix("/registry/pods/"), Range::prefix("/")];
+    let mut watches = Vec::new();
+    for range in ranges {
+        watches.push(store.watch(range, WatchFrom::Now).await.unwrap());
+    }
+    let then = ["/registry/pods/a/p", "/registry/pods/a/q", "/registry/nodes/n"].map(|key| put(key, "x")).into();
+    store.txn(Txn { then, ..Txn::default() }).await.unwrap();
+    for (watch, count) in watches.iter_mut().zip([1, 2, 3]) {
+        match watch.next().await.unwrap().unwrap() {
+            WatchItem::Changes(changes) => assert_eq!(changes.len(), count),
+            WatchItem::Progress(_) => panic!("changes were expected"),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! A full disk refuses writes, clearly; reads go on, and writes succeed again when there is space.
+use api::summary::{Summarize, Summary};
+use eyot_store::{Backend, Error, Op, Options, Revision, Store, Txn};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+struct Nothing;
+
+impl Summarize for Nothing {
+    fn summarize(&self, _: &[u8], _: &[u8]) -> Summary {
+        Summary::default()
+    }
+}
+
+/// A small file system of its own, gone when dropped.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(dir.path()).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(dir))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "the small file system stays mounted");
+    }
+}
+
+fn open(dir: &Path) -> Arc<Store> {
+    let options = Options { dir: dir.into(), server: 1, summarize: Arc::new(Nothing), keep: Duration::from_secs(300) };
+    Store::open(options).unwrap()
+}
+
+async fn write(store: &Store, n: usize) -> Result<Revision, Error> {
+    let op = Op::Put { key: format!("/{n}").into(), value: vec![b'x'; 64 << 10].into(), lease: None };
+    store.txn(Txn { then: vec![op], ..Txn::default() }).await.map(|done| done.revision)
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_until_there_is_space() {
+    let Some(small) = Small::mount() else {
+        println!("skipped: mounting a tmpfs needs privileges");
+        return;
+    };
+    let store = open(&small.0.path().join("store"));
+    let ballast = small.0.path().join("ballast");
+    std::fs::write(&ballast, vec![0; 2 << 20]).unwrap();
+    let mut written = 0;
+    let error = loop {
+        match write(&store, written).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 1000, "the disk never filled");
+    };
+    assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+    let last = format!("/{}", written - 1);
+    assert_eq!(store.get(last.as_bytes(), None).await.unwrap().unwrap().value.len(), 64 << 10);
+    assert!(store.get(format!("/{written}").as_bytes(), None).await.unwrap().is_none());
+    std::fs::remove_file(&ballast).unwrap();
+    let after = write(&store, written).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let store = open(&small.0.path().join("store"));
+    assert_eq!(store.current_revision(), after);
+    store.close().await.unwrap();
+}
