@@ -1,5 +1,5 @@
 //! apps/v1 and batch/v1.
-use super::{Object, child, empty, fill, fill_text, text};
+use super::{Object, child, empty, fill, fill_text, text, zeroes};
 use serde_json::{Value, json};
 
 pub fn set(name: &str, object: &mut Object) {
@@ -10,6 +10,12 @@ pub fn set(name: &str, object: &mut Object) {
         "DaemonSetSpec" => daemon_set(object),
         "Job" => job(object),
         "CronJobSpec" => cron_job(object),
+        "ReplicaSetStatus" => zeroes(object, &["replicas"]),
+        "StatefulSetStatus" => zeroes(object, &["replicas", "availableReplicas"]),
+        "DaemonSetStatus" => {
+            let counts = ["currentNumberScheduled", "desiredNumberScheduled", "numberMisscheduled", "numberReady"];
+            zeroes(object, &counts);
+        }
         "PodFailurePolicyOnPodConditionsPattern" => fill_text(object, "status", "True"),
         _ => {}
     }

@@ -1,5 +1,5 @@
 //! core/v1.
-use super::{Object, child, empty, fill, fill_text, text};
+use super::{Object, child, empty, fill, fill_text, text, zeroes};
 use serde_json::{Map, Value, json};
 
 /// 0644, the mode of files from ConfigMaps and Secrets.
@@ -31,6 +31,9 @@ pub fn set(name: &str, object: &mut Object) {
         "PersistentVolumeClaimSpec" => fill(object, "volumeMode", "Filesystem"),
         "NodeStatus" => allocatable(object),
         "LimitRangeItem" => limit_range_item(object),
+        "ServiceStatus" => drop(child(object, "loadBalancer")),
+        "ReplicationControllerStatus" => zeroes(object, &["replicas"]),
+        "ReplicationController" => labels_of_template(object),
         "EndpointPort" => fill_text(object, "protocol", "TCP"),
         "ReplicationControllerSpec" => replication_controller(object),
         "Namespace" => namespace(object),
@@ -128,6 +131,14 @@ fn http_get(action: &mut Object) {
 fn volume(volume: &mut Object) {
     if volume.keys().all(|key| key == "name") {
         volume.insert("emptyDir".into(), empty());
+    }
+}
+
+/// A controller without labels has its template's.
+fn labels_of_template(controller: &mut Object) {
+    let labels = controller.get("spec").and_then(|spec| spec["template"]["metadata"].get("labels")).cloned();
+    if let (Some(labels), Some(meta)) = (labels, child(controller, "metadata")) {
+        fill(meta, "labels", labels);
     }
 }
 

@@ -86,6 +86,11 @@ fn empty() -> Value {
     Value::Object(Map::new())
 }
 
+/// Counts that Go's types write even where they are zero.
+fn zeroes(object: &mut Object, fields: &[&str]) {
+    fields.iter().for_each(|field| fill(object, field, 0));
+}
+
 /// An object below, made when it is absent.
 fn child<'a>(object: &'a mut Object, field: &str) -> Option<&'a mut Object> {
     object.entry(field).or_insert_with(empty).as_object_mut()
@@ -105,6 +110,13 @@ mod tests {
         default(&kind, &mut value, &ty, schemas);
         assert_eq!(once, value, "defaults must be stable");
         value
+    }
+
+    #[test]
+    fn counts_in_a_status_are_written_even_as_zero() {
+        let set = defaulted("apps", "DaemonSet", json!({"status": {"numberReady": 2}}));
+        assert_eq!((&set["status"]["numberReady"], &set["status"]["desiredNumberScheduled"]), (&json!(2), &json!(0)));
+        assert_eq!(defaulted("", "Service", json!({"status": {}}))["status"], json!({"loadBalancer": {}}));
     }
 
     #[test]

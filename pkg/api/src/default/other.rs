@@ -1,5 +1,5 @@
 //! The remaining groups.
-use super::{Object, child, empty, fill, fill_text, text};
+use super::{Object, child, empty, fill, fill_text, text, zeroes};
 use serde_json::{Value, json};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -20,7 +20,18 @@ pub fn set(name: &str, object: &mut Object) {
             fill(object, "name", "");
             fill(object, "protocol", "TCP");
         }
-        "api.autoscaling.v1.HorizontalPodAutoscalerSpec" => fill(object, "minReplicas", 1),
+        "api.discovery.v1.Endpoint" => drop(child(object, "conditions")),
+        "api.networking.v1.IngressStatus" => drop(child(object, "loadBalancer")),
+        "api.networking.v1.IngressClassParametersReference" => fill(object, "scope", "Cluster"),
+        "api.policy.v1.PodDisruptionBudgetStatus" => {
+            zeroes(object, &["currentHealthy", "desiredHealthy", "disruptionsAllowed", "expectedPods"]);
+        }
+        "api.autoscaling.v1.HorizontalPodAutoscalerStatus" => zeroes(object, &["currentReplicas", "desiredReplicas"]),
+        "api.autoscaling.v2.HorizontalPodAutoscalerStatus" => zeroes(object, &["desiredReplicas"]),
+        "api.autoscaling.v1.HorizontalPodAutoscalerSpec" => {
+            fill(object, "minReplicas", 1);
+            fill(object, "targetCPUUtilizationPercentage", 80);
+        }
         "api.autoscaling.v2.HorizontalPodAutoscalerSpec" => autoscaler(object),
         "api.scheduling.v1.PriorityClass" => fill(object, "preemptionPolicy", "PreemptLowerPriority"),
         "api.admissionregistration.v1.ValidatingWebhook" => webhook(object),
