@@ -66,12 +66,11 @@ impl Discovery {
         &self.server_address
     }
 
-    /// Whether any resource of the version is served.
-    pub fn serves(&self, group: &str, version: &str, served: &Served) -> bool {
-        let first = api::GroupVersionResource::new(group, version, "");
-        let of_version = |gvr: &api::GroupVersionResource| gvr.group == group && gvr.version == version;
-        served.range(first..).next().is_some_and(|(gvr, _)| of_version(gvr))
-            || virtuals::resources().iter().any(|resource| of_version(&resource.gvr))
+    /// Whether any resource of the group is served.
+    pub fn serves(&self, group: &str, served: &Served) -> bool {
+        let first = api::GroupVersionResource::new(group, "", "");
+        served.range(first..).next().is_some_and(|(gvr, _)| gvr.group == group)
+            || virtuals::resources().iter().any(|resource| resource.gvr.group == group)
     }
 
     /// Paths of all groups and versions, for `/`.

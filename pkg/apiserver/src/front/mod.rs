@@ -122,7 +122,7 @@ impl Front {
 
     async fn serve_resource(self: &Arc<Self>, info: RequestInfo, user: User, request: Request<RequestBody>) -> Answer {
         self.authorizer.check(&user, &Attributes::from(&info))?;
-        if !self.discovery.serves(&info.group, &info.version, &self.registry.served()) {
+        if !self.discovery.serves(&info.group, &self.registry.served()) {
             return Ok(paths::not_found());
         }
         check_method(&info)?;
