@@ -12,6 +12,9 @@ use std::sync::Arc;
 /// Where the host says how names are resolved.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
+/// Prefix length of one node's pod network: 254 addresses, more than twice the pods of a node by default.
+const NODE_CIDR_MASK: u8 = 24;
+
 /// A client that acts as `name`.
 fn client_as(api: &apiserver::Handle, name: &str, groups: &[&str]) -> kube::Client {
     let groups = groups.iter().map(ToString::to_string).collect();
@@ -42,12 +45,30 @@ pub(crate) fn start(
 ) -> anyhow::Result<()> {
     let cache = client_as(api, "eyot:cache", &[]);
     let informers = Informers::new(cache, tasks.tracker.clone(), tasks.shutdown.clone());
+    start_controllers(known, api, &informers, tasks);
     start_scheduler(api, &informers, tasks);
     if let Some(runtime) = runtime {
         start_network(known, &informers, tasks);
         start_agent(known, api, &informers, runtime, tasks)?;
     }
     Ok(())
+}
+
+/// Each controller acts as the ServiceAccount that it has upstream, with the role made for it at birth.
+fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informers, tasks: &Tasks) {
+    let api = api.clone();
+    let client_for = move |name: &str| {
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        client_as(&api, &format!("system:serviceaccount:kube-system:{name}"), &groups)
+    };
+    let options = controllers::Options {
+        client_for: Arc::new(client_for),
+        informers: informers.clone(),
+        cluster_cidr: known.config.cluster_cidr.to_string(),
+        node_cidr_mask: NODE_CIDR_MASK,
+        root_ca_pem: known.authority.root_pem().to_owned(),
+    };
+    tasks.run("controllers", controllers::Service::new(options).run(tasks.shutdown.clone()));
 }
 
 fn start_scheduler(api: &apiserver::Handle, informers: &Informers, tasks: &Tasks) {
