@@ -15,12 +15,17 @@ struct Held {
 #[derive(Default)]
 pub struct Leases {
     held: HashMap<LeaseId, Held>,
+    /// The same leases in the order in which they end.
+    deadlines: BTreeSet<(Instant, LeaseId)>,
 }
 
 impl Leases {
     pub fn restore(leases: Vec<(LeaseId, Duration)>, now: Instant) -> Self {
-        let held = leases.into_iter().map(|(id, ttl)| (id, Held { ttl, deadline: now + ttl, keys: BTreeSet::new() }));
-        Self { held: held.collect() }
+        let mut restored = Self::default();
+        for (id, ttl) in leases {
+            restored.grant(id, ttl, now);
+        }
+        restored
     }
 
     pub fn contains(&self, id: LeaseId) -> bool {
@@ -34,13 +39,19 @@ impl Leases {
     }
 
     pub fn grant(&mut self, id: LeaseId, ttl: Duration, now: Instant) -> Lease {
-        self.held.insert(id, Held { ttl, deadline: now + ttl, keys: BTreeSet::new() });
+        let deadline = now + ttl;
+        if let Some(before) = self.held.insert(id, Held { ttl, deadline, keys: BTreeSet::new() }) {
+            self.deadlines.remove(&(before.deadline, id));
+        }
+        self.deadlines.insert((deadline, id));
         Lease { id, granted_ttl: ttl, remaining: ttl, keys: Vec::new() }
     }
 
     pub fn keep_alive(&mut self, id: LeaseId, now: Instant) -> Result<Lease> {
         let held = self.held.get_mut(&id).ok_or(Error::LeaseNotFound(id))?;
+        self.deadlines.remove(&(held.deadline, id));
         held.deadline = now + held.ttl;
+        self.deadlines.insert((held.deadline, id));
         self.get(id, now)
     }
 
@@ -51,7 +62,9 @@ impl Leases {
     }
 
     pub fn remove(&mut self, id: LeaseId) {
-        self.held.remove(&id);
+        if let Some(held) = self.held.remove(&id) {
+            self.deadlines.remove(&(held.deadline, id));
+        }
     }
 
     /// Puts a key under a lease without a change, when state is loaded.
@@ -73,11 +86,11 @@ impl Leases {
     }
 
     pub fn expired(&self, now: Instant) -> Vec<LeaseId> {
-        self.held.iter().filter(|(_, held)| held.deadline <= now).map(|(id, _)| *id).collect()
+        self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now).map(|(_, id)| *id).collect()
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.held.values().map(|held| held.deadline).min()
+        self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 }
 
@@ -95,5 +108,22 @@ mod tests {
         assert_eq!(leases.expired(start + Duration::from_secs(19)), [id]);
         leases.remove(id);
         assert!(matches!(leases.get(id, start), Err(Error::LeaseNotFound(_))));
+    }
+
+    #[test]
+    fn leases_end_in_the_order_of_their_deadlines() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut leases = Leases::restore(vec![(LeaseId(1), 5 * second), (LeaseId(2), 2 * second)], start);
+        leases.grant(LeaseId(3), 3 * second, start);
+        assert_eq!(leases.next_deadline(), Some(start + 2 * second));
+        leases.keep_alive(LeaseId(2), start + 2 * second).unwrap();
+        assert_eq!(leases.next_deadline(), Some(start + 3 * second));
+        assert_eq!(leases.expired(start + 4 * second), [LeaseId(3), LeaseId(2)]);
+        leases.remove(LeaseId(3));
+        leases.grant(LeaseId(2), 9 * second, start);
+        assert_eq!(leases.next_deadline(), Some(start + 5 * second));
+        leases.remove(LeaseId(1));
+        leases.remove(LeaseId(2));
+        assert_eq!(leases.next_deadline(), None);
     }
 }

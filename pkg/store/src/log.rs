@@ -161,16 +161,22 @@ impl Log {
         Ok(found)
     }
 
-    /// What existed in a range of keys at a revision, in order of keys. An empty `end` means no end.
-    pub fn list(&self, start: &[u8], end: &[u8], at: Revision, each: impl FnMut(Record)) -> Result<()> {
-        self.select(
-            "SELECT * FROM log WHERE value NOT NULL AND position IN (
-                 SELECT max(position) FROM log
-                 WHERE key >= ?1 AND (length(?2) = 0 OR key < ?2) AND position <= ?3 GROUP BY key)
-             ORDER BY key",
-            params![start, end, end_of(at)],
-            each,
-        )
+    /// Positions of what existed in a range of keys at a revision, in order of keys; no value is read. An empty `end`
+    /// means no end.
+    pub fn positions(&self, start: &[u8], end: &[u8], at: Revision) -> Result<Vec<u64>> {
+        let read = || {
+            // The inner select walks the index alone; `typeof` looks at a row's header, not at its value.
+            let mut statement = self.connection.prepare_cached(
+                "SELECT newest.position FROM (
+                     SELECT key, max(position) AS position FROM log
+                     WHERE key >= ?1 AND (length(?2) = 0 OR key < ?2) AND position <= ?3 GROUP BY key) AS newest
+                 JOIN log ON log.position = newest.position
+                 WHERE typeof(log.value) <> 'null' ORDER BY newest.key",
+            )?;
+            let rows = statement.query_map(params![start, end, end_of(at)], |row| row.get::<_, i64>(0))?;
+            rows.map(|position| position.map(|position| position as u64)).collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|e| self.explain(e))
     }
 
     /// Up to `limit` records after a position, in order.

@@ -32,14 +32,11 @@ impl Reader {
         let limit = if limit == 0 { usize::MAX } else { limit };
         let (records, count) = self
             .run(move |log| {
-                let (mut records, mut count) = (Vec::new(), 0);
-                log.list(&range.start, &range.end, at, |record| {
-                    count += 1;
-                    if records.len() < limit {
-                        records.push(record);
-                    }
-                })?;
-                Ok((records, count))
+                let positions = log.positions(&range.start, &range.end, at)?;
+                // None: compaction took it between the two reads; the caller checks for that.
+                let records =
+                    positions.iter().take(limit).filter_map(|position| log.at_position(*position).transpose());
+                Ok((records.collect::<Result<Vec<_>>>()?, positions.len() as u64))
             })
             .await?;
         let entries: Vec<_> = records.iter().filter_map(|record| entry(record, &*self.summarize)).collect();

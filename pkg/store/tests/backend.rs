@@ -110,6 +110,27 @@ async fn lists_show_one_revision_and_count_past_the_limit() {
     assert_eq!(past.entries.len(), 5);
 }
 
+/// A value further on that can't be read proves that a page of the past reads no more than it shows.
+#[tokio::test]
+async fn a_page_of_the_past_reads_only_its_own_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for n in 0..4 {
+        write(&store, put(&format!("/p/{n}"), "x")).await;
+    }
+    write(&store, Op::Delete { key: "/p/0".into() }).await;
+    let then = store.current_revision();
+    write(&store, put("/p/9", "x")).await;
+    let database = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+    database.execute("UPDATE log SET crc = crc + 1 WHERE key = CAST('/p/3' AS BLOB)", []).unwrap();
+    let range = Range::prefix("/p/");
+    let page = store.list(&range, Some(then), 2).await.unwrap();
+    let keys: Vec<_> = page.entries.iter().map(|entry| entry.key.clone()).collect();
+    assert_eq!(keys, ["/p/1", "/p/2"]);
+    assert_eq!((page.count, page.more), (3, true));
+    assert!(matches!(store.list(&range, Some(then), 3).await, Err(Error::Corrupt { .. })));
+}
+
 #[tokio::test]
 async fn revisions_of_others_and_of_the_future_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();

@@ -14,6 +14,8 @@ const PAYLOAD: usize = 900;
 const CHANGES: usize = 20;
 /// Requests in flight while objects are only prepared.
 const PREPARE: usize = 32;
+/// Objects a page, as kubectl asks for.
+const PAGE: u32 = 500;
 /// A watcher that has not seen the last change by then was not kept up to date.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -66,7 +68,20 @@ async fn all(client: &kube::Client, namespace: &str, args: &Args) -> Result<Figu
             }
         };
         load(&mut figures, "patch", clients, count, change).await?;
+        let delete = |n| {
+            let configs = &configs;
+            async move {
+                configs.delete(&name(n), &DeleteParams::default()).await?;
+                Ok(())
+            }
+        };
+        // As when a controller or `kubectl get -w` looks on.
+        let watching = configs.watch(&WatchParams::default(), "0").await?;
+        let drained = tokio::spawn(watching.for_each(|_| async {}));
+        load(&mut figures, "delete", clients, count, delete).await?;
+        drained.abort();
     }
+    collection(&mut figures, &configs, args.objects).await?;
     list(&mut figures, client, namespace, args.pods).await?;
     watch(&mut figures, &configs, args.watchers).await?;
     Ok(figures)
@@ -100,6 +115,36 @@ where
         let ms = at.map_or(0.0, |time| time.as_secs_f64() * 1000.0);
         figures.insert(format!("{what} {clients} clients p{percent} ms"), ms);
     }
+    Ok(())
+}
+
+/// A whole collection in pages, and its end in one request.
+async fn collection(figures: &mut Figures, configs: &Api<ConfigMap>, count: usize) -> Result<()> {
+    let post = PostParams::default();
+    let create = |n: usize| {
+        let (configs, post) = (configs, &post);
+        async move {
+            configs.create(post, &config(&format!("d{n}"), n)?).await?;
+            anyhow::Ok(())
+        }
+    };
+    let made: Vec<Result<()>> = stream::iter(0..count).map(create).buffer_unordered(PREPARE).collect().await;
+    made.into_iter().collect::<Result<Vec<()>>>()?;
+    let start = Instant::now();
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let items = configs.list(&page).await?;
+        // A change between pages makes every further page one of the past.
+        configs.patch("d0", &PatchParams::default(), &Patch::Merge(json!({"data": {"n": "page"}}))).await?;
+        match items.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = ListParams::default().limit(PAGE).continue_token(&token),
+            None => break,
+        }
+    }
+    figures.insert(format!("list {count} by {PAGE} ms"), start.elapsed().as_secs_f64() * 1000.0);
+    let start = Instant::now();
+    configs.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
+    figures.insert(format!("delete collection of {count} ms"), start.elapsed().as_secs_f64() * 1000.0);
     Ok(())
 }
 

@@ -11,11 +11,15 @@ use crate::registry::strategy;
 use api::Status;
 use api::status::Details;
 use api::validate::{FieldError, Reason};
+use futures::StreamExt;
+use futures::future::BoxFuture;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use store::{Entry, Op, OpResult, Revision};
 
+/// Objects of a collection that are deleted at once: they share the store's syncs.
+const COLLECTION_WORKERS: usize = 32;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
@@ -402,14 +406,25 @@ pub async fn delete_collection(call: &Call<'_>) -> Result<Response<Body>> {
     let options = DeleteOptions::parse(call)?;
     let selection = ListOptions::parse(call.info(), &call.resource)?;
     let found = list::find(call, &selection).await?;
+    let mut deletes: Vec<BoxFuture<'_, Result<()>>> = Vec::with_capacity(found.entries.len());
     for entry in &found.entries {
-        let Some((namespace, name)) = call.resource.parse_key(&entry.key) else { continue };
-        match delete_named(call, namespace, name, &options).await {
-            Err(status) if status.code != 404 => return Err(status),
-            _ => {}
-        }
+        deletes.push(Box::pin(delete_member(call, entry, &options)));
     }
+    let mut deletes = futures::stream::iter(deletes).buffer_unordered(COLLECTION_WORKERS);
+    while let Some(deleted) = deletes.next().await {
+        deleted?;
+    }
+    drop(deletes);
     Ok(list::render(call, found))
+}
+
+/// One of a collection; it may be gone already.
+async fn delete_member(call: &Call<'_>, entry: &Entry, options: &DeleteOptions) -> Result<()> {
+    let Some((namespace, name)) = call.resource.parse_key(&entry.key) else { return Ok(()) };
+    match delete_named(call, namespace, name, options).await {
+        Err(status) if status.code != 404 => Err(status),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Requests and what comes back, through [`super::Serve`] over the store's double.
 use super::testing::{Bench, event, info};
 use crate::Verb;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use store::Backend;
 
 fn config_map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default", "labels": {"n": name}}})
@@ -51,7 +53,6 @@ async fn pages_show_one_moment() {
 
 #[tokio::test]
 async fn an_expired_token_offers_to_go_on() {
-    use store::Backend;
     let bench = with_maps(&["a", "b", "c"]).await;
     let list = || info(Verb::List, "configmaps", "default", "");
     let (_, first) = bench.json(query(list(), &[("limit", "2")]), Value::Null).await;
@@ -111,6 +112,32 @@ async fn a_watch_sees_what_starts_and_ceases_to_match() {
 }
 
 #[tokio::test]
+async fn a_collection_goes_under_a_watch_each_object_once() {
+    const COUNT: usize = 200;
+    let names: Vec<String> = (0..COUNT).map(|n| format!("m{n:03}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let bench = with_maps(&names).await;
+    let from = bench.memory.current_revision().to_string();
+    let watch = query(info(Verb::Watch, "configmaps", "default", ""), &[("resourceVersion", &from)]);
+    let body = bench.send(watch, "", Default::default()).await.into_body();
+    let (code, list) = bench.json(info(Verb::DeleteCollection, "configmaps", "default", ""), Value::Null).await;
+    assert_eq!((code, list["items"].as_array().unwrap().len()), (200, COUNT));
+    let mut text = Vec::new();
+    let mut body = body.into_data_stream();
+    while text.iter().filter(|byte| **byte == b'\n').count() < COUNT {
+        text.extend_from_slice(&futures::StreamExt::next(&mut body).await.unwrap().unwrap());
+    }
+    let events = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let mut gone: Vec<String> = events
+        .map(|line| serde_json::from_slice::<Value>(line).unwrap())
+        .inspect(|event| assert_eq!(event["type"], "DELETED"))
+        .map(|event| event["object"]["metadata"]["name"].as_str().unwrap().to_owned())
+        .collect();
+    gone.sort();
+    assert_eq!(gone, names);
+}
+
+#[tokio::test]
 async fn a_streamed_list_ends_with_its_bookmark() {
     let bench = with_maps(&["a"]).await;
     let parameters =
@@ -127,7 +154,6 @@ async fn a_streamed_list_ends_with_its_bookmark() {
 
 #[tokio::test]
 async fn a_watch_from_a_compacted_revision_is_told_so() {
-    use store::Backend;
     let bench = with_maps(&["a", "b"]).await;
     let old = bench.memory.current_revision();
     bench.store("/registry/configmaps/default/c", config_map("c")).await;
