@@ -11,10 +11,11 @@ export CARGO_TERM_COLOR=never
 # What the tests need from the system; apt is asked only when something is missing.
 requirements() {
 	local missing=() need
-	for need in cc:gcc containerd:containerd runc:runc nft:nftables ip:iproute2 conntrack:conntrack; do
+	for need in cc:gcc containerd:containerd runc:runc nft:nftables ip:iproute2 conntrack:conntrack curl:curl; do
 		command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
 	done
 	[ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] || missing+=(containernetworking-plugins)
+	command -v kubectl >/dev/null || missing+=(kubernetes-client)
 	[ -x /bin/busybox ] || missing+=(busybox-static)
 	if [ ${#missing[@]} -gt 0 ]; then
 		echo "installing ${missing[*]}"
@@ -29,11 +30,11 @@ static() {
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 }
 
-unit() { cargo test --workspace --locked --no-fail-fast; }
+unit() { cargo test --workspace --exclude eyot-e2e --locked --no-fail-fast; }
 
 e2e() {
 	cargo build --locked -p eyot
-	tests/e2e/run.sh
+	cargo test --locked -p eyot-e2e --no-fail-fast
 }
 
 requirements

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the demo image eyot.dev/demo:1 from Debian's busybox-static: a shell, httpd, wget, nslookup and the rest
-# of busybox, in the archive format of `docker save`, which is also the air-gap format.
+# Builds the demo image eyot.dev/demo:1 from Debian's busybox-static: a web server that says its pod's name, a shell,
+# wget, nslookup and the rest of busybox, in the archive format of `docker save`, which is also the air-gap format.
 #   build.sh OUT.tar [BUSYBOX]      same input, same bytes
 set -eu
 out=${1:?usage: build.sh OUT.tar [BUSYBOX]}
@@ -27,7 +27,15 @@ done
 printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n' >"$root/etc/passwd"
 printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
 printf 'hosts: files dns\n' >"$root/etc/nsswitch.conf"
-printf 'hello from eyot\n' >"$root/www/index.html"
+cat >"$root/bin/serve" <<'SERVE'
+#!/bin/sh
+# serve [PORT]: says the pod's name on a port (8080) until told to end.
+trap exit TERM INT
+hostname >/www/index.html
+httpd -f -p "${1:-8080}" -h /www &
+wait
+SERVE
+chmod 755 "$root/bin/serve"
 
 pack() { # directory, archive, members...
 	dir=$1 archive=$2
@@ -40,7 +48,7 @@ image=$work/image
 mkdir "$image"
 pack "$root" "$image/layer.tar" .
 cat >"$work/config.json" <<JSON
-{"architecture":"$arch","os":"linux","config":{"Env":["PATH=/bin"],"Cmd":["/bin/sh"],"WorkingDir":"/"},"rootfs":{"type":"layers","diff_ids":["sha256:$(sum "$image/layer.tar")"]}}
+{"architecture":"$arch","os":"linux","config":{"Env":["PATH=/bin"],"Cmd":["/bin/serve"],"WorkingDir":"/"},"rootfs":{"type":"layers","diff_ids":["sha256:$(sum "$image/layer.tar")"]}}
 JSON
 config=$(sum "$work/config.json").json
 mv "$work/config.json" "$image/$config"
