@@ -111,6 +111,11 @@ pub fn selector(
     LabelSelector::from_parts(labels, expressions.chain(more)).unwrap_or_else(|_| LabelSelector::nothing())
 }
 
+/// A selector as it is written; one that can't be read selects nothing.
+pub fn plain_selector(written: &Written) -> LabelSelector {
+    selector(Some(written), &Pod::default(), None, None)
+}
+
 /// Counts by topology: `label of nodes -> value -> count`.
 pub type Counts<'a> = BTreeMap<&'a str, HashMap<&'a str, i64>>;
 
@@ -119,6 +124,9 @@ pub fn tally<'a>(counts: &mut Counts<'a>, cluster: &'a Cluster, terms: impl Fn(&
     let mut by_class = vec![Vec::new(); cluster.classes().map(|(number, _)| number + 1).max().unwrap_or_default()];
     for (number, pod) in cluster.classes() {
         by_class[number] = terms(pod);
+    }
+    if by_class.iter().all(Vec::is_empty) {
+        return;
     }
     for node in cluster.slots() {
         for (class, pods) in &node.classes {

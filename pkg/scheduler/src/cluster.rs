@@ -1,9 +1,11 @@
 //! All nodes and the pods on them, real and assumed: the one state that decisions are made on, changed in place
 //! by every event, never copied.
+use crate::budgets::Budgets;
 use crate::node::NodeInfo;
+use crate::nominated::Nominated;
 use crate::pod::PodInfo;
 use k8s_openapi::api::core::v1::Node;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Where a pod is and whether the API has said so.
@@ -72,11 +74,64 @@ pub struct Cluster {
     /// Labels of namespaces, for selectors that choose by them.
     namespaces: HashMap<Box<str>, BTreeMap<String, String>>,
     classes: Classes,
+    nominated: Nominated,
+    budgets: Budgets,
+    /// Victims of preemption that the API may not show as leaving yet.
+    evicted: HashSet<Arc<str>>,
     /// Nodes whose object is known.
     ready: usize,
 }
 
+/// A pod that was taken away in thought; [`Cluster::put_back`] undoes it.
+#[derive(Debug)]
+pub struct Lifted {
+    pod: Arc<PodInfo>,
+    placed: Placed,
+}
+
 impl Cluster {
+    pub fn nominated(&self) -> &Nominated {
+        &self.nominated
+    }
+
+    pub fn nominated_mut(&mut self) -> &mut Nominated {
+        &mut self.nominated
+    }
+
+    pub fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
+    pub fn budgets_mut(&mut self) -> &mut Budgets {
+        &mut self.budgets
+    }
+
+    /// Remembers that a pod is being ended, until it is gone or [`Self::spare`]d.
+    pub fn evict(&mut self, uid: &Arc<str>) {
+        if self.is_placed(uid) {
+            self.evicted.insert(uid.clone());
+        }
+    }
+
+    /// Its end failed.
+    pub fn spare(&mut self, uid: &str) {
+        self.evicted.remove(uid);
+    }
+
+    pub fn is_evicted(&self, uid: &str) -> bool {
+        self.evicted.contains(uid)
+    }
+
+    /// Takes a pod away for a try.
+    pub fn lift(&mut self, uid: &str) -> Option<Lifted> {
+        let placed = self.placed.get(uid)?.clone();
+        Some(Lifted { pod: self.unplace(uid)?, placed })
+    }
+
+    pub fn put_back(&mut self, lifted: Lifted) {
+        self.place(lifted.pod, lifted.placed.node, lifted.placed.assumed);
+    }
+
     /// The nodes that exist, with their places in [`Self::slots`].
     pub fn nodes(&self) -> impl Iterator<Item = &NodeInfo> {
         self.nodes.iter().filter(|node| node.object.is_some())
@@ -166,13 +221,18 @@ impl Cluster {
 
     /// The API's word: the pod is on this node.
     pub fn set_pod(&mut self, pod: Arc<PodInfo>, node: &str) {
-        self.remove_pod(&pod.uid.clone());
+        self.unplace(&pod.uid);
         let at = self.slot(node);
         let node = self.nodes[at].name.clone();
         self.place(pod, node, false);
     }
 
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        self.evicted.remove(uid);
+        self.unplace(uid)
+    }
+
+    fn unplace(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let placed = self.placed.remove(uid)?;
         let at = self.by_name.get(&placed.node).copied()?;
         let pod = self.nodes[at].remove_pod(uid);

@@ -1,9 +1,10 @@
 //! The scheduler without its shell: events in, decisions out.
 use crate::cluster::Cluster;
-use crate::framework::{Events, Framework, Rotation};
+use crate::framework::{Diagnosis, Events, Framework, Outcome, Rotation};
 use crate::pod::PodInfo;
 use crate::queue::Queue;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -14,7 +15,27 @@ pub enum Decision {
     /// Bind it; answer with [`Core::bound`] or [`Core::bind_failed`].
     Bind { pod: Arc<PodInfo>, node: Arc<str> },
     /// Nothing fits: say so. The pod waits until something changes.
-    Unschedulable { pod: Arc<PodInfo>, message: String },
+    Unschedulable { pod: Arc<PodInfo>, message: String, nomination: Nomination },
+    /// Nothing fits yet: end the victims to make room; answer with [`Core::evicted`].
+    Preempt { pod: Arc<PodInfo>, message: String, preemption: Preemption },
+}
+
+/// What becomes of `status.nominatedNodeName`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nomination {
+    Keep,
+    Clear,
+    Set(Arc<str>),
+}
+
+/// Room that is made for a pod.
+#[derive(Clone, Debug)]
+pub struct Preemption {
+    pub node: Arc<str>,
+    /// Pods to end.
+    pub victims: Vec<Arc<PodInfo>>,
+    /// Pods that waited for the same node and lose their nomination.
+    pub outranked: Vec<Arc<PodInfo>>,
 }
 
 pub struct Core {
@@ -57,6 +78,7 @@ impl Core {
         }
         if let Some(node) = pod.node_name() {
             self.queue.remove(&pod.uid);
+            self.cluster.nominated_mut().remove(&pod.uid);
             return self.pod_placed(pod.clone(), node);
         }
         if pod.is_deleting() || pod.scheduler_name() != self.name {
@@ -64,13 +86,27 @@ impl Core {
         }
         // What is assumed waits for the answer to its binding.
         if !self.cluster.is_placed(&pod.uid) {
+            self.follow_nomination(&pod);
             self.queue.upsert(pod, now_ms);
+        }
+    }
+
+    /// A nomination that was decided here is kept until the API has shown it and then shows it no more.
+    fn follow_nomination(&mut self, pod: &Arc<PodInfo>) {
+        let before = self.queue.get(&pod.uid).and_then(|before| before.nominated_node().map(Arc::<str>::from));
+        match pod.nominated_node() {
+            Some(node) => self.cluster.nominated_mut().set(pod.clone(), node.into()),
+            None if before.is_some() && before.as_ref() == self.cluster.nominated().node_of(&pod.uid) => {
+                self.cluster.nominated_mut().remove(&pod.uid);
+            }
+            None => {}
         }
     }
 
     /// A pod is gone from the API.
     pub fn pod_gone(&mut self, uid: &str) {
         self.queue.remove(uid);
+        self.cluster.nominated_mut().remove(uid);
         if self.cluster.remove_pod(uid).is_some() {
             self.happened = self.happened | Events::POD_REMOVED;
         }
@@ -140,15 +176,62 @@ impl Core {
         let pod = self.queue.pop(now_ms)?;
         Some(match self.framework.schedule(&pod, &self.cluster, &mut self.rotation) {
             Ok(node) => {
+                self.cluster.nominated_mut().remove(&pod.uid);
                 self.cluster.assume(pod.clone(), node.clone());
                 Decision::Bind { pod, node }
             }
-            Err(diagnosis) => {
-                let more = self.framework.post_filter.run(&pod, &self.cluster, &diagnosis);
-                self.queue.reject(&pod.uid, diagnosis.plugins, now_ms);
-                Decision::Unschedulable { message: diagnosis.message(&more), pod }
-            }
+            Err(diagnosis) => self.nothing_fits(pod, &diagnosis, now_ms),
         })
+    }
+
+    fn nothing_fits(&mut self, pod: Arc<PodInfo>, diagnosis: &Diagnosis, now_ms: u64) -> Decision {
+        let outcome = self.framework.post_filter.run(&self.framework, &pod, &mut self.cluster, diagnosis);
+        self.queue.reject(&pod.uid, diagnosis.plugins, now_ms);
+        let nominated = self.cluster.nominated().node_of(&pod.uid).is_some();
+        match outcome {
+            Outcome::Wait { message } => {
+                Decision::Unschedulable { message: diagnosis.message(&message), pod, nomination: Nomination::Keep }
+            }
+            Outcome::Hopeless { message } => {
+                self.cluster.nominated_mut().remove(&pod.uid);
+                let nomination = if nominated { Nomination::Clear } else { Nomination::Keep };
+                Decision::Unschedulable { message: diagnosis.message(&message), pod, nomination }
+            }
+            Outcome::Preempt { node, victims, outranked } => {
+                victims.iter().for_each(|victim| self.cluster.evict(&victim.uid));
+                self.cluster.nominated_mut().set(pod.clone(), node.clone());
+                for other in &outranked {
+                    self.cluster.nominated_mut().remove(&other.uid);
+                    self.queue.fail(&other.uid, now_ms);
+                }
+                let preemption = Preemption { node, victims, outranked };
+                Decision::Preempt { message: diagnosis.message(""), pod, preemption }
+            }
+        }
+    }
+
+    /// The victims whose end the API refused. If there are any, the pod that needs the room is tried again; else it
+    /// waits until they are gone.
+    pub fn evicted(&mut self, pod: &Arc<str>, refused: &[Arc<str>], now_ms: u64) {
+        refused.iter().for_each(|victim| self.cluster.spare(victim));
+        if !refused.is_empty() {
+            self.queue.fail(pod, now_ms);
+        }
+    }
+
+    /// A PodDisruptionBudget appeared or changed.
+    pub fn budget_changed(&mut self, budget: &PodDisruptionBudget) {
+        self.cluster.budgets_mut().set(budget);
+    }
+
+    pub fn budget_gone(&mut self, budget: &PodDisruptionBudget) {
+        self.cluster.budgets_mut().remove(budget);
+    }
+
+    /// All budgets, where single events were missed.
+    pub fn resync_budgets(&mut self, budgets: Vec<Arc<PodDisruptionBudget>>) {
+        self.cluster.budgets_mut().clear();
+        budgets.iter().for_each(|budget| self.budget_changed(budget));
     }
 
     /// When there may be something to decide without any event.

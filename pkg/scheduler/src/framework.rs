@@ -77,9 +77,21 @@ pub trait Score: Send + Sync {
     fn prepare<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Option<Scorer<'a>>;
 }
 
-/// What is tried when no node fits; adds to the message.
+/// What is tried when no node fits.
 pub trait PostFilter: Send + Sync {
-    fn run(&self, pod: &PodInfo, cluster: &Cluster, diagnosis: &Diagnosis) -> String;
+    /// May change the cluster to try something out, and leaves it as it was.
+    fn run(&self, framework: &Framework, pod: &PodInfo, cluster: &mut Cluster, diagnosis: &Diagnosis) -> Outcome;
+}
+
+/// What came of a [`PostFilter`]; messages are added to the pod's.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Nothing to do now; a nomination stays as it is.
+    Wait { message: String },
+    /// Nothing can be done; a nomination is of no use any more.
+    Hopeless { message: String },
+    /// Room can be made on this node by ending the victims; others that wait for it shall look elsewhere.
+    Preempt { node: Arc<str>, victims: Vec<Arc<PodInfo>>, outranked: Vec<Arc<PodInfo>> },
 }
 
 /// Changes that may let a rejected pod fit: a set.
@@ -186,11 +198,31 @@ impl Framework {
 
     /// The best node for a pod.
     pub fn schedule(&self, pod: &PodInfo, cluster: &Cluster, rotation: &mut Rotation) -> Result<Arc<str>, Diagnosis> {
+        if let Some(node) = cluster.nominated().node_of(&pod.uid).filter(|node| self.fits(pod, cluster, node).is_ok()) {
+            return Ok(node.clone());
+        }
         let feasible = self.feasible(pod, cluster, rotation)?;
         Ok(match feasible[..] {
             [one] => cluster.slots()[one].name.clone(),
             _ => cluster.slots()[self.best(pod, cluster, &feasible, rotation)].name.clone(),
         })
+    }
+
+    /// Whether a pod fits on this node as things are, or why not.
+    ///
+    /// # Errors
+    /// The filters' reasons.
+    pub fn fits(&self, pod: &PodInfo, cluster: &Cluster, node: &str) -> Result<(), Vec<Reason>> {
+        let mut diagnosis = Diagnosis::default();
+        let prepared = match self.prepare(pod, cluster, &mut diagnosis) {
+            Ok(prepared) => prepared,
+            Err(diagnosis) => return Err(diagnosis.rejected.into_iter().collect()),
+        };
+        let allowed = prepared.only.as_ref().is_none_or(|only| only.contains(node));
+        let node = cluster.node(node).filter(|node| allowed && node.object.is_some());
+        let Some(node) = node else { return Err(Vec::new()) };
+        let mut reasons = Vec::new();
+        prepared.test(pod, cluster, node, &mut reasons).map_err(|_| reasons)
     }
 
     /// Places of nodes that pass all filters; enough of them, not always all.
@@ -212,7 +244,7 @@ impl Framework {
             if node.object.is_none() {
                 continue;
             }
-            match prepared.test(node, &mut reasons) {
+            match prepared.test(pod, cluster, node, &mut reasons) {
                 Ok(()) => found.push(place),
                 Err((plugin, fit)) => diagnosis.add(node, plugin, fit, &mut reasons),
             }
@@ -296,7 +328,21 @@ impl<'a> Prepared<'a> {
         Some(names.iter().filter_map(|name| cluster.place_of(name)).collect())
     }
 
-    fn test(&self, node: &NodeInfo, reasons: &mut Vec<Reason>) -> Result<(), (usize, Fit)> {
+    /// Tests a node as it is, and before that as it will be once those that wait for it have come.
+    fn test(
+        &self,
+        pod: &PodInfo,
+        cluster: &Cluster,
+        node: &NodeInfo,
+        reasons: &mut Vec<Reason>,
+    ) -> Result<(), (usize, Fit)> {
+        if let Some(filled) = cluster.nominated().filled(node, pod) {
+            self.test_one(&filled, reasons)?;
+        }
+        self.test_one(node, reasons)
+    }
+
+    fn test_one(&self, node: &NodeInfo, reasons: &mut Vec<Reason>) -> Result<(), (usize, Fit)> {
         for (plugin, test) in &self.tests {
             match test(node, reasons) {
                 Fit::Yes => {}

@@ -11,10 +11,12 @@
 //! ```
 
 pub mod affinity;
+pub mod budgets;
 pub mod cluster;
 pub mod core;
 pub mod framework;
 pub mod node;
+pub mod nominated;
 pub mod plugins;
 pub mod pod;
 pub mod queue;

@@ -1,7 +1,8 @@
 //! A pod as the scheduler sees it: what decisions need, worked out once.
 use crate::affinity::Affinity;
 use crate::resources::Request;
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec};
 use kube::ResourceExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,6 +84,23 @@ impl PodInfo {
 
     pub fn is_deleting(&self) -> bool {
         self.object.metadata.deletion_timestamp.is_some()
+    }
+
+    /// The node that room is being made on for it, as the API has it.
+    pub fn nominated_node(&self) -> Option<&str> {
+        self.object.status.as_ref()?.nominated_node_name.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// Is it on its way out because another pod needs its room?
+    pub fn is_preempted(&self) -> bool {
+        let conditions = self.object.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let disrupted = conditions.into_iter().find(|condition| condition.type_ == "DisruptionTarget");
+        let preempted = |c: &PodCondition| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler");
+        self.is_deleting() && disrupted.is_some_and(preempted)
+    }
+
+    pub fn started(&self) -> Option<Timestamp> {
+        Some(self.object.status.as_ref()?.start_time.as_ref()?.0)
     }
 
     pub fn scheduler_name(&self) -> &str {

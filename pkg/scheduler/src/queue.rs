@@ -78,6 +78,11 @@ impl Queue {
         }
     }
 
+    /// A waiting pod as last seen.
+    pub fn get(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        self.pods.get(uid).map(|waiting| &waiting.pod)
+    }
+
     pub fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         self.unschedulable.remove(uid);
         self.pods.remove(uid).map(|waiting| waiting.pod)

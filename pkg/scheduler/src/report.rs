@@ -1,10 +1,11 @@
 //! Telling the API what was decided: bindings, the `PodScheduled` condition, and events.
+use crate::core::Nomination;
 use crate::pod::PodInfo;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::api::events::v1::{Event, EventSeries};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -59,15 +60,64 @@ impl Reporter {
         }
     }
 
-    /// Writes the condition `PodScheduled=False`, unless the pod says so already.
-    pub async fn condition(&self, pod: &PodInfo, reason: &str, message: &str) -> Result<(), kube::Error> {
-        let Some(condition) = condition(pod, reason, message, Timestamp::now()) else { return Ok(()) };
-        let patch = json!({"status": {"conditions": [condition]}});
+    /// Writes the condition `PodScheduled=False` and the nomination, unless the pod says so already.
+    pub async fn condition(
+        &self,
+        pod: &PodInfo,
+        reason: &str,
+        message: &str,
+        nomination: &Nomination,
+    ) -> Result<(), kube::Error> {
+        let mut status = json!({});
+        if let Some(condition) = condition(pod, reason, message, Timestamp::now()) {
+            status["conditions"] = json!([condition]);
+        }
+        nominated(&mut status, pod, nomination);
+        self.patch_status(pod, status).await
+    }
+
+    pub async fn nominate(&self, pod: &PodInfo, nomination: &Nomination) -> Result<(), kube::Error> {
+        let mut status = json!({});
+        nominated(&mut status, pod, nomination);
+        self.patch_status(pod, status).await
+    }
+
+    /// Ends a pod gracefully because another needs its room, and says so in its status first.
+    pub async fn evict(&self, victim: &PodInfo, preemptor: &PodInfo, node: &str) -> Result<(), kube::Error> {
+        if !victim.is_preempted() {
+            let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+                "message": format!("{}: preempting to accommodate a higher priority pod", self.name),
+                "lastProbeTime": null, "lastTransitionTime": rfc3339(Timestamp::now()),
+                "observedGeneration": victim.object.metadata.generation});
+            self.patch_status(victim, json!({"conditions": [condition]})).await?;
+            let api = Api::<Pod>::namespaced(self.client.clone(), &victim.namespace);
+            let uid = Preconditions { uid: Some(victim.uid.to_string()), ..Preconditions::default() };
+            let params = DeleteParams { preconditions: Some(uid), ..DeleteParams::default() };
+            match api.delete(&victim.name, &params).await {
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
+                result => result.map(drop)?,
+            }
+        }
+        let note = format!("Preempted by pod {} on node {node}", preemptor.uid);
+        let mut event = self.new_event(victim, "Normal", "Preempted", "Preempting", &note, Timestamp::now());
+        event.related = Some(reference(preemptor));
+        if let Err(error) = self.event(&event).await {
+            tracing::debug!(%error, "a report was not written");
+        }
+        Ok(())
+    }
+
+    /// Merges into a pod's status, if it is still this pod and there is something to merge.
+    async fn patch_status(&self, pod: &PodInfo, status: Value) -> Result<(), kube::Error> {
+        if status.as_object().is_none_or(|status| status.is_empty()) {
+            return Ok(());
+        }
+        let patch = json!({"metadata": {"uid": &*pod.uid}, "status": status});
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
         let result = api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
         match result {
             // It left in the meantime.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             result => result.map(drop),
         }
     }
@@ -143,6 +193,14 @@ fn condition(pod: &PodInfo, reason: &str, message: &str, now: Timestamp) -> Opti
         condition["observedGeneration"] = generation.into();
     }
     Some(condition)
+}
+
+fn nominated(status: &mut Value, pod: &PodInfo, nomination: &Nomination) {
+    match nomination {
+        Nomination::Set(node) if pod.nominated_node() != Some(node) => status["nominatedNodeName"] = json!(**node),
+        Nomination::Clear if pod.nominated_node().is_some() => status["nominatedNodeName"] = Value::Null,
+        _ => {}
+    }
 }
 
 /// Kubernetes' times have whole seconds.

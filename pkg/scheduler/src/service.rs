@@ -1,22 +1,26 @@
 //! The shell: feeds events to the core and carries its decisions out.
-use crate::core::{Core, Decision};
+use crate::core::{Core, Decision, Nomination, Preemption};
 use crate::plugins;
 use crate::pod::PodInfo;
 use crate::report::{BindError, Failures, Reporter};
 use client::{Informers, Reflector, Subscription};
 use futures::FutureExt;
+use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Bindings on the way at once: enough to hide a round trip, few enough to leave the API to others.
 const MAX_BINDS: usize = 64;
+/// Victims of one preemption that are ended at once.
+const MAX_EVICTIONS: usize = 16;
 /// Conditions and events being written at once.
 const MAX_REPORTS: usize = 16;
 /// Reports that wait; further ones are dropped, as the next try would report again.
@@ -42,19 +46,31 @@ pub struct Service {
     pods: Reflector<Pod>,
     nodes: Reflector<Node>,
     namespaces: Reflector<Namespace>,
+    budgets: Reflector<PodDisruptionBudget>,
     failures: Failures,
     tasks: TaskTracker,
     permits: Arc<Semaphore>,
     reports: mpsc::Sender<Report>,
     waiting_reports: Option<mpsc::Receiver<Report>>,
-    results: (mpsc::Sender<BindResult>, mpsc::Receiver<BindResult>),
+    results: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
     started: Instant,
 }
 
 /// Something to write that nobody waits for.
 enum Report {
     Event(Box<k8s_openapi::api::events::v1::Event>),
-    Condition { pod: Arc<PodInfo>, reason: &'static str, message: String },
+    Condition { pod: Arc<PodInfo>, reason: &'static str, message: String, nomination: Nomination },
+    Nomination { pod: Arc<PodInfo>, nomination: Nomination },
+}
+
+/// What a task of ours brought back.
+enum Done {
+    Bound(BindResult),
+    /// The victims that could not be ended, of those that stood in this pod's way.
+    Evicted {
+        pod: Arc<PodInfo>,
+        refused: Vec<Arc<str>>,
+    },
 }
 
 struct BindResult {
@@ -68,6 +84,7 @@ struct Events {
     pods: Subscription<Pod>,
     nodes: Subscription<Node>,
     namespaces: Subscription<Namespace>,
+    budgets: Subscription<PodDisruptionBudget>,
 }
 
 /// What the loop woke up for.
@@ -75,7 +92,8 @@ enum Wake {
     Pod(Option<client::Event<Pod>>),
     Node(Option<client::Event<Node>>),
     Namespace(Option<client::Event<Namespace>>),
-    Bound(BindResult),
+    Budget(Option<client::Event<PodDisruptionBudget>>),
+    Done(Done),
     Time,
     Stop,
 }
@@ -91,6 +109,7 @@ impl Service {
             pods: informers.reflector(),
             nodes: informers.reflector(),
             namespaces: informers.reflector(),
+            budgets: informers.reflector(),
             failures: Failures::default(),
             tasks: TaskTracker::new(),
             permits: Arc::new(Semaphore::new(MAX_BINDS)),
@@ -111,9 +130,11 @@ impl Service {
             pods: self.pods.subscribe(),
             nodes: self.nodes.subscribe(),
             namespaces: self.namespaces.subscribe(),
+            budgets: self.budgets.subscribe(),
         };
         let synced = async {
             self.namespaces.synced().await;
+            self.budgets.synced().await;
             self.nodes.synced().await;
             self.pods.synced().await;
         };
@@ -142,9 +163,10 @@ impl Service {
                 Wake::Pod(Some(event)) => self.pod_event(event),
                 Wake::Node(Some(event)) => self.node_event(event),
                 Wake::Namespace(Some(event)) => self.namespace_event(event),
-                Wake::Bound(result) => self.finish_binding(result),
+                Wake::Budget(Some(event)) => self.budget_event(event),
+                Wake::Done(done) => self.finish(done),
                 Wake::Time => {}
-                Wake::Pod(None) | Wake::Node(None) | Wake::Namespace(None) | Wake::Stop => return,
+                Wake::Pod(None) | Wake::Node(None) | Wake::Namespace(None) | Wake::Budget(None) | Wake::Stop => return,
             }
         }
     }
@@ -155,8 +177,9 @@ impl Service {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => Wake::Stop,
-            Some(result) = self.results.1.recv() => Wake::Bound(result),
+            Some(done) = self.results.1.recv() => Wake::Done(done),
             event = events.namespaces.next() => Wake::Namespace(event),
+            event = events.budgets.next() => Wake::Budget(event),
             event = events.nodes.next() => Wake::Node(event),
             event = events.pods.next() => Wake::Pod(event),
             () = timer => Wake::Time,
@@ -165,12 +188,16 @@ impl Service {
 
     /// Takes what has already happened, without waiting.
     fn take_events(&mut self, events: &mut Events) {
-        while let Ok(result) = self.results.1.try_recv() {
-            self.finish_binding(result);
+        while let Ok(done) = self.results.1.try_recv() {
+            self.finish(done);
         }
         for _ in 0..EVENTS_A_ROUND {
             let Some(Some(event)) = events.namespaces.next().now_or_never() else { break };
             self.namespace_event(event);
+        }
+        for _ in 0..EVENTS_A_ROUND {
+            let Some(Some(event)) = events.budgets.next().now_or_never() else { break };
+            self.budget_event(event);
         }
         for _ in 0..EVENTS_A_ROUND {
             let Some(Some(event)) = events.nodes.next().now_or_never() else { break };
@@ -207,7 +234,16 @@ impl Service {
         }
     }
 
+    fn budget_event(&mut self, event: client::Event<PodDisruptionBudget>) {
+        match event {
+            client::Event::Applied { new, .. } => self.core.budget_changed(&new),
+            client::Event::Deleted(budget) => self.core.budget_gone(&budget),
+            client::Event::Resync => self.core.resync_budgets(self.budgets.list()),
+        }
+    }
+
     fn resync(&mut self) {
+        self.core.resync_budgets(self.budgets.list());
         for namespace in self.namespaces.list() {
             self.core.namespace_changed(&namespace.name_any(), namespace.labels().clone());
         }
@@ -223,19 +259,64 @@ impl Service {
             let now_ms = self.now_ms();
             match self.core.next(now_ms) {
                 None => return false,
-                Some(Decision::Unschedulable { pod, message }) => self.report_failure(pod, "Unschedulable", message),
-                Some(Decision::Bind { pod, node }) => {
-                    let (reporter, results) = (self.reporter.clone(), self.results.0.clone());
-                    self.tasks.spawn(async move {
-                        let result = reporter.bind(&pod, &node).await;
-                        drop(permit);
-                        // The service is gone at shutdown only.
-                        let _ = results.send(BindResult { pod, node, result }).await;
-                    });
+                Some(Decision::Unschedulable { pod, message, nomination }) => {
+                    self.report_failure(pod, "Unschedulable", message, nomination);
                 }
+                Some(Decision::Preempt { pod, message, preemption }) => {
+                    self.report_failure(
+                        pod.clone(),
+                        "Unschedulable",
+                        message,
+                        Nomination::Set(preemption.node.clone()),
+                    );
+                    self.preempt(pod, preemption, permit);
+                }
+                Some(Decision::Bind { pod, node }) => self.bind(pod, node, permit),
             }
         }
         true
+    }
+
+    fn bind(&self, pod: Arc<PodInfo>, node: Arc<str>, permit: OwnedSemaphorePermit) {
+        let (reporter, results) = (self.reporter.clone(), self.results.0.clone());
+        self.tasks.spawn(async move {
+            let result = reporter.bind(&pod, &node).await;
+            drop(permit);
+            // The service is gone at shutdown only.
+            let _ = results.send(Done::Bound(BindResult { pod, node, result })).await;
+        });
+    }
+
+    fn preempt(&self, pod: Arc<PodInfo>, preemption: Preemption, permit: OwnedSemaphorePermit) {
+        let Preemption { node, victims, outranked } = preemption;
+        for other in outranked {
+            self.report(Report::Nomination { pod: other, nomination: Nomination::Clear });
+        }
+        let (reporter, results) = (self.reporter.clone(), self.results.0.clone());
+        self.tasks.spawn(async move {
+            let mut refused = Vec::new();
+            for group in victims.chunks(MAX_EVICTIONS) {
+                let ends = join_all(group.iter().map(|victim| reporter.evict(victim, &pod, &node))).await;
+                for (victim, end) in group.iter().zip(ends) {
+                    if let Err(error) = end {
+                        tracing::warn!(%error, pod = %victim.name, namespace = %victim.namespace, "preemption failed");
+                        refused.push(victim.uid.clone());
+                    }
+                }
+            }
+            drop(permit);
+            let _ = results.send(Done::Evicted { pod, refused }).await;
+        });
+    }
+
+    fn finish(&mut self, done: Done) {
+        match done {
+            Done::Bound(result) => self.finish_binding(result),
+            Done::Evicted { pod, refused } => {
+                let now_ms = self.now_ms();
+                self.core.evicted(&pod.uid, &refused, now_ms);
+            }
+        }
     }
 
     fn finish_binding(&mut self, BindResult { pod, node, result }: BindResult) {
@@ -257,17 +338,17 @@ impl Service {
                 let message = chain(&error);
                 tracing::warn!(error = message, "binding failed; trying again");
                 self.core.bind_failed(&pod.uid, false, now_ms);
-                self.report_failure(pod, "SchedulerError", message);
+                self.report_failure(pod, "SchedulerError", message, Nomination::Keep);
             }
         }
     }
 
-    fn report_failure(&mut self, pod: Arc<PodInfo>, reason: &'static str, message: String) {
+    fn report_failure(&mut self, pod: Arc<PodInfo>, reason: &'static str, message: String, nomination: Nomination) {
         tracing::debug!(pod = %pod.name, namespace = %pod.namespace, message, "not scheduled");
         if let Some(event) = self.failures.event(&self.reporter, &pod, &message, Timestamp::now()) {
             self.report(Report::Event(Box::new(event)));
         }
-        self.report(Report::Condition { pod, reason, message });
+        self.report(Report::Condition { pod, reason, message, nomination });
     }
 
     fn report(&self, report: Report) {
@@ -300,7 +381,10 @@ async fn write_reports(mut reports: mpsc::Receiver<Report>, reporter: Reporter, 
 async fn write(reporter: &Reporter, report: Report) {
     let result = match report {
         Report::Event(event) => reporter.event(&event).await,
-        Report::Condition { pod, reason, message } => reporter.condition(&pod, reason, &message).await,
+        Report::Condition { pod, reason, message, nomination } => {
+            reporter.condition(&pod, reason, &message, &nomination).await
+        }
+        Report::Nomination { pod, nomination } => reporter.nominate(&pod, &nomination).await,
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a report was not written");

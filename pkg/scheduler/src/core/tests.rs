@@ -17,7 +17,11 @@ fn run(core: &mut Core, now_ms: u64) -> HashMap<String, String> {
                 core.bound(&pod.uid);
                 (pod.name.to_string(), node.to_string())
             }
-            Decision::Unschedulable { pod, message } => (pod.name.to_string(), message),
+            Decision::Unschedulable { pod, message, .. } => (pod.name.to_string(), message),
+            Decision::Preempt { pod, preemption, .. } => {
+                let victims: Vec<&str> = preemption.victims.iter().map(|victim| &*victim.name).collect();
+                (pod.name.to_string(), format!("{} without {}", preemption.node, victims.join(" ")))
+            }
         })
     };
     std::iter::from_fn(decide).collect()
@@ -334,4 +338,111 @@ fn spread_constraints() {
     // As a wish it yields.
     pending(&mut core, "w", json!({"cpu": "1"}), labelled("web", constraint("ScheduleAnyway")));
     assert!(!run(&mut core, 0)["w"].starts_with("0/"));
+}
+
+/// A pod of this priority, on a node or pending.
+fn ranked(core: &mut Core, name: &str, cpu: &str, priority: i32, node: Option<&str>, extra: Value) {
+    let mut object = json!({"metadata": {"labels": {"app": name}}, "spec": {"priority": priority, "nodeName": node}});
+    if let Value::Object(extra) = extra {
+        extra.into_iter().for_each(|(key, value)| object[key] = value);
+    }
+    core.pod_changed(pod_object(name, json!({"cpu": cpu}), object), 0);
+}
+
+#[test]
+fn the_least_important_pods_make_room() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({})));
+    for (name, cpu, priority) in [("low", "1", 1), ("lower", "1", 0), ("equal", "1", 10), ("big", "1", 5)] {
+        ranked(&mut core, name, cpu, priority, Some("n1"), json!({}));
+    }
+    ranked(&mut core, "p", "2", 10, None, json!({}));
+    assert_eq!(run(&mut core, 0)["p"], "n1 without low lower");
+    // It waits while they leave, and nobody of lower priority takes their place.
+    core.pod_gone("low");
+    assert!(
+        run(&mut core, 1_000)["p"]
+            .ends_with("preemption: not eligible due to a terminating pod on the nominated node.")
+    );
+    ranked(&mut core, "q", "1", 9, None, json!({}));
+    core.pod_gone("lower");
+    let decided = run(&mut core, 4_000);
+    assert_eq!(decided["p"], "n1");
+    assert_eq!(decided["q"], "n1 without big");
+}
+
+#[test]
+fn the_nomination_is_followed_and_dropped() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({})));
+    ranked(&mut core, "low", "3", 1, Some("n1"), json!({}));
+    ranked(&mut core, "p", "3", 5, None, json!({}));
+    assert_eq!(run(&mut core, 0)["p"], "n1 without low");
+    // A higher one takes the place over.
+    ranked(&mut core, "top", "3", 9, None, json!({}));
+    core.evicted(&"p".into(), &["low".into()], 0);
+    let decided = run(&mut core, 0);
+    assert_eq!(decided["top"], "n1 without low");
+    core.pod_gone("low");
+    let decided = run(&mut core, 2_000);
+    assert_eq!(decided["top"], "n1");
+    assert!(decided["p"].contains("Insufficient cpu"), "{}", decided["p"]);
+}
+
+#[test]
+fn who_may_not_preempt_waits() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({})));
+    ranked(&mut core, "low", "3", 1, Some("n1"), json!({}));
+    let never = json!({"spec": {"priority": 10, "preemptionPolicy": "Never"}});
+    pending(&mut core, "p", json!({"cpu": "3"}), never);
+    assert!(
+        run(&mut core, 0)["p"].ends_with("1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never.")
+    );
+    pending(&mut core, "q", json!({"cpu": "5"}), json!({"spec": {"priority": 10}}));
+    assert!(
+        run(&mut core, 0)["q"]
+            .ends_with("preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
+    );
+}
+
+#[test]
+fn budgets_are_respected_where_possible() {
+    let mut core = core();
+    for (at, name) in ["a", "b"].into_iter().enumerate() {
+        core.node_changed(node(name, json!({})));
+        // The victim on the first node is of less importance, but protected.
+        ranked(&mut core, &format!("on-{name}"), "3", at as i32, Some(name), json!({}));
+    }
+    core.budget_changed(
+        &serde_json::from_value(json!({"metadata": {"namespace": "default", "name": "pdb"},
+        "spec": {"selector": {"matchLabels": {"app": "on-a"}}},
+        "status": {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}}))
+        .unwrap(),
+    );
+    ranked(&mut core, "p", "3", 10, None, json!({}));
+    assert_eq!(run(&mut core, 0)["p"], "b without on-b");
+    core.node_gone("b");
+    ranked(&mut core, "q", "3", 20, None, json!({}));
+    assert_eq!(run(&mut core, 0)["q"], "a without on-a");
+}
+
+#[test]
+fn a_pod_in_the_way_is_preempted() {
+    let mut core = core();
+    core.node_changed(node("n1", json!({})));
+    let guard = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{
+        "labelSelector": {"matchLabels": {"app": "p"}}, "topologyKey": "kubernetes.io/hostname"}]}});
+    ranked(
+        &mut core,
+        "guard",
+        "1",
+        1,
+        Some("n1"),
+        json!({"spec": {"nodeName": "n1", "priority": 1, "affinity": guard}}),
+    );
+    ranked(&mut core, "other", "1", 0, Some("n1"), json!({}));
+    ranked(&mut core, "p", "1", 10, None, json!({}));
+    assert_eq!(run(&mut core, 0)["p"], "n1 without guard");
+    assert_eq!(core.cluster().node("n1").unwrap().requested.cpu_milli, 2_000, "a try leaves no trace");
 }

@@ -13,7 +13,7 @@ mod sibling_spread;
 mod taint_toleration;
 
 use crate::framework::{Filter, Framework, Score};
-pub use preemption::NoPreemption;
+pub use preemption::DefaultPreemption;
 
 /// The default profile.
 pub fn default() -> Framework {
@@ -37,5 +37,5 @@ pub fn default() -> Framework {
         Box::new(inter_pod_affinity::InterPodAffinity),
         Box::new(image_locality::ImageLocality),
     ];
-    Framework { filters, scores, post_filter: Box::new(NoPreemption) }
+    Framework { filters, scores, post_filter: Box::new(DefaultPreemption) }
 }
