@@ -176,6 +176,11 @@ impl<K: Cached> Reflector<K> {
         self.objects.read().values().cloned().collect()
     }
 
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.objects.read().is_empty()
+    }
+
     pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
         let from = (namespace.to_owned(), String::new());
         let objects = self.objects.read();

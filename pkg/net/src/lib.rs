@@ -3,7 +3,8 @@
 //! Place in the flow: `client (Services, EndpointSlices, Pods, Node) ─► net ─► CNI configuration, nftables, DNS`.
 //!
 //! - [`cni`] tells containerd's CNI plugins how to link a pod, as soon as the node has a pod CIDR;
-//! - [`proxy`] keeps one nftables table what Services, their endpoints and host ports say;
+//! - [`proxy`] keeps one nftables table what Services, their endpoints, host ports and policies say;
+//! - [`policy`] is NetworkPolicy's part of that;
 //! - [`dns`] answers cluster DNS on an address of this node alone, to which the table sends the Service address;
 //! - [`host`] sets what the machine needs for it; [`cleanup`] takes it all away.
 //!
@@ -13,6 +14,7 @@ pub mod cidr;
 pub mod cni;
 pub mod dns;
 pub mod host;
+pub mod policy;
 pub mod proxy;
 mod service;
 

@@ -10,12 +10,16 @@ pub mod observe;
 pub mod render;
 pub mod transaction;
 
+use crate::policy;
 use client::{Event, Informers, Reflector};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::ResourceExt;
 use model::{Base, Desired};
 use render::Ruleset;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -35,8 +39,34 @@ pub struct Proxy {
     services: Reflector<Service>,
     slices: Reflector<EndpointSlice>,
     pods: Reflector<Pod>,
-    /// What the kernel has; `None` when that is not known.
+    policies: Reflector<NetworkPolicy>,
+    namespaces: Reflector<Namespace>,
+    /// What the kernel should have.
+    wanted: Desired,
+    /// What it has; `None` when that is not known.
     applied: Option<(Desired, Ruleset)>,
+}
+
+/// Which halves of [`Desired`] have to be looked at again.
+#[derive(Debug, Clone, Copy, Default)]
+struct Dirty {
+    services: bool,
+    policies: bool,
+}
+
+impl Dirty {
+    const ALL: Self = Self { services: true, policies: true };
+    const SERVICES: Self = Self { services: true, policies: false };
+    const POLICIES: Self = Self { services: false, policies: true };
+
+    fn add(&mut self, other: Self) {
+        self.services |= other.services;
+        self.policies |= other.policies;
+    }
+
+    fn any(self) -> bool {
+        self.services || self.policies
+    }
 }
 
 impl Proxy {
@@ -47,6 +77,9 @@ impl Proxy {
             services: informers.reflector(),
             slices: informers.reflector(),
             pods: informers.reflector(),
+            policies: informers.reflector(),
+            namespaces: informers.reflector(),
+            wanted: Desired::default(),
             applied: None,
         }
     }
@@ -55,21 +88,28 @@ impl Proxy {
     pub async fn run(mut self) {
         let (mut services, mut slices, mut pods) =
             (self.services.subscribe(), self.slices.subscribe(), self.pods.subscribe());
+        let (mut policies, mut namespaces) = (self.policies.subscribe(), self.namespaces.subscribe());
         self.first_rules().await;
         tokio::join!(self.services.synced(), self.slices.synced(), self.pods.synced());
+        tokio::join!(self.policies.synced(), self.namespaces.synced());
         let mut foreign = tokio::time::interval(FOREIGN_INTERVAL);
         let mut said = BTreeSet::new();
-        let mut due = Some(Instant::now());
+        let (mut dirty, mut due) = (Dirty::ALL, Some(Instant::now()));
         loop {
-            let node = self.node_name.as_str();
-            let dirty = tokio::select! {
-                event = services.next() => event.is_some(),
-                event = slices.next() => event.is_some(),
-                event = pods.next() => event.is_some_and(|event| concerns(&event, node)),
-                _ = foreign.tick() => { foreign::warn(&self.base.table, &mut said).await; false }
-                () = sleep_until(due) => { due = self.synchronise().await; false }
+            let more = tokio::select! {
+                event = services.next() => event.map_or(Dirty::default(), |_| Dirty::SERVICES),
+                event = slices.next() => event.map_or(Dirty::default(), |_| Dirty::SERVICES),
+                event = pods.next() => event.map_or(Dirty::default(), |event| self.concerns(&event)),
+                event = policies.next() => event.map_or(Dirty::default(), |_| Dirty::POLICIES),
+                event = namespaces.next() => event.map_or(Dirty::default(), |event| concerns_policies(&event)),
+                _ = foreign.tick() => { foreign::warn(&self.base.table, &mut said).await; Dirty::default() }
+                () = sleep_until(due) => {
+                    due = self.synchronise(std::mem::take(&mut dirty)).await;
+                    Dirty::default()
+                }
             };
-            if dirty && due.is_none() {
+            dirty.add(more);
+            if dirty.any() && due.is_none() {
                 due = Some(Instant::now() + COALESCE);
             }
         }
@@ -88,13 +128,32 @@ impl Proxy {
     }
 
     /// Applies what the caches say; returns when to try again if that failed.
-    async fn synchronise(&mut self) -> Option<Instant> {
-        let (services, slices, pods) = (self.services.list(), self.slices.list(), self.pods.list());
-        let desired = observe::desired(&services, &slices, &pods, &self.node_name);
-        if self.applied.as_ref().is_some_and(|(applied, _)| *applied == desired) {
+    async fn synchronise(&mut self, dirty: Dirty) -> Option<Instant> {
+        if dirty.services {
+            let (services, slices, pods) = (self.services.list(), self.slices.list(), self.pods.list());
+            let policies = self.wanted.policies.clone();
+            let desired = observe::desired(&services, &slices, &pods, &self.node_name);
+            self.wanted = Desired { policies, ..desired };
+        }
+        if dirty.policies {
+            let (policies, namespaces, pods) = (self.policies.list(), self.namespaces.list(), self.pods.list());
+            let policies = policy::observe::policies(&policies, &namespaces, &pods, &self.node_name);
+            self.wanted.policies = Arc::new(policies);
+        }
+        if self.applied.as_ref().is_some_and(|(applied, _)| *applied == self.wanted) {
             return None;
         }
-        (!self.apply(desired).await).then(|| Instant::now() + RETRY)
+        (!self.apply(self.wanted.clone()).await).then(|| Instant::now() + RETRY)
+    }
+
+    /// Host ports of this node's pods matter, and to policies every pod does, if there are any.
+    fn concerns(&self, event: &Event<Pod>) -> Dirty {
+        let policies = !self.policies.is_empty();
+        let named = match event {
+            Event::Applied { old: Some(old), new } => policies && policy::observe::differs(old, new),
+            Event::Applied { .. } | Event::Deleted(_) | Event::Resync => policies,
+        };
+        Dirty { services: concerns_host_ports(event, &self.node_name), policies: named }
     }
 
     async fn apply(&mut self, desired: Desired) -> bool {
@@ -119,8 +178,15 @@ impl Proxy {
     }
 }
 
-/// Only this node's pods with host ports matter here.
-fn concerns(event: &Event<Pod>, node: &str) -> bool {
+/// A namespace's labels are what peers are chosen by.
+fn concerns_policies(event: &Event<Namespace>) -> Dirty {
+    match event {
+        Event::Applied { old: Some(old), new } if old.labels() == new.labels() => Dirty::default(),
+        _ => Dirty::POLICIES,
+    }
+}
+
+fn concerns_host_ports(event: &Event<Pod>, node: &str) -> bool {
     let matters = |pod: &Pod| {
         let Some(spec) = &pod.spec else { return false };
         let mut ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());

@@ -1,7 +1,9 @@
 //! What the node's Service rules must do, free of Kubernetes' object types and of nftables' syntax.
 use crate::cidr::Cidr;
+use crate::policy::model::Policies;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 
 /// The protocols that Services and host ports know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -93,6 +95,7 @@ pub struct Desired {
     pub host_ports: Vec<HostPort>,
     /// Addresses of this node's pods that may meet themselves behind a Service.
     pub local_pods: Vec<Ipv4Addr>,
+    pub policies: Arc<Policies>,
 }
 
 /// What does not change while the process runs.

@@ -12,6 +12,9 @@ use std::sync::Arc;
 /// A Service whose proxying another program has taken over (well-known labels, "service-proxy-name").
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
+/// A Service that no proxy is to serve, whatever its address (well-known labels).
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
 /// The Service that an EndpointSlice belongs to.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -31,7 +34,7 @@ struct Candidate {
     local: bool,
 }
 
-/// What the rules of `node` must do.
+/// What the rules of `node` must do for Services and host ports.
 pub fn desired(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], pods: &[Arc<Pod>], node: &str) -> Desired {
     let mut by_service = Slices::new();
     for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
@@ -43,7 +46,7 @@ pub fn desired(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], pods: &
     let services = services.iter().flat_map(|service| ports_of(service, &by_service, node)).collect();
     let host_ports: Vec<_> = pods.iter().flat_map(|pod| host_ports_of(pod, node)).collect();
     let local_pods = local_pods(slices, &host_ports, node);
-    Desired { services, host_ports, local_pods }
+    Desired { services, host_ports, local_pods, policies: Arc::default() }
 }
 
 /// Everybody on this node who can be reached through a rule, and so may reach itself.
@@ -66,7 +69,8 @@ fn ports_of(service: &Service, slices: &Slices<'_>, node: &str) -> Vec<ServicePo
 fn is_proxied(service: &Service, spec: &ServiceSpec) -> bool {
     let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
     let headless = matches!(spec.cluster_ip.as_deref(), None | Some("" | "None"));
-    kind != "ExternalName" && !headless && !service.labels().contains_key(PROXY_NAME)
+    let labelled = |label: &str| service.labels().contains_key(label);
+    kind != "ExternalName" && !headless && !labelled(PROXY_NAME) && !labelled(HEADLESS)
 }
 
 fn service_port(

@@ -67,7 +67,10 @@ fn headless_external_and_foreign_services_have_no_rules() {
     let ports = json!([{"port": 80}]);
     let mut foreign = (*web()).clone();
     foreign.labels_mut().insert(PROXY_NAME.to_owned(), "other".to_owned());
+    let mut labelled = (*web()).clone();
+    labelled.labels_mut().insert(HEADLESS.to_owned(), String::new());
     let services = [
+        Arc::new(labelled),
         service(json!({"clusterIP": "None", "ports": ports})),
         service(json!({"type": "ExternalName", "externalName": "example.com", "ports": ports})),
         Arc::new(foreign),

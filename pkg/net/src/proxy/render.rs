@@ -5,12 +5,14 @@
 //!                                 │               ├► loc-H  (policy Local)  ──┼─► dnat, or ep-H with affinity
 //!                                 ├► @node-ports ─┴► ext-H  (from outside)  ──┘
 //!                                 └► @host-ports ─► dnat
+//!  input, forward ─► what policies say: see [`policy::render`]
 //!  input, forward, output ─► @no-endpoints, @no-endpoint-ports ─► reject or drop what found nobody
 //!  postrouting ─► masquerade what is marked, meets itself, or leaves the cluster
 //! ```
 //! H is a hash of the Service port's name. A Service costs a chain and an element; one that changes costs the same
 //! in a transaction, however many others there are.
 use super::model::{Base, Desired, HostPort, ServicePort};
+use crate::policy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -21,7 +23,7 @@ const MASQUERADE_MARK: &str = "0x4000";
 const MAX_AFFINE_CLIENTS: u32 = 65_536;
 
 /// nftables' bound for a rule's comment, in bytes.
-const COMMENT_BYTES: usize = 127;
+pub const COMMENT_BYTES: usize = 127;
 
 /// The maps and sets that every table has.
 pub const SERVICE_IPS: &str = "service-ips";
@@ -35,12 +37,21 @@ pub const HAIRPIN: &str = "hairpin";
 /// The variable part of our table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// Sets beside those of the base: name and declaration.
-    pub sets: BTreeMap<String, String>,
+    /// Sets beside those of the base, by name.
+    pub sets: BTreeMap<String, Set>,
     /// Chains beside those of the base: name and rules.
     pub chains: BTreeMap<String, Vec<String>>,
     /// Elements of the base's maps and sets: (map, key) and value, which is empty in a set.
     pub elements: BTreeMap<(&'static str, String), String>,
+}
+
+/// A set beside those of the base.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    /// Its type and options; a set of one name always has the same.
+    pub declaration: String,
+    /// None in a set that the kernel fills.
+    pub members: BTreeSet<String>,
 }
 
 /// The fixed part: maps, hooks, and the way between them.
@@ -52,11 +63,13 @@ pub fn base(base: &Base) -> String {
     let Base { table, cluster_cidr, service_cidr, dns } = base;
     let dns_dnat = dns.map_or_else(String::new, |(_, to)| format!("    meta l4proto {{ tcp, udp }} dnat ip to {to}\n"));
     // The resolver is for this node and its pods, not for neighbours who route to its address. Answers to what the
-    // node itself sends from that address must pass.
+    // node itself sends from that address must pass. Policies can't name the resolver, which is no pod, so none of
+    // them keeps a pod from it.
     let dns_guard = dns.map_or_else(String::new, |(_, to)| {
         let guarded = format!("ip daddr {} th dport {}", to.ip(), to.port());
-        format!("    {guarded} fib saddr type != local ip saddr != {cluster_cidr} drop\n")
+        format!("    {guarded} fib saddr type != local ip saddr != {cluster_cidr} drop\n    {guarded} accept\n")
     });
+    let policies = policy::render::base();
     format!(
         r#"table inet {table} {{
   map {SERVICE_IPS} {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
@@ -66,7 +79,7 @@ pub fn base(base: &Base) -> String {
   map {NO_ENDPOINTS} {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
   map {NO_ENDPOINT_PORTS} {{ type inet_proto . inet_service : verdict; }}
   set {HAIRPIN} {{ type ipv4_addr . ipv4_addr; }}
-  chain masquerade-mark {{
+{policies}  chain masquerade-mark {{
     meta mark set meta mark or {MASQUERADE_MARK}
   }}
   chain refuse {{
@@ -102,12 +115,18 @@ pub fn base(base: &Base) -> String {
   }}
   chain filter-input {{
     type filter hook input priority -10; policy accept;
-{dns_guard}    ct state new jump unserved
+{dns_guard}    ct state established,related accept
+    ct state new jump unserved
+    jump isolate-egress
   }}
   chain filter-forward {{
     type filter hook forward priority -10; policy accept;
+    ct state established,related accept
     ct state new jump unserved
     ct state new ip daddr {service_cidr} goto refuse
+    ip saddr . ip daddr @{HAIRPIN} accept
+    jump isolate-egress
+    jump isolate-ingress
   }}
   chain filter-output {{
     type filter hook output priority -90; policy accept;
@@ -136,12 +155,13 @@ pub fn render(base: &Base, desired: &Desired) -> Ruleset {
     for address in &desired.local_pods {
         ruleset.element(HAIRPIN, format!("{address} . {address}"), "");
     }
+    policy::render::render(&desired.policies, &mut ruleset);
     ruleset
 }
 
 impl Ruleset {
     /// The first to claim a key keeps it: two Services may name the same external address.
-    fn element(&mut self, map: &'static str, key: String, value: impl Into<String>) {
+    pub fn element(&mut self, map: &'static str, key: String, value: impl Into<String>) {
         self.elements.entry((map, key)).or_insert_with(|| value.into());
     }
 
@@ -153,7 +173,8 @@ impl Ruleset {
         }
     }
 
-    fn chain(&mut self, name: &str, rules: Vec<String>) {
+    /// A chain and its rules.
+    pub fn chain(&mut self, name: &str, rules: Vec<String>) {
         self.chains.insert(name.to_owned(), rules);
     }
 }
@@ -306,7 +327,7 @@ impl Renderer<'_> {
             let name = self.endpoint_name(endpoint);
             let declaration =
                 format!("{{ type ipv4_addr; size {MAX_AFFINE_CLIENTS}; flags dynamic,timeout; timeout {seconds}s; }}");
-            ruleset.sets.insert(format!("aff-{name}"), declaration);
+            ruleset.sets.insert(format!("aff-{name}"), Set { declaration, members: BTreeSet::new() });
             let remember = format!("update @aff-{name} {{ ip saddr }}");
             ruleset.chain(&format!("ep-{name}"), vec![remember, self.dnat(&endpoint.to_string())]);
         }
@@ -327,7 +348,7 @@ impl Renderer<'_> {
 }
 
 /// What matches any of `items`; a set of one would cost the kernel a set.
-fn any_of<T: ToString>(items: &[T]) -> String {
+pub fn any_of<T: ToString>(items: &[T]) -> String {
     match items {
         [only] => only.to_string(),
         _ => format!("{{ {} }}", items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
@@ -335,7 +356,7 @@ fn any_of<T: ToString>(items: &[T]) -> String {
 }
 
 /// FNV-1a of 64 bits: names only have to differ, and to stay the same from one start to the next.
-fn hash(text: &str) -> String {
+pub fn hash(text: &str) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in text.bytes() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);

@@ -121,7 +121,9 @@ fn affinity_remembers_clients_for_each_endpoint() {
     service.affinity_s = Some(60);
     let ruleset = of(service.clone());
     assert_eq!(ruleset.sets.len(), 2);
-    assert!(ruleset.sets.values().all(|set| set.contains("timeout 60s") && set.contains("size ")));
+    assert!(
+        ruleset.sets.values().all(|set| set.declaration.contains("timeout 60s") && set.declaration.contains("size "))
+    );
     let name = ruleset.chains.keys().find(|name| name.starts_with("svc-")).expect("chain");
     let rules = &ruleset.chains[name];
     assert!(rules[1].starts_with("ip saddr @aff-") && rules[3].starts_with("numgen random mod 2 vmap"), "{rules:?}");

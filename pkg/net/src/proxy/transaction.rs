@@ -1,7 +1,11 @@
 //! The difference between two rulesets as one nft script, which nft applies whole or not at all.
 use super::model::Base;
 use super::render::{self, Ruleset};
+use std::collections::BTreeMap;
 use std::fmt::Write;
+
+/// Elements in one command: each command costs nft more than an element does, and a line must stay readable.
+const BATCH: usize = 256;
 
 /// The script that replaces whatever the table holds.
 pub fn replace(base: &Base, new: &Ruleset) -> String {
@@ -37,8 +41,8 @@ impl Script<'_> {
     }
 
     fn add_sets(&mut self, old: &Ruleset, new: &Ruleset) {
-        for (name, declaration) in new.sets.iter().filter(|(name, _)| !old.sets.contains_key(*name)) {
-            self.line("add", "set", &format!("{name} {declaration}"));
+        for (name, set) in new.sets.iter().filter(|(name, _)| !old.sets.contains_key(*name)) {
+            self.line("add", "set", &format!("{name} {}", set.declaration));
         }
     }
 
@@ -62,13 +66,32 @@ impl Script<'_> {
     }
 
     fn change_elements(&mut self, old: &Ruleset, new: &Ruleset) {
-        let gone = old.elements.iter().filter(|(key, value)| new.elements.get(*key) != Some(*value));
-        for ((map, key), value) in gone {
-            self.line("delete", "element", &format!("{map} {{ {key}{} }}", assigned(value)));
+        let mut gone: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for ((map, key), value) in old.elements.iter().filter(|(key, value)| new.elements.get(*key) != Some(*value)) {
+            gone.entry(*map).or_default().push(format!("{key}{}", assigned(value)));
         }
-        let fresh = new.elements.iter().filter(|(key, value)| old.elements.get(*key) != Some(*value));
-        for ((map, key), value) in fresh {
-            self.line("add", "element", &format!("{map} {{ {key}{} }}", assigned(value)));
+        let mut fresh: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for ((map, key), value) in new.elements.iter().filter(|(key, value)| old.elements.get(*key) != Some(*value)) {
+            fresh.entry(*map).or_default().push(format!("{key}{}", assigned(value)));
+        }
+        for (name, set) in &new.sets {
+            let before = old.sets.get(name).map(|set| &set.members);
+            let (is, was) = (
+                |member: &&String| set.members.contains(*member),
+                |member: &&String| before.is_some_and(|before| before.contains(*member)),
+            );
+            gone.insert(name, before.into_iter().flatten().filter(|member| !is(member)).cloned().collect());
+            fresh.insert(name, set.members.iter().filter(|member| !was(member)).cloned().collect());
+        }
+        self.elements("delete", gone);
+        self.elements("add", fresh);
+    }
+
+    fn elements(&mut self, verb: &str, elements: BTreeMap<&str, Vec<String>>) {
+        for (set, elements) in elements {
+            for batch in elements.chunks(BATCH) {
+                self.line(verb, "element", &format!("{set} {{ {} }}", batch.join(", ")));
+            }
         }
     }
 

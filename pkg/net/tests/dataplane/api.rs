@@ -40,6 +40,15 @@ impl Api {
         let _ = self.events.send((path.to_owned(), json!({"type": kind, "object": object})));
     }
 
+    /// Takes an object away.
+    pub fn delete(&self, path: &str, name: &str) {
+        let mut revision = self.revision.lock();
+        *revision += 1;
+        let mut object = self.objects.lock().remove(&(path.to_owned(), name.to_owned())).expect("it is there");
+        object["metadata"]["resourceVersion"] = json!(revision.to_string());
+        let _ = self.events.send((path.to_owned(), json!({"type": "DELETED", "object": object})));
+    }
+
     pub fn client(&self) -> kube::Client {
         let api = self.clone();
         let answer = move |request: Request<kube::client::Body>| {

@@ -6,6 +6,7 @@
 //! ```
 mod api;
 mod netns;
+mod policies;
 
 use api::Api;
 use client::Informers;
@@ -113,6 +114,7 @@ impl World {
         }
         self.without_a_default_route();
         self.changes(&b).await;
+        policies::check(&self, &a, &b).await;
         self.thousand_services().await;
 
         shutdown.cancel();

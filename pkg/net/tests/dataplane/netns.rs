@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-const TIMEOUT: Duration = Duration::from_secs(1);
+/// Nothing here is farther than a link of the same machine.
+const TIMEOUT: Duration = Duration::from_millis(400);
 
 /// Moves this thread into a new network namespace; threads and processes that it starts are in it too.
 pub fn enter_new() -> Netns {
@@ -54,6 +55,25 @@ impl Netns {
                 let _ = stream.write_all(format!("{name} {client}").as_bytes());
             }
         });
+    }
+
+    /// Sends back what it hears over TCP, for ever.
+    pub fn echo_tcp(&self, port: u16) {
+        let listener = self.run(move || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind"));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.expect("stream");
+                std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+            }
+        });
+    }
+
+    /// An open connection, which stays in this namespace.
+    pub fn connect(&self, to: &str) -> TcpStream {
+        let to: SocketAddr = to.parse().expect("address");
+        let stream = self.run(move || TcpStream::connect_timeout(&to, TIMEOUT).expect("connect"));
+        stream.set_read_timeout(Some(TIMEOUT)).expect("timeout");
+        stream
     }
 
     /// Answers UDP packets with `name`, for ever.

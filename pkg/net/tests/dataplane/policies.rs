@@ -1,0 +1,125 @@
+//! NetworkPolicies with real packets, in the same world.
+use super::{NODE, World};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+
+const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
+const PODS: &str = "/api/v1/pods";
+/// What policies answer to a connection that none of them allows: nothing.
+const DENIED: &str = "timed out";
+
+pub async fn check(world: &World, a: &str, b: &str) {
+    world.api.put("/api/v1/namespaces", json!({"metadata": {"name": "default", "labels": {"of": "tests"}}}));
+    for (name, ip) in [("a", a), ("b", b)] {
+        let ports = json!([{"name": "web", "containerPort": 8080, "hostPort": if name == "a" { 8088 } else { 8089 }}]);
+        world.api.put(
+            PODS,
+            json!({
+                "metadata": {"namespace": "default", "name": name, "labels": {"app": name}},
+                "spec": {"nodeName": NODE, "containers": [{"name": "c", "ports": ports}]},
+                "status": {"phase": "Running", "podIP": ip},
+            }),
+        );
+    }
+    world.eventually("b has a host port", |w| w.outside.tcp("192.0.2.1:8089").is_ok()).await;
+    ingress(world, a, b).await;
+    egress(world, a, b).await;
+    every_shape(world).await;
+}
+
+fn put(world: &World, name: &str, spec: Value) {
+    world.api.put(POLICIES, json!({"metadata": {"namespace": "default", "name": name}, "spec": spec}));
+}
+
+fn delete(world: &World, names: &[&str]) {
+    names.iter().for_each(|name| world.api.delete(POLICIES, name));
+}
+
+fn denied<T>(result: Result<T, String>) -> bool {
+    result.err().is_some_and(|error| error == DENIED)
+}
+
+async fn ingress(world: &World, a: &str, b: &str) {
+    let (web, other) = (format!("{a}:8080"), format!("{a}:7000"));
+    world.a.echo_tcp(7000);
+    let mut open = world.b.connect(&other);
+    put(world, "deny", json!({"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Ingress"]}));
+    world.eventually("a is isolated", |w| denied(w.b.tcp(&web))).await;
+    assert!(denied(world.b.tcp("10.43.0.7:80")), "through a Service");
+    assert!(denied(world.outside.tcp("192.0.2.1:8088")), "through a host port");
+    assert!(world.node.tcp(&web).is_ok(), "its own node always reaches it");
+    assert!(world.a.tcp("10.43.0.7:80").is_ok(), "and so does it itself");
+    assert!(world.a.tcp(&format!("{b}:8080")).is_ok(), "it may speak to others");
+    let mut echo = [0; 2];
+    open.write_all(b"hi").expect("write");
+    open.read_exact(&mut echo).expect("what was open before stays open");
+
+    let from_b = json!([{"podSelector": {"matchLabels": {"app": "b"}}}]);
+    let rule = |ports: Value| json!({"podSelector": {"matchLabels": {"app": "a"}}, "ingress": [{"from": from_b, "ports": ports}]});
+    put(world, "allow", rule(json!([{"port": "web"}])));
+    world.eventually("b may reach a's named port", |w| w.b.tcp(&web).is_ok()).await;
+    assert!(denied(world.b.tcp(&other)), "but no other port");
+    assert!(denied(world.outside.tcp("192.0.2.1:8088")), "and nobody else");
+    assert_eq!(world.b.udp(format!("{a}:5353").parse().expect("address"), b"x".to_vec()), None, "or protocol");
+
+    put(world, "allow", rule(json!([{"port": 6990, "endPort": 7010}, {"port": 5353, "protocol": "UDP"}])));
+    world.eventually("a range of ports instead", |w| denied(w.b.tcp(&web))).await;
+    world.b.connect(&other);
+    assert!(world.b.udp(format!("{a}:5353").parse().expect("address"), b"x".to_vec()).is_some());
+
+    let block = json!({"ipBlock": {"cidr": "192.0.2.0/24", "except": ["192.0.2.128/25", "192.0.2.64/26"]}});
+    put(world, "allow", json!({"podSelector": {}, "ingress": [{"from": [block]}]}));
+    world.eventually("the outside", |w| w.outside.tcp("192.0.2.1:8088").is_ok()).await;
+    world.outside.command("ip address add 192.0.2.130/24 dev eth0");
+    world.outside.command("ip route replace 192.0.2.1/32 dev eth0 src 192.0.2.130");
+    assert!(denied(world.outside.tcp("192.0.2.1:8088")), "without the exceptions");
+    world.outside.command("ip route delete 192.0.2.1/32");
+    world.outside.command("ip address delete 192.0.2.130/24 dev eth0");
+
+    let tests = json!([{"namespaceSelector": {"matchLabels": {"of": "tests"}}}]);
+    put(world, "allow", json!({"podSelector": {}, "ingress": [{"from": tests}]}));
+    world.eventually("the namespace's pods", |w| w.b.tcp(&web).is_ok()).await;
+    world.api.put("/api/v1/namespaces", json!({"metadata": {"name": "default", "labels": {"of": "others"}}}));
+    world.eventually("until it has other labels", |w| denied(w.b.tcp(&web))).await;
+    delete(world, &["deny", "allow"]);
+    world.eventually("nothing is isolated any more", |w| w.b.tcp(&web).is_ok()).await;
+}
+
+async fn egress(world: &World, a: &str, b: &str) {
+    let web = format!("{a}:8080");
+    put(world, "deny", json!({"podSelector": {"matchLabels": {"app": "b"}}, "policyTypes": ["Egress"]}));
+    world.eventually("b is isolated", |w| denied(w.b.tcp(&web))).await;
+    assert!(denied(world.b.tcp("192.0.2.1:9000")), "from its node too");
+    assert!(denied(world.b.tcp("192.0.2.2:9000")), "and from outside");
+    assert!(world.a.tcp(&format!("{b}:8080")).is_ok(), "it may be reached");
+    world.names(a);
+    let block = json!({"ipBlock": {"cidr": "0.0.0.0/0", "except": ["192.0.2.1/32", "10.0.0.0/8"]}});
+    let to =
+        json!([{"to": [block]}, {"to": [{"podSelector": {"matchLabels": {"app": "a"}}}], "ports": [{"port": "web"}]}]);
+    put(world, "allow", json!({"podSelector": {"matchLabels": {"app": "b"}}, "policyTypes": ["Egress"], "egress": to}));
+    world.eventually("b may go outside", |w| w.b.tcp("192.0.2.2:9000").is_ok()).await;
+    assert!(denied(world.b.tcp("192.0.2.1:9000")), "but not to its node");
+    assert!(world.b.tcp(&web).is_ok() && world.b.tcp("10.43.0.7:80").is_ok(), "to a's named port, by Service as well");
+    delete(world, &["deny", "allow"]);
+    world.eventually("nothing is isolated any more", |w| w.b.tcp("192.0.2.1:9000").is_ok()).await;
+}
+
+/// What policies may say and the kernel must understand.
+async fn every_shape(world: &World) {
+    let ports = json!([
+        {"protocol": "SCTP", "port": 7}, {"protocol": "SCTP", "port": "web"}, {"protocol": "UDP"},
+        {"port": 1, "endPort": 65535}, {"protocol": "UDP", "port": "none"}, {"port": 80}, {"port": 82},
+    ]);
+    let peers = json!([
+        {"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "10.1.2.3/32"}}, {"ipBlock": {"cidr": "fd00::/8"}},
+        {"namespaceSelector": {}, "podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}},
+        {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "10.1.2.0/24", "10.2.0.0/15"]}},
+    ]);
+    let spec = json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": peers, "ports": ports}, {"ports": ports}], "egress": [{"to": peers, "ports": ports}, {}]});
+    put(world, "every", spec);
+    let rules = |w: &World| w.node.command("nft list table inet tnet").matches("default/every").count();
+    world.eventually("the kernel took them", |w| rules(w) > 0).await;
+    delete(world, &["every"]);
+    world.eventually("and forgot them", |w| rules(w) == 0).await;
+}
