@@ -207,7 +207,8 @@ fn supervise(dir: &Path, binary: &Path, instance: &str, number: u8) -> anyhow::R
         .replace("@LOG@", &dir.join("log").display().to_string());
     let path = dir.join("supervise.sh");
     fs::write(&path, script)?;
-    Command::new("bash").arg(path).stdin(Stdio::null()).spawn().context("bash")
+    let log = fs::File::options().create(true).append(true).open(dir.join("log"))?;
+    Command::new("bash").arg(path).stdin(Stdio::null()).stderr(log).spawn().context("bash")
 }
 
 /// Command lines that name the instance.
