@@ -1,5 +1,5 @@
 //! The measurements, in a namespace of their own that is deleted afterwards.
-use crate::{Args, Figures};
+use crate::{Args, Figures, percentiles, pods};
 use anyhow::Result;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
@@ -84,6 +84,9 @@ async fn all(client: &kube::Client, namespace: &str, args: &Args) -> Result<Figu
     collection(&mut figures, &configs, args.objects).await?;
     list(&mut figures, client, namespace, args.pods).await?;
     watch(&mut figures, &configs, args.watchers).await?;
+    if let Some(image) = &args.image {
+        pods::measure(&mut figures, client, namespace, image).await?;
+    }
     Ok(figures)
 }
 
@@ -107,14 +110,9 @@ where
         }
     };
     let times: Vec<Result<Duration>> = stream::iter(0..count).map(timed).buffer_unordered(clients).collect().await;
-    let mut times: Vec<Duration> = times.into_iter().collect::<Result<_>>()?;
-    times.sort();
+    let times: Vec<Duration> = times.into_iter().collect::<Result<_>>()?;
     figures.insert(format!("{what} {clients} clients /s"), count as f64 / start.elapsed().as_secs_f64());
-    for percent in [50, 99] {
-        let at = times.get((times.len() * percent / 100).min(times.len().saturating_sub(1)));
-        let ms = at.map_or(0.0, |time| time.as_secs_f64() * 1000.0);
-        figures.insert(format!("{what} {clients} clients p{percent} ms"), ms);
-    }
+    percentiles(figures, &format!("{what} {clients} clients"), times);
     Ok(())
 }
 
