@@ -6,6 +6,7 @@
 //! resource engine of `apiserver`; `selector`, `quantity` and `status` also serve every client-side component.
 
 pub mod apply;
+pub mod cel;
 pub mod decode;
 pub mod default;
 pub mod jsonpath;
