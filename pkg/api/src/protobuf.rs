@@ -118,15 +118,23 @@ pub fn to_json(body: &[u8]) -> Result<Value> {
             _ => {}
         }
     }
-    let missing = || Error::UnknownKind { kind: kind.clone(), version: api_version.clone() };
-    let version = crate::GroupVersion::parse(&api_version);
-    let gvk = GroupVersionKind::new(version.group, version.version, &*kind);
-    let name = Schemas::builtin().for_kind(&gvk).ok_or_else(missing)?.name.clone();
     let mut object = Map::new();
-    message(&name, raw, &mut object, DEPTH)?;
+    message(&message_name(&api_version, &kind)?, raw, &mut object, DEPTH)?;
     object.insert("apiVersion".into(), api_version.into());
     object.insert("kind".into(), kind.into());
     Ok(Value::Object(object))
+}
+
+/// The message of a kind. Options are registered in every group version, also in those of custom resources.
+fn message_name(api_version: &str, kind: &str) -> Result<std::sync::Arc<str>> {
+    if kind == "DeleteOptions" {
+        return Ok("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions".into());
+    }
+    let version = crate::GroupVersion::parse(api_version);
+    let gvk = GroupVersionKind::new(version.group, version.version, kind);
+    let schema = Schemas::builtin().for_kind(&gvk);
+    let unknown = || Error::UnknownKind { kind: kind.to_owned(), version: api_version.to_owned() };
+    schema.map(|schema| schema.name.clone()).ok_or_else(unknown)
 }
 
 /// The fields of a message, put into `out`.
@@ -364,6 +372,14 @@ mod tests {
     fn pointers_keep_their_zero() {
         let deployment = object("apps/v1", "Deployment", &bytes(2, &[1 << 3, 0]));
         assert_eq!(to_json(&deployment).unwrap()["spec"], json!({"replicas": 0}));
+    }
+
+    #[test]
+    fn delete_options_belong_to_every_group_version() {
+        for version in ["v1", "apiextensions.k8s.io/v1", "example.com/v1"] {
+            let options = object(version, "DeleteOptions", &bytes(4, b"Orphan"));
+            assert_eq!(to_json(&options).unwrap()["propagationPolicy"], json!("Orphan"), "{version}");
+        }
     }
 
     #[test]
