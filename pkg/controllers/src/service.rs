@@ -84,6 +84,7 @@ impl Service {
         });
         start.controller(cron_job::CronJobs { crons: start.cache(), jobs: start.cache() });
         start.controller(job::Jobs { jobs: start.cache(), pods: start.cache() });
+        start.controller(job::Orphans { jobs: start.cache(), pods: start.cache() });
         start.controller(job::TtlAfterFinished { jobs: start.cache() });
         let client = (self.options.client_for)(garbage_collector::NAME);
         tasks.spawn(garbage_collector::run(client, shutdown.clone()));
