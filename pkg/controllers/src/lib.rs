@@ -7,9 +7,12 @@
 
 mod action;
 mod amount;
+mod bootstrap_token;
+mod cluster_role;
 mod cron_job;
 mod daemon_set;
 mod deployment;
+mod disruption;
 mod endpoint_slice;
 mod error;
 mod execute;
@@ -28,6 +31,7 @@ mod pods;
 mod replica_set;
 mod root_ca;
 mod runner;
+mod secret_view;
 mod served;
 mod service;
 mod service_account;

@@ -4,8 +4,8 @@ use crate::execute::Executor;
 use crate::options::Options;
 use crate::runner::{self, Reconciler};
 use crate::{
-    cron_job, daemon_set, deployment, endpoint_slice, garbage_collector, job, namespace, node_ipam, node_lifecycle,
-    pod_gc, replica_set, root_ca, service_account, stateful_set,
+    bootstrap_token, cluster_role, cron_job, daemon_set, deployment, disruption, endpoint_slice, garbage_collector,
+    job, namespace, node_ipam, node_lifecycle, pod_gc, replica_set, root_ca, service_account, stateful_set,
 };
 use client::events;
 use client::informers::Cached;
@@ -86,6 +86,17 @@ impl Service {
         start.controller(job::Jobs { jobs: start.cache(), pods: start.cache() });
         start.controller(job::Orphans { jobs: start.cache(), pods: start.cache() });
         start.controller(job::TtlAfterFinished { jobs: start.cache() });
+        start.controller(disruption::Disruption {
+            budgets: start.cache(),
+            pods: start.cache(),
+            deployments: start.cache(),
+            sets: start.cache(),
+            controllers: start.cache(),
+            stateful: start.cache(),
+        });
+        start.controller(disruption::StaleDisruptions { pods: start.cache() });
+        start.controller(bootstrap_token::TokenCleaner { secrets: start.cache() });
+        start.controller(cluster_role::Aggregation { roles: start.cache() });
         let client = (self.options.client_for)(garbage_collector::NAME);
         tasks.spawn(garbage_collector::run(client, shutdown.clone()));
         Ok(())
