@@ -5,6 +5,7 @@
 //! Every controller is a directory: `plan.rs` says what should change, given the objects and the time, and `mod.rs`
 //! reads the caches and hands the plan's actions to [`execute`]. All share one vocabulary of actions.
 
+mod account_token;
 mod action;
 mod amount;
 mod bootstrap_token;

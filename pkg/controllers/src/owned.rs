@@ -38,6 +38,17 @@ pub fn selector<O: Resource<DynamicType = ()>>(owner: &O, selector: &Selector) -
     })
 }
 
+/// What the owner manages, or might adopt, from a cache.
+pub fn candidates<K, O>(cache: &client::Reflector<K>, owner: &O) -> Vec<Arc<K>>
+where
+    K: client::informers::Cached,
+    O: Resource,
+{
+    let mut all = cache.controlled_by(owner.meta().uid.as_deref().unwrap_or_default());
+    all.extend(cache.uncontrolled(owner.meta().namespace.as_deref().unwrap_or_default()));
+    all
+}
+
 /// What a claim found.
 pub struct Claimed<K> {
     /// Managed by the owner, now or once the actions are done.

@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn granted_evictions_count_until_they_are_overdue() {
-        let at = |seconds| Timestamp::from_second(1_800_000_000 - seconds).unwrap();
+        let at = |seconds: i64| Timestamp::from_second(1_800_000_000 - seconds).unwrap();
         let disrupted = json!({"p0": at(10), "p1": at(121), "gone": at(1)});
         let counted = status(&budget(json!({"minAvailable": 1}), disrupted), &pods(3, 0), 3, now()).unwrap();
         assert_eq!((counted.status.current_healthy, counted.status.disruptions_allowed), (Some(2), Some(1)));

@@ -44,9 +44,8 @@ impl Reconciler for Orphans {
             if !change.deleted {
                 return Vec::new();
             }
-            let namespace = change.new.namespace().unwrap_or_default();
-            let left = pods.select(&namespace, |p| pods_of::is_tracked(p) && owned::is_controlled_by(p, change.new));
-            left.iter().map(|pod| key_of(&**pod)).collect()
+            let left = pods.controlled_by(change.new.metadata.uid.as_deref().unwrap_or_default());
+            left.iter().filter(|pod| pods_of::is_tracked(pod)).map(|pod| key_of(&**pod)).collect()
         });
     }
 
