@@ -3,6 +3,7 @@
 //! Place in the flow: `kubectl | client -> front (authn, authz) -> engine (admission) -> store::Backend`.
 
 pub mod admission;
+pub mod aggregation;
 pub mod alloc;
 pub mod authn;
 pub mod authz;
@@ -25,6 +26,6 @@ mod tls;
 pub mod version;
 
 pub use body::Body;
-pub use options::{Cluster, Options, Tls, TokenKeys};
+pub use options::{Cluster, FrontProxy, Options, Tls, TokenKeys};
 pub use request::{RequestInfo, User, Verb};
 pub use service::{Handle, InProcess, Service};

@@ -24,6 +24,8 @@ pub struct Options {
     pub cluster: Cluster,
     /// How the front reaches agents on 10250: their CA, and the certificate that it shows them.
     pub kubelet_client: Arc<rustls::ClientConfig>,
+    /// How extension API servers know that a request was handed on by this one.
+    pub front_proxy: FrontProxy,
     /// The root CA in PEM, as `/cacerts` answers it and pods get it.
     pub root_ca_pem: String,
 }
@@ -37,6 +39,17 @@ pub struct Tls {
     pub client_roots: Vec<CertificateDer<'static>>,
     /// The same roots in PEM, published in `kube-system/extension-apiserver-authentication`.
     pub client_roots_pem: String,
+}
+
+/// The client certificate of requests that the aggregation layer hands on, and who signed it: a CA of its own, so
+/// that it can speak for any user to extension API servers and to nobody else.
+pub struct FrontProxy {
+    pub ca_pem: String,
+    /// The certificate's common name.
+    pub name: String,
+    /// Leaf first.
+    pub cert_chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
 }
 
 /// Keys of service account tokens.
@@ -59,6 +72,8 @@ pub struct Cluster {
     /// The first address of the service range, that of `default/kubernetes`.
     pub api_service_ip: Ipv4Addr,
     pub dns_ip: Ipv4Addr,
+    /// Where Services get their addresses from, as `10.43.0.0/16`.
+    pub service_cidr: String,
     /// Where pods and other nodes reach this server.
     pub advertise: SocketAddrV4,
 }

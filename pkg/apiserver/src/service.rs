@@ -8,7 +8,7 @@ use crate::discovery::Discovery;
 use crate::front::{Front, Source};
 use crate::options::{Options, TokenKeys};
 use crate::request::User;
-use crate::{bootstrap, limits, tls};
+use crate::{aggregation, bootstrap, limits, tls};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
@@ -63,7 +63,8 @@ impl Service {
     pub async fn new(options: Options) -> Result<Self, Error> {
         options.listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(options.listener)?;
-        let wanted = bootstrap::Wanted::new(&options.cluster, options.tls.client_roots_pem.clone());
+        let wanted =
+            bootstrap::Wanted::new(&options.cluster, options.tls.client_roots_pem.clone(), &options.front_proxy);
         bootstrap::run(&*options.backend, &wanted, jiff::Timestamp::now()).await?;
         let acceptor = TlsAcceptor::from(tls::server_config(options.tls)?);
         let service_accounts = service_accounts(options.service_accounts, options.backend.clone())?;
@@ -82,6 +83,9 @@ impl Service {
             openapi: Default::default(),
             metrics: Default::default(),
             agents: Agents::new(&options.kubelet_client, tasks.clone()),
+            remotes: Default::default(),
+            proxy_identity: aggregation::Identity::new(&options.front_proxy),
+            cluster_id: options.cluster.id,
             root_ca_pem: options.root_ca_pem,
             tasks,
             shutdown: stopping.clone(),
@@ -101,6 +105,7 @@ impl Service {
         let follow =
             authz::follow(front.authorizer.clone(), front.backend.clone(), self.follower, stopping.child_token());
         tasks.spawn(follow);
+        tasks.spawn(aggregation::run(front.clone(), stopping.child_token()));
         let connections = Connections {
             acceptor: self.acceptor,
             front: self.front.clone(),

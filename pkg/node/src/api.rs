@@ -11,6 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 use store::Store;
 
+/// Who hands requests on to extension API servers.
+const FRONT_PROXY: &str = "system:auth-proxy";
+
 /// Opens the port, writes what must exist at birth, and serves until shutdown.
 ///
 /// # Errors
@@ -37,6 +40,7 @@ pub(crate) async fn start(
     let root = known.authority.root_pem();
     let (serving, kubelet) = (known.serving()?, Subject::user("kube-apiserver", &["system:masters"]));
     let kubelet = known.authority.leaf("client-kube-apiserver", &kubelet)?;
+    let (front_proxy_ca, front_proxy) = known.authority.front_proxy(FRONT_PROXY)?;
     let options = apiserver::Options {
         listener,
         backend: store,
@@ -59,9 +63,16 @@ pub(crate) async fn start(
             id: cluster_id(&config.data_dir.join("server/cluster-id"))?,
             api_service_ip: config.kubernetes_ip(),
             dns_ip: config.dns_ip(),
+            service_cidr: config.service_cidr.to_string(),
             advertise: SocketAddrV4::new(known.address, config.https_listen_port),
         },
         kubelet_client: Arc::new(tls::client(root, Some(&kubelet))?),
+        front_proxy: apiserver::FrontProxy {
+            ca_pem: front_proxy_ca,
+            name: FRONT_PROXY.into(),
+            cert_chain: tls::certificates(&front_proxy.chain_pem)?,
+            key: tls::key(&front_proxy.key_pem)?,
+        },
         root_ca_pem: root.to_owned(),
     };
     let service = apiserver::Service::new(options).await?;

@@ -46,6 +46,7 @@ pub(crate) fn start(
     let cache = client_as(api, "eyot:cache", &[]);
     let informers = Informers::new(cache, tasks.tracker.clone(), tasks.shutdown.clone());
     start_controllers(known, api, &informers, tasks);
+    start_signing(known, api, &informers, tasks);
     start_scheduler(api, &informers, tasks);
     if let Some(runtime) = runtime {
         start_network(known, &informers, tasks);
@@ -69,6 +70,16 @@ fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informe
         root_ca_pem: known.authority.root_pem().to_owned(),
     };
     tasks.run("controllers", controllers::Service::new(options).run(tasks.shutdown.clone()));
+}
+
+fn start_signing(known: &Known, api: &apiserver::Handle, informers: &Informers, tasks: &Tasks) {
+    let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+    let service = crate::signing::Service {
+        authority: known.authority.clone(),
+        client: client_as(api, "system:serviceaccount:kube-system:certificate-controller", &groups),
+        informers: informers.clone(),
+    };
+    tasks.tracker.spawn(service.run(tasks.shutdown.clone()));
 }
 
 fn start_scheduler(api: &apiserver::Handle, informers: &Informers, tasks: &Tasks) {

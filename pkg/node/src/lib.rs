@@ -13,6 +13,7 @@ pub mod kubeconfig;
 pub mod lock;
 pub mod pki;
 pub mod server;
+mod signing;
 pub mod status;
 pub mod tls;
 pub mod token;

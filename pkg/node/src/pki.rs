@@ -3,8 +3,10 @@
 //!
 //! Everybody trusts the root alone, so every leaf is handed out with the intermediate behind it.
 use crate::files;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
 };
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,8 @@ use std::time::{Duration, SystemTime};
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_LIFE: Duration = DAY.saturating_mul(3650);
 const LEAF_LIFE: Duration = DAY.saturating_mul(365);
+/// The group that authorization never refuses.
+const MASTERS: &str = "system:masters";
 /// A leaf with less life than this is renewed at start.
 const RENEW_WITHIN: Duration = DAY.saturating_mul(120);
 /// Certificates begin this long ago, for peers whose clocks are behind.
@@ -24,6 +28,8 @@ pub enum Error {
     File(#[from] files::Error),
     #[error("{path}: no usable certificate or key: {source}")]
     Unusable { path: PathBuf, source: rcgen::Error },
+    #[error("a certificate of the organizations {0:?} is not signed: there may be one, and not system:masters")]
+    Organizations(Vec<String>),
     #[error("making the certificate of {subject}: {source}")]
     Making { subject: String, source: rcgen::Error },
 }
@@ -87,6 +93,18 @@ impl Authority {
         &self.service_account_key_pem
     }
 
+    /// The CA of requests that the aggregation layer hands on, in PEM, and a fresh certificate of it. It is apart from
+    /// the cluster's root: extension API servers believe its holder whatever user it names.
+    pub fn front_proxy(&self, name: &str) -> Result<(String, Pair)> {
+        let (ca_pem, ca_key) = ensure_self_signed(&self.dir, "front-proxy-ca", 0)?;
+        let making = |source| Error::Making { subject: name.to_owned(), source };
+        let issuer = Issuer::from_ca_cert_pem(&ca_pem, &ca_key).map_err(making)?;
+        let key = KeyPair::generate().map_err(making)?;
+        let leaf = leaf_params(&Subject::user(name, &[])).and_then(|params| params.signed_by(&key, &issuer));
+        let pair = Pair { chain_pem: leaf.map_err(making)?.pem(), key_pem: key.serialize_pem() };
+        Ok((ca_pem, pair))
+    }
+
     /// The kept leaf of this name if it still fits its subject and has enough life, else a new one.
     pub fn leaf(&self, name: &str, subject: &Subject) -> Result<Pair> {
         let (certificate, key) = (self.dir.join(format!("{name}.crt")), self.dir.join(format!("{name}.key")));
@@ -110,6 +128,25 @@ impl Authority {
         Ok(Pair { chain_pem, key_pem: key.serialize_pem() })
     }
 
+    /// A certificate for an approved CertificateSigningRequest, with the intermediate behind it.
+    pub fn sign_request(&self, spec: &CertificateSigningRequestSpec, seconds: i64) -> Result<String> {
+        let pem = String::from_utf8_lossy(&spec.request.0);
+        let making = |source| Error::Making { subject: "a signing request".into(), source };
+        let mut request = CertificateSigningRequestParams::from_pem(&pem).map_err(making)?;
+        let organizations = organizations(&pem);
+        // The library keeps one organisation alone, and the group that nobody refuses is not given away.
+        if organizations.len() > 1 || organizations.iter().any(|group| group == MASTERS) {
+            return Err(Error::Organizations(organizations));
+        }
+        let params = &mut request.params;
+        params.is_ca = IsCa::ExplicitNoCa;
+        (params.key_usages, params.extended_key_usages) = usages(spec.usages.as_deref().unwrap_or_default());
+        params.use_authority_key_identifier_extension = true;
+        live(params, Duration::from_secs(seconds.unsigned_abs()));
+        let issuer = Issuer::from_ca_cert_pem(&self.intermediate_pem, &self.intermediate_key).map_err(making)?;
+        Ok(request.signed_by(&issuer).map_err(making)?.pem() + &self.intermediate_pem)
+    }
+
     fn sign_key(&self, subject: &Subject, key: &impl rcgen::PublicKeyData) -> Result<String> {
         let making = |source| Error::Making { subject: subject.common_name.clone(), source };
         let issuer = Issuer::from_ca_cert_pem(&self.intermediate_pem, &self.intermediate_key).map_err(making)?;
@@ -119,14 +156,19 @@ impl Authority {
 }
 
 fn ensure_root(dir: &Path) -> Result<(String, KeyPair)> {
-    let path = dir.join("root-ca.crt");
-    let key = ensure_key(&dir.join("root-ca.key"))?;
+    ensure_self_signed(dir, "root-ca", 1)
+}
+
+/// The self-signed CA of this name, kept in the directory.
+fn ensure_self_signed(dir: &Path, kind: &str, path_length: u8) -> Result<(String, KeyPair)> {
+    let path = dir.join(format!("{kind}.crt"));
+    let key = ensure_key(&dir.join(format!("{kind}.key")))?;
     if let Some(pem) = files::read_if_there(&path)? {
         return Ok((pem, key));
     }
-    let name = format!("eyot-root-ca@{}", unix(SystemTime::now()));
+    let name = format!("eyot-{kind}@{}", unix(SystemTime::now()));
     let making = |source| Error::Making { subject: name.clone(), source };
-    let pem = ca_params(&name, 1).self_signed(&key).map_err(making)?.pem();
+    let pem = ca_params(&name, path_length).self_signed(&key).map_err(making)?.pem();
     files::write(&path, pem.as_bytes(), 0o600)?;
     Ok((pem, key))
 }
@@ -180,6 +222,41 @@ fn leaf_params(subject: &Subject) -> std::result::Result<CertificateParams, rcge
     params.use_authority_key_identifier_extension = true;
     live(&mut params, LEAF_LIFE);
     Ok(params)
+}
+
+/// The organisations that a signing request names.
+fn organizations(request_pem: &str) -> Vec<String> {
+    use x509_parser::prelude::FromDer;
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(request_pem.as_bytes()) else { return Vec::new() };
+    let parsed = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents);
+    let Ok((_, request)) = parsed else { return Vec::new() };
+    let subject = &request.certification_request_info.subject;
+    subject.iter_organization().map(|name| name.as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// Kubernetes' names of usages as X.509's (`certificates/v1 KeyUsage`).
+fn usages(names: &[String]) -> (Vec<KeyUsagePurpose>, Vec<ExtendedKeyUsagePurpose>) {
+    let (mut key, mut extended) = (Vec::new(), Vec::new());
+    for name in names {
+        match name.as_str() {
+            "signing" | "digital signature" => key.push(KeyUsagePurpose::DigitalSignature),
+            "content commitment" => key.push(KeyUsagePurpose::ContentCommitment),
+            "key encipherment" => key.push(KeyUsagePurpose::KeyEncipherment),
+            "key agreement" => key.push(KeyUsagePurpose::KeyAgreement),
+            "data encipherment" => key.push(KeyUsagePurpose::DataEncipherment),
+            "any" => extended.push(ExtendedKeyUsagePurpose::Any),
+            "server auth" => extended.push(ExtendedKeyUsagePurpose::ServerAuth),
+            "client auth" => extended.push(ExtendedKeyUsagePurpose::ClientAuth),
+            "code signing" => extended.push(ExtendedKeyUsagePurpose::CodeSigning),
+            "email protection" | "s/mime" => extended.push(ExtendedKeyUsagePurpose::EmailProtection),
+            "timestamping" => extended.push(ExtendedKeyUsagePurpose::TimeStamping),
+            "ocsp signing" => extended.push(ExtendedKeyUsagePurpose::OcspSigning),
+            // Signing certificates is not given away; the rest has no purpose that the library knows.
+            _ => {}
+        }
+    }
+    key.dedup();
+    (key, extended)
 }
 
 fn live(params: &mut CertificateParams, life: Duration) {
@@ -268,6 +345,52 @@ mod tests {
         let old = authority.leaf("serving", &serving("localhost")).unwrap();
         let new = authority.leaf("serving", &serving("shop.example")).unwrap();
         assert_ne!(old.chain_pem, new.chain_pem);
+    }
+
+    #[test]
+    fn requests_are_signed_for_their_own_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open(dir.path()).unwrap();
+        let spec = |groups: &[&str]| {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.distinguished_name.push(DnType::CommonName, "bob");
+            for group in groups {
+                params.distinguished_name.push(DnType::OrganizationName, *group);
+            }
+            let request = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+            CertificateSigningRequestSpec {
+                request: k8s_openapi::ByteString(request.into_bytes()),
+                usages: Some(vec!["digital signature".into(), "client auth".into()]),
+                ..Default::default()
+            }
+        };
+        let pem = authority.sign_request(&spec(&["developers"]), 3600).unwrap();
+        let chain = crate::tls::certificates(&pem).unwrap();
+        let roots = crate::tls::roots(authority.root_pem()).unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder(roots.into()).build().unwrap();
+        verifier.verify_client_cert(&chain[0], &chain[1..], rustls::pki_types::UnixTime::now()).unwrap();
+        let (_, certificate) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
+        assert_eq!(
+            (name(&certificate, true), name(&certificate, false)),
+            (vec!["bob".into()], vec!["developers".into()])
+        );
+        assert!(!certificate.is_ca() && certificate.validity().time_to_expiration().unwrap().whole_seconds() <= 3600);
+        assert!(matches!(authority.sign_request(&spec(&[MASTERS]), 3600), Err(Error::Organizations(_))));
+    }
+
+    #[test]
+    fn the_front_proxys_trust_is_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open(dir.path()).unwrap();
+        let (ca, pair) = authority.front_proxy("system:auth-proxy").unwrap();
+        assert_eq!(ca, authority.front_proxy("system:auth-proxy").unwrap().0, "the CA is kept");
+        let chain = crate::tls::certificates(&pair.chain_pem).unwrap();
+        let verify = |root: &str| {
+            let roots = crate::tls::roots(root).unwrap();
+            let verifier = rustls::server::WebPkiClientVerifier::builder(roots.into()).build().unwrap();
+            verifier.verify_client_cert(&chain[0], &[], rustls::pki_types::UnixTime::now()).is_ok()
+        };
+        assert!(verify(&ca) && !verify(authority.root_pem()));
     }
 
     #[test]

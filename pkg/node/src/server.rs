@@ -79,7 +79,7 @@ impl Tasks {
 /// What the parts of a server know of it.
 pub(crate) struct Known {
     pub config: Server,
-    pub authority: Authority,
+    pub authority: Arc<Authority>,
     pub token: Token,
     pub node_name: String,
     pub address: Ipv4Addr,
@@ -87,7 +87,7 @@ pub(crate) struct Known {
 
 impl Known {
     fn new(config: Server) -> anyhow::Result<Self> {
-        let authority = Authority::open(&config.tls_dir())?;
+        let authority = Arc::new(Authority::open(&config.tls_dir())?);
         let token = token::ensure(&config.token_file(), config.token.as_deref(), authority.root_pem())?;
         let node_name = config.node.node_name.clone().unwrap_or_else(host::node_name);
         let given = config.advertise_address.or(config.node.node_ip);

@@ -36,6 +36,17 @@ impl FieldSelector {
         Ok(Self { terms })
     }
 
+    /// The same selector with fields under other names; none: the name stays.
+    #[must_use]
+    pub fn renamed(mut self, name: impl Fn(&str) -> Option<String>) -> Self {
+        for term in &mut self.terms {
+            if let Some(name) = name(&term.field) {
+                term.field = name;
+            }
+        }
+        self
+    }
+
     /// Matches against a lookup; a field that is absent reads as the empty string.
     pub fn matches<'a>(&self, lookup: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.terms.iter().all(|t| (lookup(&t.field).unwrap_or_default() == t.value) == t.equal)

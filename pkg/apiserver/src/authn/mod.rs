@@ -1,7 +1,9 @@
-//! Who is asking? A client certificate, a bearer token (static, or of a service account), else nobody known.
+//! Who is asking? A client certificate, a bearer token (static, of a service account, or a new node's), else nobody
+//! known.
 //!
 //! Place in the flow: `front -> [authn] -> authz -> engine`.
 
+mod bootstrap_token;
 pub mod impersonate;
 pub mod jwt;
 pub mod service_account;
@@ -35,6 +37,8 @@ pub enum Error {
     /// Credentials were shown and do not hold: 401, with nothing said of why.
     #[error("the bearer token does not hold: {0}")]
     Token(#[from] service_account::Error),
+    #[error("looking up the bearer token: {0}")]
+    Store(#[from] store::Error),
     #[error("the bearer token is none that is known")]
     Unknown,
     #[error("the client certificate can't be read: {0}")]
@@ -82,6 +86,10 @@ impl Authenticator {
     pub async fn token(&self, token: &str, audiences: &[String], now: i64) -> Result<Identity, Error> {
         if let Some(user) = self.tokens.get(&digest(token)) {
             return Ok(Identity { user: user.clone(), audiences: Vec::new() });
+        }
+        if bootstrap_token::parse(token).is_some() {
+            let user = bootstrap_token::authenticate(self.service_accounts.backend(), token, now).await?;
+            return user.map(|user| Identity { user, audiences: Vec::new() }).ok_or(Error::Unknown);
         }
         if token.bytes().filter(|&b| b == b'.').count() != 2 {
             return Err(Error::Unknown);

@@ -74,6 +74,11 @@ impl Bound {
 }
 
 impl ServiceAccounts {
+    /// Where the objects are that tokens stand for.
+    pub(super) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
     /// `verifying` are further public keys whose tokens are accepted; the signer's own always are.
     pub fn new(
         signer: Signer,

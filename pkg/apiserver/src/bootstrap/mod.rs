@@ -3,6 +3,7 @@
 //!
 //! Two servers of one cluster make the same objects: their uids follow from the cluster's id and their keys.
 
+mod flow_control;
 mod objects;
 mod rbac;
 
@@ -15,7 +16,7 @@ use store::{Backend, Compare, Op, Revision, Txn};
 const ATTEMPTS: usize = 5;
 
 /// The field manager of what is made here; Kubernetes' own name for it.
-const MANAGER: &str = "kube-apiserver";
+pub(crate) const MANAGER: &str = "kube-apiserver";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -32,7 +33,7 @@ pub enum Error {
 /// # Errors
 /// The store's, by key.
 pub async fn run(backend: &dyn Backend, wanted: &Wanted, now: jiff::Timestamp) -> Result<(), Error> {
-    let objects = objects::all(wanted).into_iter().chain(rbac::all());
+    let objects = objects::all(wanted).into_iter().chain(rbac::all()).chain(flow_control::all());
     for object in objects {
         ensure(backend, wanted, &object, now).await?;
     }
@@ -54,6 +55,8 @@ pub enum Update {
     Never,
     /// These fields are set to what is wanted.
     Set(&'static [&'static str]),
+    /// The same, unless this annotation says `false`.
+    SetUnless(&'static str, &'static [&'static str]),
     /// Rules and subjects that are missing are added, unless the object's annotation forbids it.
     Rbac,
 }
@@ -63,7 +66,7 @@ async fn ensure(backend: &dyn Backend, wanted: &Wanted, object: &Object, now: ji
     for _ in 0..ATTEMPTS {
         let stored = backend.get(object.key.as_bytes(), None).await.map_err(store)?;
         let (value, revision) = match &stored {
-            None => (Some(newborn(wanted, object, now)), Revision::ZERO),
+            None => (Some(newborn(&wanted.cluster_id, object, now)), Revision::ZERO),
             Some(entry) => {
                 let live = serde_json::from_slice(&entry.value)
                     .map_err(|source| Error::Stored { key: object.key.clone(), source })?;
@@ -78,15 +81,22 @@ async fn ensure(backend: &dyn Backend, wanted: &Wanted, object: &Object, now: ji
     Err(Error::Contended { key: object.key.clone() })
 }
 
-fn put(key: &str, value: &Value, revision: Revision) -> Txn {
+pub(crate) fn put(key: &str, value: &Value, revision: Revision) -> Txn {
     let key = bytes::Bytes::copy_from_slice(key.as_bytes());
     let compare = vec![Compare::ModRevision { key: key.clone(), revision }];
     Txn { compare, then: vec![Op::Put { key, value: value.to_string().into(), lease: None }], otherwise: Vec::new() }
 }
 
-fn newborn(wanted: &Wanted, object: &Object, now: jiff::Timestamp) -> Value {
+/// The object as it is first written: every server of the cluster gives it the same uid.
+pub(crate) fn newborn(cluster_id: &uuid::Uuid, object: &Object, now: jiff::Timestamp) -> Value {
     let mut value = object.value.clone();
-    value["metadata"]["uid"] = uuid::Uuid::new_v5(&wanted.cluster_id, object.key.as_bytes()).to_string().into();
+    value["metadata"]["uid"] = uuid::Uuid::new_v5(cluster_id, object.key.as_bytes()).to_string().into();
+    for condition in value["status"]["conditions"].as_array_mut().into_iter().flatten() {
+        condition["lastTransitionTime"] = seconds(now).into();
+    }
+    if value["status"].is_null() {
+        value.as_object_mut().expect("an object of birth is one").remove("status");
+    }
     value["metadata"]["creationTimestamp"] = seconds(now).into();
     own(&mut value, &seconds(now));
     value
@@ -114,7 +124,8 @@ fn reconcile(object: &Object, live: Value) -> Option<Value> {
     let mut new = live.clone();
     match object.update {
         Update::Never => return None,
-        Update::Set(fields) => {
+        Update::SetUnless(annotation, _) if live["metadata"]["annotations"][annotation] == "false" => return None,
+        Update::Set(fields) | Update::SetUnless(_, fields) => {
             for field in fields {
                 new[*field] = object.value[*field].clone();
             }
@@ -146,10 +157,10 @@ mod tests {
         let other = Wanted { cluster_id: uuid::Uuid::from_u128(2), ..Wanted::example() };
         let object = &objects::all(&wanted)[0];
         let now = "2026-01-02T03:04:05.678Z".parse().unwrap();
-        let (one, two) = (newborn(&wanted, object, now), newborn(&wanted, object, now));
+        let (one, two) = (newborn(&wanted.cluster_id, object, now), newborn(&wanted.cluster_id, object, now));
         assert_eq!(one, two);
         assert_eq!(one["metadata"]["creationTimestamp"], "2026-01-02T03:04:05Z");
         assert_eq!(one["metadata"]["managedFields"][0]["manager"], "kube-apiserver");
-        assert_ne!(one["metadata"]["uid"], newborn(&other, object, now)["metadata"]["uid"]);
+        assert_ne!(one["metadata"]["uid"], newborn(&other.cluster_id, object, now)["metadata"]["uid"]);
     }
 }

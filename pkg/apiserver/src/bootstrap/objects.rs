@@ -1,7 +1,7 @@
 //! Everything at birth but roles: namespaces, priority classes, the API's and the DNS's Services, and what
 //! extension servers read.
 use super::{Object, Update};
-use crate::options::Cluster;
+use crate::options::{Cluster, FrontProxy};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -10,19 +10,28 @@ pub struct Wanted {
     pub cluster_id: uuid::Uuid,
     pub api_service_ip: Ipv4Addr,
     pub dns_ip: Ipv4Addr,
+    /// Where Services get their addresses from, as `10.43.0.0/16`.
+    pub service_cidr: String,
     pub advertise: SocketAddrV4,
     /// PEM of who signs client certificates.
     pub client_ca_pem: String,
+    /// PEM of who signs the certificate of requests that are handed on to extension API servers.
+    pub front_proxy_ca_pem: String,
+    /// The common name of that certificate.
+    pub front_proxy_name: String,
 }
 
 impl Wanted {
-    pub fn new(cluster: &Cluster, client_ca_pem: String) -> Self {
+    pub fn new(cluster: &Cluster, client_ca_pem: String, front_proxy: &FrontProxy) -> Self {
         Self {
             cluster_id: cluster.id,
             api_service_ip: cluster.api_service_ip,
             dns_ip: cluster.dns_ip,
+            service_cidr: cluster.service_cidr.clone(),
             advertise: cluster.advertise,
             client_ca_pem,
+            front_proxy_ca_pem: front_proxy.ca_pem.clone(),
+            front_proxy_name: front_proxy.name.clone(),
         }
     }
 
@@ -33,7 +42,10 @@ impl Wanted {
             api_service_ip: [10, 43, 0, 1].into(),
             dns_ip: [10, 43, 0, 10].into(),
             advertise: "192.0.2.1:6443".parse().expect("an address"),
+            service_cidr: "10.43.0.0/16".into(),
             client_ca_pem: "PEM".into(),
+            front_proxy_ca_pem: "PEM".into(),
+            front_proxy_name: "front".into(),
         }
     }
 }
@@ -49,6 +61,7 @@ pub fn all(wanted: &Wanted) -> Vec<Object> {
         api_endpoints(wanted),
         dns_service(wanted),
         extension_authentication(wanted),
+        service_cidr(wanted),
     ]);
     objects
 }
@@ -137,13 +150,34 @@ fn dns_service(wanted: &Wanted) -> Object {
     service("kube-system", "kube-dns", labels, wanted.dns_ip, None, ports)
 }
 
+/// The range of the command line (`pkg/controlplane/controller/defaultservicecidr`).
+fn service_cidr(wanted: &Wanted) -> Object {
+    let value = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
+        "spec": {"cidrs": [wanted.service_cidr]},
+        "status": {"conditions": [
+            {"type": "Ready", "status": "True", "reason": "", "message": "Kubernetes Service CIDR is ready"},
+        ]},
+    });
+    Object { key: "/registry/servicecidrs/kubernetes".into(), value, update: Update::Set(&["spec"]) }
+}
+
 /// Where extension API servers learn whose client certificates hold
 /// (`pkg/controlplane/controller/clusterauthenticationtrust`).
 fn extension_authentication(wanted: &Wanted) -> Object {
     let value = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
-        "data": {"client-ca-file": wanted.client_ca_pem},
+        "data": {
+            "client-ca-file": wanted.client_ca_pem,
+            "requestheader-client-ca-file": wanted.front_proxy_ca_pem,
+            "requestheader-allowed-names": json!([wanted.front_proxy_name]).to_string(),
+            "requestheader-username-headers": json!(["X-Remote-User"]).to_string(),
+            "requestheader-uid-headers": json!(["X-Remote-Uid"]).to_string(),
+            "requestheader-group-headers": json!(["X-Remote-Group"]).to_string(),
+            "requestheader-extra-headers-prefix": json!(["X-Remote-Extra-"]).to_string(),
+        },
     });
     let key = "/registry/configmaps/kube-system/extension-apiserver-authentication".into();
     Object { key, value, update: Update::Set(&["data"]) }

@@ -57,10 +57,34 @@ impl Agents {
     /// # Errors
     /// No connection, or no HTTP.
     pub async fn send(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        self.over_tls(address, &self.connector, ServerName::IpAddress(address.ip().into()), request).await
+    }
+
+    /// The same with other settings of TLS, expecting another name.
+    ///
+    /// # Errors
+    /// No connection, or no HTTP.
+    pub async fn send_tls(
+        &self,
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Error> {
+        self.over_tls(address, &TlsConnector::from(config), name, request).await
+    }
+
+    async fn over_tls(
+        &self,
+        address: SocketAddr,
+        connector: &TlsConnector,
+        name: ServerName<'static>,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Error> {
         let dial = async {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            self.connector.connect(ServerName::IpAddress(address.ip().into()), stream).await
+            connector.connect(name, stream).await
         };
         let stream = match tokio::time::timeout(DIAL, dial).await {
             Ok(stream) => stream.map_err(|source| Error::Dial { address, source })?,

@@ -8,7 +8,10 @@ mod exec;
 mod locate;
 mod log;
 mod proxy;
+pub(crate) mod relay;
+mod rewrite;
 mod tunnel;
+pub(crate) mod unverified;
 mod upgrade;
 mod websocket;
 

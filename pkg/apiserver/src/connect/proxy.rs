@@ -1,77 +1,94 @@
 //! `…/proxy/PATH`: HTTP to a pod, to a pod behind a service, or to a node's agent
 //! (`k8s.io/apimachinery/pkg/util/proxy`).
-use super::agent::{hand_on, strip_hop_headers};
-use super::{locate, upgrade};
+use super::relay::{Destination, Scheme, relay};
+use super::{locate, rewrite, unverified};
 use crate::body::{self, Body, RequestBody};
 use crate::front::{Answer, Front};
 use crate::request::RequestInfo;
 use api::Status;
+use bytes::Bytes;
+use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt, BodyStream, StreamBody};
 use rand::seq::IndexedRandom;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// Where a proxied request goes.
-struct Destination {
-    address: SocketAddr,
-    /// Over TLS with the agents' trust; everything else is reached in the clear.
-    agent: bool,
-}
+/// A page larger than this keeps its links as they are.
+const PAGE_BYTES: usize = 8 << 20;
 
-pub async fn serve(front: &Arc<Front>, info: &RequestInfo, mut request: Request<RequestBody>) -> Answer {
+pub async fn serve(front: &Arc<Front>, info: &RequestInfo, request: Request<RequestBody>) -> Answer {
     let original = request.uri().path().to_owned();
     let rest = rest_of(&original).to_owned();
     if rest.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
         return redirect(&original, request.uri().query());
     }
     let to = destination(front, info).await?;
-    let wants_upgrade = upgrade::wanted(request.headers()).is_some();
-    let client = wants_upgrade.then(|| upgrade::client(&mut request));
-    let (parts, request_body) = request.into_parts();
-    let mut headers = parts.headers;
-    forwarded(&mut headers, &original);
-    if !wants_upgrade {
-        strip_hop_headers(&mut headers);
-    }
-    headers.remove(header::HOST);
+    let backend = to.address.to_string();
+    let (mut parts, request_body) = request.into_parts();
+    let host = parts.headers.remove(header::HOST);
+    forwarded(&mut parts.headers, &original, host.as_ref());
     let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let path = if rest.is_empty() { "/" } else { &rest };
-    let mut ask = Request::new(request_body);
-    *ask.method_mut() = parts.method;
-    *ask.uri_mut() = format!("{path}{query}").parse().map_err(Status::internal)?;
-    *ask.headers_mut() = headers;
-    let sent = if to.agent {
-        front.agents.send(to.address, ask).await
-    } else {
-        front.agents.send_plain(to.address, ask).await
-    };
-    let mut response = sent.map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(client) = client
-    {
-        let mut answer = Response::new(body::full(""));
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *answer.headers_mut() = response.headers().clone();
-        upgrade::join(front, client, hyper::upgrade::on(&mut response));
-        return Ok(answer);
-    }
-    let prefix = original[..original.len() - rest.len()].to_owned();
-    Ok(hand_back(response, &prefix))
+    parts.uri = format!("{path}{query}").parse().map_err(Status::internal)?;
+    let response = relay(front, to, Request::from_parts(parts, request_body)).await?;
+    let prefix = &original[..original.len() - rest.len()];
+    let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    Ok(rewritten(response, |url| rewrite::link(url, prefix, host, &backend)).await)
 }
 
-fn hand_back(response: Response<hyper::body::Incoming>, prefix: &str) -> Response<Body> {
+/// Redirects and links within the service stay behind the proxy.
+async fn rewritten(response: Response<Body>, link: impl Fn(&str) -> String) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
-    strip_hop_headers(&mut parts.headers);
-    parts.version = http::Version::HTTP_11;
-    // Redirects within the service stay behind the proxy.
-    let location = parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-    if let Some(path) = location.filter(|location| location.starts_with('/'))
-        && let Ok(value) = HeaderValue::from_str(&format!("{prefix}{path}"))
+    if parts.status.is_redirection()
+        && let Some(Ok(location)) = parts.headers.get(header::LOCATION).map(|value| value.to_str())
+        && let Ok(value) = HeaderValue::from_str(&link(location))
     {
         parts.headers.insert(header::LOCATION, value);
     }
-    Response::from_parts(parts, hand_on(body))
+    let is = |name, wanted: &str| {
+        parts.headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with(wanted))
+    };
+    let length = body.size_hint().exact();
+    // Pages that are compressed or endless are no pages of links.
+    if !is(header::CONTENT_TYPE, "text/html")
+        || parts.headers.contains_key(header::CONTENT_ENCODING)
+        || length.is_some_and(|length| length > PAGE_BYTES as u64)
+    {
+        return Response::from_parts(parts, body);
+    }
+    match whole(body).await {
+        Ok(html) => {
+            let html = rewrite::page(&html, link);
+            parts.headers.remove(header::CONTENT_LENGTH);
+            Response::from_parts(parts, body::full(html))
+        }
+        Err(body) => Response::from_parts(parts, body),
+    }
+}
+
+/// The whole body, or, where it is too long, the body as it came.
+async fn whole(mut body: Body) -> Result<Vec<u8>, Body> {
+    let mut read = Vec::new();
+    while read.len() <= PAGE_BYTES {
+        match body.frame().await {
+            None => return Ok(read),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    read.extend_from_slice(&data);
+                }
+            }
+            Some(Err(error)) => {
+                let broken = futures::stream::iter([Ok(Frame::data(Bytes::from(read))), Err(error)]);
+                return Err(StreamBody::new(broken).boxed_unsync());
+            }
+        }
+    }
+    let first = futures::stream::once(std::future::ready(Ok(Frame::data(Bytes::from(read)))));
+    Err(StreamBody::new(first.chain(BodyStream::new(body))).boxed_unsync())
 }
 
 /// What follows `…/proxy` in the path as the client wrote it, with its leading slash.
@@ -100,11 +117,10 @@ fn redirect(path: &str, query: Option<&str>) -> Answer {
     Ok(response)
 }
 
-fn forwarded(headers: &mut HeaderMap, path: &str) {
-    let host = headers.get(header::HOST).cloned();
+fn forwarded(headers: &mut HeaderMap, path: &str, host: Option<&HeaderValue>) {
     let values = [
         ("x-forwarded-uri", HeaderValue::from_str(path).ok()),
-        ("x-forwarded-host", host),
+        ("x-forwarded-host", host.cloned()),
         ("x-forwarded-proto", Some(HeaderValue::from_static("https"))),
     ];
     for (name, value) in values {
@@ -118,33 +134,37 @@ async fn destination(front: &Front, info: &RequestInfo) -> Result<Destination, S
     let invalid =
         || Status::bad_request(format!("invalid {} request {:?}", info.resource.trim_end_matches('s'), info.name));
     let (scheme, name, port) = locate::split_name(&info.name).ok_or_else(invalid)?;
-    if scheme == "https" && info.resource != "nodes" {
-        return Err(Status::bad_request("proxying to https backends is not supported"));
-    }
+    let invalid_port = invalid;
     match &*info.resource {
         "nodes" => {
             let agent = front.agent_of_node(name).await?;
             match port.parse::<u16>() {
-                Ok(port) if port != agent.port() => {
-                    Ok(Destination { address: SocketAddr::new(agent.ip(), port), agent: false })
-                }
-                Err(_) if !port.is_empty() => Err(invalid()),
-                _ => Ok(Destination { address: agent, agent: true }),
+                Ok(port) if port != agent.port() => Ok(open(scheme, SocketAddr::new(agent.ip(), port))),
+                Err(_) if !port.is_empty() => Err(invalid_port()),
+                _ => Ok(Destination { address: agent, scheme: Scheme::Agent }),
             }
         }
         "pods" => {
             let pod = front.stored("pods", "pods", &info.namespace, name).await?;
-            let port =
-                if port.is_empty() { first_port(&pod).unwrap_or(80) } else { port.parse().map_err(|_| invalid())? };
+            let port = match port {
+                "" => first_port(&pod).unwrap_or(80),
+                port => port.parse().map_err(|_| invalid_port())?,
+            };
             let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
             let ip = ip.filter(|ip| routable(*ip)).ok_or_else(|| Status::bad_request("address not allowed"))?;
-            Ok(Destination { address: SocketAddr::new(ip, port), agent: false })
+            Ok(open(scheme, SocketAddr::new(ip, port)))
         }
-        _ => {
-            let address = service_address(front, &info.namespace, name, port).await?;
-            Ok(Destination { address, agent: false })
-        }
+        _ => Ok(open(scheme, service_address(front, &info.namespace, name, port).await?)),
     }
+}
+
+/// What anybody may have put there: whoever answers is taken at its word.
+fn open(scheme: &str, address: SocketAddr) -> Destination {
+    let scheme = match scheme {
+        "https" => Scheme::Tls(unverified::client(), ServerName::IpAddress(address.ip().into())),
+        _ => Scheme::Plain,
+    };
+    Destination { address, scheme }
 }
 
 /// Not this machine itself, and no group of machines.

@@ -1,71 +1,65 @@
 //! Groups and versions in upstream's order, from the registry and the virtual resources.
 use super::virtuals;
+use crate::aggregation::{Remote, Remotes, local};
 use crate::registry::{Resource, Served};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub struct Group {
+pub(crate) struct Group {
     /// Empty: the core group.
     pub name: String,
+    pub priority: i64,
     /// The preferred one first.
     pub versions: Vec<Version>,
 }
 
-pub struct Version {
+pub(crate) struct Version {
     pub name: String,
-    pub resources: Vec<Arc<Resource>>,
+    pub priority: i64,
+    pub content: Content,
 }
 
-/// The order in which kube-apiserver lists its groups (priorities in `pkg/controlplane/apiserver`); others follow
-/// by name.
-const ORDER: [&str; 21] = [
-    "",
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-    "storage.k8s.io",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "scheduling.k8s.io",
-    "coordination.k8s.io",
-    "node.k8s.io",
-    "discovery.k8s.io",
-    "resource.k8s.io",
-    "flowcontrol.apiserver.k8s.io",
-];
+/// Who serves a version.
+pub(crate) enum Content {
+    Local(Vec<Arc<Resource>>),
+    Remote(Arc<Remote>),
+}
 
-/// All groups that serve something.
-pub fn all(served: &Served) -> Vec<Group> {
+/// All groups that serve something, here or elsewhere: those of larger priority first, then by name.
+pub(crate) fn all(served: &Served, remotes: &Remotes) -> Vec<Group> {
     let mut by_group: BTreeMap<&str, BTreeMap<&str, Vec<Arc<Resource>>>> = BTreeMap::new();
     let virtuals = virtuals::resources().iter().filter(|resource| !served.contains_key(&resource.gvr));
     for resource in served.values().chain(virtuals) {
         let versions = by_group.entry(&resource.gvr.group).or_default();
         versions.entry(&resource.gvr.version).or_default().push(resource.clone());
     }
-    let mut groups: Vec<Group> = by_group.into_iter().map(|(name, versions)| group(name, versions)).collect();
-    groups.sort_by_key(|group| ORDER.iter().position(|name| *name == group.name).unwrap_or(ORDER.len()));
+    let mut groups: BTreeMap<String, Group> =
+        by_group.into_iter().map(|(name, versions)| (name.to_owned(), group(name, versions))).collect();
+    for remote in remotes.all() {
+        let new = || Group { name: remote.group.clone(), priority: 0, versions: Vec::new() };
+        let group = groups.entry(remote.group.clone()).or_insert_with(new);
+        group.priority = group.priority.max(remote.group_priority);
+        group.versions.retain(|version| version.name != remote.version);
+        let priority = remote.version_priority;
+        let content = Content::Remote(remote.clone());
+        group.versions.push(Version { name: remote.version.clone(), priority, content });
+    }
+    let mut groups: Vec<Group> = groups.into_values().collect();
+    for group in &mut groups {
+        group.versions.sort_by_key(|version| (Reverse(version.priority), Reverse(priority(&version.name))));
+    }
+    groups.sort_by_key(|group| Reverse(group.priority));
     groups
 }
 
 fn group(name: &str, versions: BTreeMap<&str, Vec<Arc<Resource>>>) -> Group {
-    let mut versions: Vec<Version> = versions
-        .into_iter()
-        .map(|(name, mut resources)| {
-            resources.sort_by(|a, b| a.gvr.resource.cmp(&b.gvr.resource));
-            Version { name: name.into(), resources }
-        })
-        .collect();
-    versions.sort_by_key(|version| Reverse(priority(&version.name)));
-    Group { name: name.into(), versions }
+    let versions = versions.into_iter().map(|(version, mut resources)| {
+        resources.sort_by(|a, b| a.gvr.resource.cmp(&b.gvr.resource));
+        let priority = local::version_priority(name, version);
+        Version { name: version.into(), priority, content: Content::Local(resources) }
+    });
+    Group { name: name.into(), priority: local::group_priority(name), versions: versions.collect() }
 }
 
 /// Kubernetes' order of versions (`k8s.io/apimachinery/pkg/version`): general availability before beta before

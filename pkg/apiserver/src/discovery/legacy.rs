@@ -1,5 +1,5 @@
 //! `APIVersions`, `APIGroupList`, `APIGroup`, `APIResourceList` of `meta/v1`.
-use super::groups::{Group, Version};
+use super::groups::{Content, Group, Version};
 use crate::registry::Resource;
 use serde_json::{Value, json};
 use sha2::Digest;
@@ -35,7 +35,9 @@ fn group_body(group: &Group) -> Value {
 pub fn resources(groups: &[Group], group: &str, version: &str) -> Option<Value> {
     let found = groups.iter().find(|g| g.name == group)?.versions.iter().find(|v| v.name == version)?;
     let group_version = api::GroupVersion::new(group, version).to_string();
-    let list: Vec<Value> = found.resources.iter().flat_map(|resource| entries(resource)).collect();
+    // Another server's own document is asked of it.
+    let Content::Local(resources) = &found.content else { return None };
+    let list: Vec<Value> = resources.iter().flat_map(|resource| entries(resource)).collect();
     let mut document = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": list});
     // The core group's document says no version of its own.
     if !group.is_empty() {

@@ -7,6 +7,7 @@ mod legacy;
 pub mod openapi;
 pub mod virtuals;
 
+use crate::aggregation::Remotes;
 use crate::body::{self, Body};
 use crate::registry::Served;
 use arc_swap::ArcSwapOption;
@@ -23,7 +24,7 @@ pub struct Discovery {
 
 struct Cached {
     /// What it was made from, for comparing by identity.
-    of: Arc<Served>,
+    of: (Arc<Served>, Arc<Remotes>),
     groups: Document,
     core: Document,
 }
@@ -41,15 +42,21 @@ impl Discovery {
     }
 
     /// Answers `/api…` and `/apis…`, of which `parts` are the pieces.
-    pub fn serve(&self, parts: &[&str], headers: &HeaderMap, served: &Arc<Served>) -> Option<Response<Body>> {
+    pub(crate) fn serve(
+        &self,
+        parts: &[&str],
+        headers: &HeaderMap,
+        served: &Arc<Served>,
+        remotes: &Arc<Remotes>,
+    ) -> Option<Response<Body>> {
         if let ["api"] | ["apis"] = parts
             && wants_aggregated(headers)
         {
-            let cached = self.aggregated(served);
+            let cached = self.aggregated(served, remotes);
             let document = if parts[0] == "api" { &cached.core } else { &cached.groups };
             return Some(with_etag(document, headers));
         }
-        let groups = groups::all(served);
+        let groups = groups::all(served, remotes);
         let document = match *parts {
             ["api"] => legacy::core_versions(&self.server_address),
             ["api", version] => legacy::resources(&groups, "", version)?,
@@ -74,9 +81,9 @@ impl Discovery {
     }
 
     /// Paths of all groups and versions, for `/`.
-    pub fn paths(&self, served: &Served) -> Vec<String> {
+    pub(crate) fn paths(&self, served: &Served, remotes: &Remotes) -> Vec<String> {
         let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];
-        for group in groups::all(served) {
+        for group in groups::all(served, remotes) {
             let prefix = if group.name.is_empty() { "/api".to_owned() } else { format!("/apis/{}", group.name) };
             paths.extend(group.versions.iter().map(|version| format!("{prefix}/{}", version.name)));
             if !group.name.is_empty() {
@@ -86,12 +93,14 @@ impl Discovery {
         paths
     }
 
-    fn aggregated(&self, served: &Arc<Served>) -> Arc<Cached> {
-        if let Some(cached) = self.cached.load_full().filter(|cached| Arc::ptr_eq(&cached.of, served)) {
+    fn aggregated(&self, served: &Arc<Served>, remotes: &Arc<Remotes>) -> Arc<Cached> {
+        let same = |cached: &Arc<Cached>| Arc::ptr_eq(&cached.of.0, served) && Arc::ptr_eq(&cached.of.1, remotes);
+        if let Some(cached) = self.cached.load_full().filter(same) {
             return cached;
         }
-        let (core, groups): (Vec<_>, Vec<_>) = groups::all(served).into_iter().partition(|g| g.name.is_empty());
-        let of = served.clone();
+        let all = groups::all(served, remotes);
+        let (core, groups): (Vec<_>, Vec<_>) = all.into_iter().partition(|group| group.name.is_empty());
+        let of = (served.clone(), remotes.clone());
         let cached = Arc::new(Cached { of, groups: document(&groups), core: document(&core) });
         self.cached.store(Some(cached.clone()));
         cached
@@ -167,7 +176,7 @@ mod tests {
 
     async fn get(discovery: &Discovery, path: &str, headers: &HeaderMap) -> (StatusCode, Value) {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let response = discovery.serve(&parts, headers, &served()).expect(path);
+        let response = discovery.serve(&parts, headers, &served(), &Arc::default()).expect(path);
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         (parts.status, serde_json::from_slice(&bytes).unwrap_or_default())
@@ -188,8 +197,8 @@ mod tests {
             groups["groups"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();
         assert_eq!(names[0], "apps", "upstream's order, not the alphabet's");
         assert!(names.contains(&"authorization.k8s.io"));
-        assert!(discovery.serve(&["apis", "nothing"], &none, &served()).is_none());
-        assert!(discovery.serve(&["api", "v2"], &none, &served()).is_none());
+        assert!(discovery.serve(&["apis", "nothing"], &none, &served(), &Arc::default()).is_none());
+        assert!(discovery.serve(&["api", "v2"], &none, &served(), &Arc::default()).is_none());
     }
 
     #[tokio::test]
@@ -197,13 +206,16 @@ mod tests {
         let discovery = Discovery::new(String::new());
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, format!("{AGGREGATED},application/json").parse().unwrap());
-        let served = served();
-        let first = discovery.serve(&["apis"], &headers, &served).unwrap();
+        let (served, remotes) = (served(), Arc::default());
+        let first = discovery.serve(&["apis"], &headers, &served, &remotes).unwrap();
         headers.insert(header::IF_NONE_MATCH, first.headers()[header::ETAG].clone());
-        let second = discovery.serve(&["apis"], &headers, &served).unwrap();
+        let second = discovery.serve(&["apis"], &headers, &served, &remotes).unwrap();
         assert_eq!((first.status(), second.status()), (StatusCode::OK, StatusCode::NOT_MODIFIED));
         headers.remove(header::IF_NONE_MATCH);
         let (_, core) = get(&discovery, "/api", &headers).await;
-        assert_eq!(core["items"][0]["versions"][0]["resources"][0]["subresources"][0]["subresource"], "scale");
+        let resources = core["items"][0]["versions"][0]["resources"].as_array().unwrap();
+        let pods = resources.iter().find(|resource| resource["resource"] == "pods").unwrap();
+        assert_eq!(pods["subresources"][0]["subresource"], "scale");
+        assert_eq!(resources[0]["resource"], "bindings", "what is not stored is listed too");
     }
 }

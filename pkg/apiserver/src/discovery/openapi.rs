@@ -1,9 +1,11 @@
 //! `/openapi/v2` and `/openapi/v3`: the documents of [`api::openapi`], with entity tags and what caches may keep.
+use crate::aggregation::Remotes;
 use crate::body::{self, Body};
 use crate::registry::{Resource, Served};
 use api::openapi::{self, Document, Documents};
 use arc_swap::ArcSwapOption;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// What a v2 document in protobuf calls itself in an answer: client-go asks with an `@`, which media types may not
@@ -19,12 +21,13 @@ pub struct OpenApi {
 
 impl OpenApi {
     /// Answers `/openapi/…`, of which `parts` are the pieces; none: no such document.
-    pub fn serve(
+    pub(crate) fn serve(
         &self,
         parts: &[&str],
         query: Option<&str>,
         headers: &HeaderMap,
         served: &Arc<Served>,
+        remotes: &Remotes,
     ) -> Option<Response<Body>> {
         let cached = self.documents(served);
         let documents = &cached.1;
@@ -36,7 +39,7 @@ impl OpenApi {
                 Some(answer(&documents.v2_proto(), V2_PROTO_ANSWER, headers))
             }
             ["openapi", "v2"] => Some(answer(&documents.v2(), JSON, headers)),
-            ["openapi", "v3"] => Some(body::json(StatusCode::OK, documents.index().to_string())),
+            ["openapi", "v3"] => Some(body::json(StatusCode::OK, index(documents.index(), remotes).to_string())),
             ["openapi", "v3", path @ ..] => {
                 let document = documents.v3(&path.join("/"))?;
                 let mut response = answer(&document, JSON, headers);
@@ -60,6 +63,16 @@ impl OpenApi {
         self.cached.store(Some(cached.clone()));
         cached
     }
+}
+
+/// The index with the documents of other servers, which are asked of them.
+fn index(mut index: Value, remotes: &Remotes) -> Value {
+    for remote in remotes.all() {
+        if let Some(url) = &remote.openapi {
+            index["paths"][format!("apis/{}/{}", remote.group, remote.version)] = json!({"serverRelativeURL": url});
+        }
+    }
+    index
 }
 
 fn describe(resource: &Resource) -> openapi::Resource {
@@ -116,7 +129,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         let get = |path: &str, headers: &HeaderMap| {
             let parts: Vec<&str> = path.split('/').collect();
-            openapi.serve(&parts, None, headers, &served)
+            openapi.serve(&parts, None, headers, &served, &Remotes::default())
         };
         let first = get("openapi/v3/apis/authorization.k8s.io/v1", &headers).expect("virtual resources are described");
         assert_eq!(first.status(), StatusCode::OK);

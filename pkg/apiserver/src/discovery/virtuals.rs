@@ -1,10 +1,15 @@
-//! Resources that are never stored: access and token reviews, which the front answers by itself.
+//! Resources that are never stored: access and token reviews, which the front answers by itself, bindings, and how
+//! the parts of the server are.
 use crate::registry::Resource;
 use api::GroupVersionResource;
 use std::sync::{Arc, LazyLock};
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
 const AUTHORIZATION: &str = "authorization.k8s.io";
+
+/// What puts a pod on a node, where `pods/NAME/binding` does not.
+pub const BINDINGS: &str = "bindings";
+pub const COMPONENT_STATUSES: &str = "componentstatuses";
 
 /// Group, kind, plural, whether it is namespaced.
 const REVIEWS: [(&str, &str, &str, bool); 6] = [
@@ -18,12 +23,26 @@ const REVIEWS: [(&str, &str, &str, bool); 6] = [
 
 /// Their descriptors, for discovery.
 pub fn resources() -> &'static [Arc<Resource>] {
-    static RESOURCES: LazyLock<Vec<Arc<Resource>>> = LazyLock::new(|| REVIEWS.iter().map(review).collect());
+    static RESOURCES: LazyLock<Vec<Arc<Resource>>> = LazyLock::new(|| {
+        let reviews = REVIEWS.iter().map(|&(group, kind, plural, namespaced)| row(group, kind, plural, namespaced));
+        let component = Resource {
+            list_kind: "ComponentStatusList".into(),
+            short_names: vec!["cs".into()],
+            verbs: vec!["get", "list"],
+            ..row("", "ComponentStatus", COMPONENT_STATUSES, false)
+        };
+        reviews.chain([row("", "Binding", BINDINGS, true), component]).map(Arc::new).collect()
+    });
     &RESOURCES
 }
 
-fn review(&(group, kind, plural, namespaced): &(&str, &str, &str, bool)) -> Arc<Resource> {
-    Arc::new(Resource {
+/// One of them by its plural, in the core group.
+pub fn core(plural: &str) -> Option<&'static Arc<Resource>> {
+    resources().iter().find(|resource| resource.gvr.group.is_empty() && resource.gvr.resource == plural)
+}
+
+fn row(group: &str, kind: &str, plural: &str, namespaced: bool) -> Resource {
+    Resource {
         gvr: GroupVersionResource::new(group, "v1", plural),
         kind: kind.into(),
         list_kind: String::new(),
@@ -40,5 +59,5 @@ fn review(&(group, kind, plural, namespaced): &(&str, &str, &str, bool)) -> Arc<
         strategy: crate::registry::Strategy::PLAIN,
         storage_version: api::GroupVersion::new(group, "v1"),
         conversion: crate::registry::Conversion::Identity,
-    })
+    }
 }

@@ -48,11 +48,22 @@ impl Media {
         if clauses.iter().all(|c| c.trim().is_empty()) {
             return Ok(Self { pretty, ..Self::JSON });
         }
-        let media = clauses.iter().find_map(|clause| Self::clause(clause)).ok_or_else(|| {
-            let known = "application/json, application/yaml";
-            Status::not_acceptable(format!("only the following media types are accepted: {known}"))
-        })?;
+        let media = clauses.iter().find_map(|clause| Self::clause(clause)).ok_or_else(not_acceptable)?;
         Ok(Self { pretty, ..media })
+    }
+
+    /// The same for what has neither tables nor metadata to show: the object itself, or nothing.
+    ///
+    /// # Errors
+    /// 406 when the client takes nothing else.
+    pub fn accept_object(headers: &HeaderMap) -> Result<Self> {
+        let clauses = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+        let mut clauses = clauses.filter(|clause| !clause.trim().is_empty()).peekable();
+        if clauses.peek().is_none() {
+            return Ok(Self::JSON);
+        }
+        let media = clauses.filter_map(Self::clause).find(|media| media.shape == Shape::Object);
+        media.ok_or_else(|| not_acceptable().into())
     }
 
     fn clause(text: &str) -> Option<Self> {
@@ -81,6 +92,11 @@ impl Media {
         };
         Some(Self { format, shape, pretty: false })
     }
+}
+
+fn not_acceptable() -> Status {
+    let known = "application/json, application/yaml";
+    Status::not_acceptable(format!("only the following media types are accepted: {known}"))
 }
 
 /// The format of a request's body.
@@ -158,6 +174,19 @@ mod tests {
             accept("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").unwrap().shape,
             Shape::Partial
         );
+    }
+
+    #[test]
+    fn what_has_no_table_shows_none() {
+        let accept = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, text.parse().unwrap());
+            Media::accept_object(&headers)
+        };
+        assert_eq!(accept("application/json;as=Table;v=v1;g=meta.k8s.io").unwrap_err().code, 406);
+        let fallback = "application/json;as=Table;v=v1;g=meta.k8s.io, application/yaml";
+        assert_eq!(accept(fallback).unwrap(), Media { format: Format::Yaml, ..Media::JSON });
+        assert_eq!(Media::accept_object(&HeaderMap::new()).unwrap(), Media::JSON);
     }
 
     #[test]

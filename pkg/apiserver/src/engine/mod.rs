@@ -8,7 +8,7 @@ mod definitions;
 mod delete;
 mod errors;
 mod list;
-mod media;
+pub(crate) mod media;
 mod output;
 mod params;
 mod patch;
@@ -21,6 +21,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod ttl;
+mod virtuals;
 mod watch;
 mod write;
 
@@ -114,6 +115,9 @@ impl Engine {
     }
 
     async fn dispatch(&self, request: &Request) -> Result<Response<Body>> {
+        if virtuals::serves(request) {
+            return virtuals::serve(self, request).await;
+        }
         let call = Call::new(self, request)?;
         match (request.info.verb, call.sub()) {
             (Verb::Get, "") => read::get(&call).await,

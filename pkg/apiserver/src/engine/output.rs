@@ -65,7 +65,7 @@ pub fn content(code: StatusCode, media_type: &'static str, bytes: Bytes) -> Resp
 }
 
 /// Adds a `Warning` header a text (RFC 7234, code 299), each once.
-fn with_warnings(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
+pub fn with_warnings(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
     let mut seen = std::collections::BTreeSet::new();
     for text in warnings.iter().filter(|w| seen.insert(w.as_str())) {
         let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");

@@ -38,6 +38,7 @@ impl ListOptions {
         let text = |name| info.param(name).unwrap_or_default();
         let labels = LabelSelector::parse(text("labelSelector")).map_err(bad)?;
         let mut fields = FieldSelector::parse(text("fieldSelector"), |f| supported(resource, f)).map_err(bad)?;
+        fields = fields.renamed(|field| resource.field_alias(field));
         if !info.name.is_empty() {
             fields = only_name(&fields, &info.name)?;
         }

@@ -52,6 +52,23 @@ async fn pages_show_one_moment() {
 }
 
 #[tokio::test]
+async fn parts_of_the_server_are_listed_and_pods_bound_by_collection() {
+    let bench = Bench::new();
+    let (code, list) = bench.json(info(Verb::List, "componentstatuses", "", ""), Value::Null).await;
+    assert_eq!((code, &list["kind"], list["items"].as_array().unwrap().len()), (200, &json!("ComponentStatusList"), 3));
+    let (code, one) = bench.json(info(Verb::Get, "componentstatuses", "", "etcd-0"), Value::Null).await;
+    assert_eq!((code, &one["conditions"][0]["type"]), (200, &json!("Healthy")));
+    assert_eq!(bench.json(info(Verb::Get, "componentstatuses", "", "x"), Value::Null).await.0, 404);
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "spec": {}});
+    bench.store("/registry/pods/default/p", pod).await;
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    let (code, status) = bench.json(info(Verb::Create, "bindings", "default", ""), binding).await;
+    assert_eq!(code, 201, "{status}");
+    let (_, pod) = bench.json(info(Verb::Get, "pods", "default", "p"), Value::Null).await;
+    assert_eq!(pod["spec"]["nodeName"], "n");
+}
+
+#[tokio::test]
 async fn an_expired_token_offers_to_go_on() {
     let bench = with_maps(&["a", "b", "c"]).await;
     let list = || info(Verb::List, "configmaps", "default", "");
@@ -79,6 +96,27 @@ async fn selectors_filter_and_limits_count_matches() {
     assert!(one["metadata"].get("continue").is_some() && one["metadata"].get("remainingItemCount").is_none());
     let (_, one) = bench.json(query(list(), &[("fieldSelector", "metadata.name=c")]), Value::Null).await;
     assert_eq!(names(&one), ["c"]);
+}
+
+#[tokio::test]
+async fn both_event_groups_select_by_their_own_names() {
+    let bench = Bench::new();
+    let event = |name: &str, controller: &str| {
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": "default"},
+            "involvedObject": {"kind": "Pod"}, "reportingComponent": controller})
+    };
+    bench.store("/registry/events/default/a", event("a", "one")).await;
+    bench.store("/registry/events/default/b", event("b", "two")).await;
+    for (group, selector) in [
+        ("", "reportingComponent=two"),
+        ("events.k8s.io", "reportingController=two"),
+        ("events.k8s.io", "regarding.kind=Pod,reportingController!=one"),
+    ] {
+        let list = crate::RequestInfo { group: group.into(), ..info(Verb::List, "events", "default", "") };
+        let (_, list) = bench.json(query(list, &[("fieldSelector", selector)]), Value::Null).await;
+        let names: Vec<_> = list["items"].as_array().unwrap().iter().map(|event| &event["metadata"]["name"]).collect();
+        assert_eq!(names, ["b"], "{group} {selector}");
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod compress;
 pub mod in_flight;
 mod paths;
 
+use crate::aggregation::{self, Remotes};
 use crate::authn::{Authenticator, impersonate, unwrap_websocket_token};
 use crate::authz::escalation::Guard;
 use crate::authz::{Attributes, Authorizer};
@@ -18,6 +19,7 @@ use crate::registry::Registry;
 use crate::request::{self, RequestInfo, Target, User, Verb};
 use crate::reviews;
 use api::Status;
+use arc_swap::ArcSwap;
 use http::{Method, Request, Response, header};
 use in_flight::InFlight;
 use rustls::pki_types::CertificateDer;
@@ -38,6 +40,11 @@ pub struct Front {
     pub(crate) openapi: crate::discovery::openapi::OpenApi,
     pub(crate) metrics: Metrics,
     pub(crate) agents: connect::Agents,
+    /// Extension API servers, as the aggregation layer last found them.
+    pub(crate) remotes: ArcSwap<Remotes>,
+    /// What we show extension API servers.
+    pub(crate) proxy_identity: aggregation::Identity,
+    pub(crate) cluster_id: uuid::Uuid,
     pub(crate) root_ca_pem: String,
     /// Upgraded connections, which outlive the requests that began them.
     pub(crate) tasks: TaskTracker,
@@ -102,10 +109,22 @@ impl Front {
             Target::NonResource { path, verb } => {
                 let attributes = Attributes::NonResource { verb: verb.into(), path: path.as_str().into() };
                 self.authorizer.check(&user, &attributes)?;
+                if let Some(remote) = self.remotes().at(&path) {
+                    return within(Box::pin(aggregation::forward(self, remote, &user, request))).await;
+                }
                 let (parts, _) = request.into_parts();
                 within(self.serve_path(&path, &user, &parts)).await
             }
         }
+    }
+
+    /// Who serves which group, at this moment.
+    pub(crate) fn remotes(&self) -> Arc<Remotes> {
+        self.remotes.load_full()
+    }
+
+    pub(crate) fn set_remotes(&self, remotes: Remotes) {
+        self.remotes.store(Arc::new(remotes));
     }
 
     async fn user(&self, headers: &http::HeaderMap, source: Source<'_>) -> Result<User, Status> {
@@ -122,7 +141,10 @@ impl Front {
 
     async fn serve_resource(self: &Arc<Self>, info: RequestInfo, user: User, request: Request<RequestBody>) -> Answer {
         self.authorizer.check(&user, &Attributes::from(&info))?;
-        if !self.discovery.serves(&info.group, &self.registry.served()) {
+        if let Some(remote) = self.remotes().get(&info.group, &info.version) {
+            return Box::pin(aggregation::forward(self, remote, &user, request)).await;
+        }
+        if !self.discovery.serves(&info.group, &self.registry.served()) && !self.remotes().serves(&info.group) {
             return Ok(paths::not_found());
         }
         check_method(&info)?;

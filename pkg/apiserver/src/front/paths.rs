@@ -15,10 +15,16 @@ impl Front {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let known = match parts[..] {
             [""] => Some(self.root()),
-            ["api" | "apis", ..] => self.discovery.serve(&parts, &request.headers, &self.registry.served()),
-            ["openapi", ..] => {
-                self.openapi.serve(&parts, request.uri.query(), &request.headers, &self.registry.served())
+            ["api" | "apis", ..] => {
+                self.discovery.serve(&parts, &request.headers, &self.registry.served(), &self.remotes())
             }
+            ["openapi", ..] => self.openapi.serve(
+                &parts,
+                request.uri.query(),
+                &request.headers,
+                &self.registry.served(),
+                &self.remotes(),
+            ),
             ["metrics"] => Some(self.metrics.serve()),
             ["version"] => Some(body::json(StatusCode::OK, version::json())),
             [endpoint @ ("healthz" | "livez" | "readyz"), ref check @ ..] => {
@@ -47,7 +53,7 @@ impl Front {
             .chain(["/openapi/v2", "/openapi/v3", "/cacerts"])
             .map(str::to_owned)
             .collect();
-        paths.extend(self.discovery.paths(&self.registry.served()));
+        paths.extend(self.discovery.paths(&self.registry.served(), &self.remotes()));
         for endpoint in ["/healthz", "/livez", "/readyz"] {
             paths.push(endpoint.into());
             paths.extend(health::CHECKS.iter().map(|check| format!("{endpoint}/{check}")));

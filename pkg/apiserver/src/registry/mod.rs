@@ -181,6 +181,8 @@ pub type Served = BTreeMap<GroupVersionResource, Arc<Resource>>;
 #[derive(Default)]
 pub struct Registry {
     index: ArcSwap<Index>,
+    /// Tells followers that another set is published.
+    changed: tokio::sync::watch::Sender<()>,
 }
 
 /// The served set and where each resource is stored.
@@ -200,6 +202,11 @@ impl Registry {
 
     pub fn served(&self) -> Arc<Served> {
         self.index.load().served.clone()
+    }
+
+    /// Becomes ready whenever another set is published.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     pub fn get(&self, gvr: &GroupVersionResource) -> Option<Arc<Resource>> {
@@ -224,5 +231,6 @@ impl Registry {
             }
         }
         self.index.store(Arc::new(Index { served: Arc::new(served), by_prefix }));
+        self.changed.send_replace(());
     }
 }

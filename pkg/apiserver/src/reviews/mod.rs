@@ -5,11 +5,12 @@ mod token;
 mod token_request;
 
 use crate::body;
+use crate::engine::media::{self, Media};
 use crate::front::{Answer, Front, method_not_allowed};
 use crate::request::{RequestInfo, User, Verb};
 use api::Status;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 /// Whether this module answers the resource.
@@ -36,6 +37,7 @@ pub async fn serve(front: &Front, info: &RequestInfo, user: &User, headers: &Hea
         return Err(if review.kind().is_some() { method_not_allowed() } else { Status::no_such_path() });
     }
     let (kind, api_version) = review.kind().ok_or_else(Status::no_such_path)?;
+    let media = Media::accept_object(headers).map_err(|status| *status)?;
     let mut object = read(headers, body)?;
     check_kind(&object, kind, api_version)?;
     object["kind"] = kind.into();
@@ -44,7 +46,9 @@ pub async fn serve(front: &Front, info: &RequestInfo, user: &User, headers: &Hea
         object["metadata"] = json!({});
     }
     let answer = review.answer(kind, object).await?;
-    Ok(body::json(StatusCode::CREATED, answer.to_string()))
+    let mut response = body::json(StatusCode::CREATED, media::render(answer.to_string().into(), media));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media.content_type()));
+    Ok(response)
 }
 
 impl Review<'_> {

@@ -2,7 +2,7 @@
 use apiserver::engine::{self, Engine};
 use apiserver::registry::Registry;
 use apiserver::registry::summarize::Summarizer;
-use apiserver::{Cluster, Handle, Options, Service, Tls, TokenKeys, User};
+use apiserver::{Cluster, FrontProxy, Handle, Options, Service, Tls, TokenKeys, User};
 use eyot_apiserver as apiserver;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -50,6 +50,7 @@ impl Server {
         });
         let (issuer, ca_pem) = authority();
         let serving = leaf(&issuer, &[], None);
+        let proxy = leaf(&issuer, &[(DnType::CommonName, "front")], None);
         let options = Options {
             listener,
             backend: store.clone(),
@@ -72,15 +73,29 @@ impl Server {
                 id: uuid::Uuid::from_u128(7),
                 api_service_ip: [10, 43, 0, 1].into(),
                 dns_ip: [10, 43, 0, 10].into(),
+                service_cidr: "10.43.0.0/16".into(),
                 advertise: format!("127.0.0.1:{port}").parse().unwrap(),
             },
             kubelet_client: Arc::new(agents_tls(&ca_pem)),
+            front_proxy: FrontProxy {
+                ca_pem: ca_pem.clone(),
+                name: "front".into(),
+                cert_chain: vec![CertificateDer::from_pem_slice(proxy.certificate.as_bytes()).unwrap()],
+                key: PrivateKeyDer::from_pem_slice(proxy.key.as_bytes()).unwrap(),
+            },
             root_ca_pem: ca_pem.clone(),
         };
         let service = Service::new(options).await.unwrap();
         let (handle, shutdown) = (service.handle(), CancellationToken::new());
         let running = tokio::spawn(service.run(shutdown.clone()));
         Self { handle, port, ca_pem, store, shutdown, running, issuer, dir: dir.to_owned() }
+    }
+
+    /// Stores an object as it is, past the API.
+    #[allow(dead_code, reason = "not every test of those that share this server stores so")]
+    pub async fn put(&self, key: &str, value: &serde_json::Value) {
+        let op = store::Op::Put { key: key.to_owned().into(), value: value.to_string().into(), lease: None };
+        store::Backend::txn(&*self.store, store::Txn { then: vec![op], ..store::Txn::default() }).await.unwrap();
     }
 
     /// A certificate of this user; `valid_days` in the past for one that has expired.
@@ -129,7 +144,7 @@ fn authority() -> (Issuer<'static, KeyPair>, String) {
 
 fn leaf(issuer: &Issuer<'static, KeyPair>, subject: &[(DnType, &str)], expired: Option<()>) -> Client {
     let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    let mut params = CertificateParams::new(["127.0.0.1", "localhost", "ext.default.svc"].map(str::to_owned)).unwrap();
     params.distinguished_name = rcgen::DistinguishedName::new();
     for (kind, value) in subject {
         params.distinguished_name.push(kind.clone(), *value);
