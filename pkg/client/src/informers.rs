@@ -140,7 +140,7 @@ impl Seen {
 
 /// A cache of one kind that follows the API.
 pub struct Reflector<K> {
-    objects: Arc<RwLock<BTreeMap<Key, Arc<K>>>>,
+    objects: Arc<RwLock<Objects<K>>>,
     notices: broadcast::Sender<Event<K>>,
     synced: Arc<watch::Sender<bool>>,
     progress: Progress,
@@ -160,7 +160,7 @@ impl<K> Clone for Reflector<K> {
 impl<K: Cached> Reflector<K> {
     fn new() -> Self {
         Self {
-            objects: Arc::default(),
+            objects: Arc::new(RwLock::new(Objects::new(BTreeMap::new()))),
             notices: broadcast::Sender::new(NOTICES),
             synced: Arc::new(watch::Sender::new(false)),
             progress: Progress::default(),
@@ -168,31 +168,46 @@ impl<K: Cached> Reflector<K> {
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        self.objects.read().get(&(namespace.to_owned(), name.to_owned())).cloned()
+        self.objects.read().by_key.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
     /// All objects, in order of namespace and name.
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.objects.read().values().cloned().collect()
+        self.objects.read().by_key.values().cloned().collect()
     }
 
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
-        self.objects.read().is_empty()
+        self.objects.read().by_key.is_empty()
     }
 
     pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
         let from = (namespace.to_owned(), String::new());
         let objects = self.objects.read();
-        objects.range(from..).take_while(|((ns, _), _)| ns == namespace).map(|(_, object)| object.clone()).collect()
+        objects
+            .by_key
+            .range(from..)
+            .take_while(|((ns, _), _)| ns == namespace)
+            .map(|(_, object)| object.clone())
+            .collect()
     }
 
     /// The objects of a namespace for which `wanted` holds; no namespace means all.
     pub fn select(&self, namespace: &str, wanted: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
         let from = (namespace.to_owned(), String::new());
         let objects = self.objects.read();
-        let inside = objects.range(from..).take_while(|((ns, _), _)| namespace.is_empty() || ns == namespace);
+        let inside = objects.by_key.range(from..).take_while(|((ns, _), _)| namespace.is_empty() || ns == namespace);
         inside.filter(|(_, object)| wanted(object)).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// What the owner with this uid manages, in no order. Costs what it returns, however much else there is.
+    pub fn controlled_by(&self, owner_uid: &str) -> Vec<Arc<K>> {
+        self.objects.read().by_owner.get(owner_uid).cloned().unwrap_or_default()
+    }
+
+    /// What nobody manages in a namespace, in no order.
+    pub fn uncontrolled(&self, namespace: &str) -> Vec<Arc<K>> {
+        self.objects.read().free.get(namespace).cloned().unwrap_or_default()
     }
 
     /// How far this cache has followed the API.
@@ -237,7 +252,7 @@ impl<K: Cached> Reflector<K> {
 
     fn replace(&self, new: BTreeMap<Key, Arc<K>>) {
         let newest = new.values().filter_map(|o| o.resource_version()?.parse::<u64>().ok()).max().unwrap_or_default();
-        let old = std::mem::replace(&mut *self.objects.write(), new.clone());
+        let old = std::mem::replace(&mut *self.objects.write(), Objects::new(new.clone())).by_key;
         for (key, gone) in &old {
             if !new.contains_key(key) {
                 self.notify(Event::Deleted(gone.clone()));
@@ -258,7 +273,7 @@ impl<K: Cached> Reflector<K> {
 
     fn apply(&self, object: K) {
         let (key, new) = slim(object);
-        let old = self.objects.write().insert(key, new.clone());
+        let old = self.objects.write().put(key, new.clone());
         self.progress.see(&*new);
         self.notify(Event::Applied { old, new });
     }
@@ -273,6 +288,66 @@ impl<K: Cached> Reflector<K> {
     fn notify(&self, event: Event<K>) {
         // Nobody subscribed is no error.
         let _ = self.notices.send(event);
+    }
+}
+
+/// The cached objects, also by who manages them: reconcilers ask for that all the time.
+struct Objects<K> {
+    by_key: BTreeMap<Key, Arc<K>>,
+    /// By the managing owner's uid.
+    by_owner: HashMap<String, Vec<Arc<K>>>,
+    /// Those that nobody manages, by namespace.
+    free: HashMap<String, Vec<Arc<K>>>,
+}
+
+impl<K: Resource> Objects<K> {
+    fn new(by_key: BTreeMap<Key, Arc<K>>) -> Self {
+        let mut objects = Self { by_key: BTreeMap::new(), by_owner: HashMap::new(), free: HashMap::new() };
+        for object in by_key.values() {
+            objects.bucket(object).push(object.clone());
+        }
+        objects.by_key = by_key;
+        objects
+    }
+
+    fn put(&mut self, key: Key, new: Arc<K>) -> Option<Arc<K>> {
+        let old = self.by_key.insert(key, new.clone());
+        if let Some(old) = &old {
+            self.unlist(old);
+        }
+        self.bucket(&new).push(new);
+        old
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(old) = self.by_key.remove(key) {
+            self.unlist(&old);
+        }
+    }
+
+    fn bucket(&mut self, object: &K) -> &mut Vec<Arc<K>> {
+        let (map, key) = self.place(object);
+        map.entry(key).or_default()
+    }
+
+    fn unlist(&mut self, object: &Arc<K>) {
+        let (map, key) = self.place(object);
+        let Some(bucket) = map.get_mut(&key) else { return };
+        // The latest changes are at the end, and change again soonest.
+        if let Some(at) = bucket.iter().rposition(|other| Arc::ptr_eq(other, object)) {
+            bucket.swap_remove(at);
+        }
+        if bucket.is_empty() {
+            map.remove(&key);
+        }
+    }
+
+    fn place(&mut self, object: &K) -> (&mut HashMap<String, Vec<Arc<K>>>, String) {
+        let mut owners = object.meta().owner_references.iter().flatten();
+        match owners.find(|owner| owner.controller == Some(true)) {
+            Some(owner) => (&mut self.by_owner, owner.uid.clone()),
+            None => (&mut self.free, object.meta().namespace.clone().unwrap_or_default()),
+        }
     }
 }
 
@@ -297,6 +372,45 @@ impl<K> Subscription<K> {
             Ok(event) => Some(event),
             Err(broadcast::error::RecvError::Lagged(_)) => Some(Event::Resync),
             Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Pod;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn pod(name: u8, owner: u8) -> (Key, Arc<Pod>) {
+        let owners = match owner {
+            0 => json!([]),
+            owner => {
+                json!([{"apiVersion": "v1", "kind": "Set", "name": "s", "uid": owner.to_string(), "controller": true}])
+            }
+        };
+        let metadata = json!({"name": format!("p{name}"), "namespace": "ns", "ownerReferences": owners});
+        slim(serde_json::from_value(json!({"metadata": metadata})).unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_is_what_a_scan_would_find(changes in prop::collection::vec((0u8..6, 0u8..4, any::<bool>()), 0..60), relist in any::<bool>()) {
+            let mut objects = Objects::<Pod>::new(BTreeMap::new());
+            for (name, owner, delete) in changes {
+                let (key, pod) = pod(name, owner);
+                if delete { objects.remove(&key) } else { objects.put(key, pod); }
+            }
+            if relist { objects = Objects::new(objects.by_key); }
+            let names = |pods: Vec<Arc<Pod>>| pods.iter().map(|pod| pod.name_any()).collect::<std::collections::BTreeSet<_>>();
+            for owner in 0..4u8 {
+                let owned_by = |pod: &Pod| pod.owner_references().first().map_or(0, |o| o.uid.parse().unwrap());
+                let scan = objects.by_key.values().filter(|pod| owned_by(pod) == owner).cloned().collect::<Vec<_>>();
+                let bucket = if owner == 0 { objects.free.get("ns") } else { objects.by_owner.get(&owner.to_string()) };
+                prop_assert_eq!(bucket.map_or(0, Vec::len), scan.len());
+                prop_assert_eq!(names(bucket.cloned().unwrap_or_default()), names(scan));
+            }
         }
     }
 }

@@ -56,17 +56,13 @@ impl Run {
         self.again = Some(self.again.map_or(delay, |earlier| earlier.min(delay)));
     }
 
-    /// In order; neighbouring creates and neighbouring deletes run together. Stops at the first failure.
+    /// In order; neighbouring creates, deletes and patches of one kind's objects run together. Stops at the first
+    /// failure.
     pub async fn all(&mut self, actions: Vec<Action>) -> Result<(), Error> {
         let mut actions = actions.into_iter().peekable();
         while let Some(action) = actions.next() {
-            let together = |next: &Action| match action {
-                Action::Create { .. } => matches!(next, Action::Create { .. }),
-                Action::Delete { .. } => matches!(next, Action::Delete { .. }),
-                _ => false,
-            };
-            let mut group = vec![action.clone()];
-            while let Some(next) = actions.next_if(together) {
+            let mut group = vec![action];
+            while let Some(next) = actions.next_if(|next| together(&group, next)) {
                 group.push(next);
             }
             self.group(group).await?;
@@ -97,6 +93,19 @@ impl Run {
             (rest, size) = (later, (2 * size).min(IN_FLIGHT));
         }
         Ok(())
+    }
+}
+
+/// Whether the order of these does not matter.
+fn together(group: &[Action], next: &Action) -> bool {
+    match (&group[0], next) {
+        (Action::Create { .. }, Action::Create { .. }) | (Action::Delete { .. }, Action::Delete { .. }) => true,
+        (Action::Patch { target: first, subresource: of_first, .. }, Action::Patch { target, subresource, .. }) => {
+            // Two patches of one object keep their order.
+            let same = |a: &Action| matches!(a, Action::Patch { target: t, .. } if t == target);
+            first.resource == target.resource && of_first == subresource && !group.iter().any(same)
+        }
+        _ => false,
     }
 }
 

@@ -5,11 +5,15 @@
 //! Every controller is a directory: `plan.rs` says what should change, given the objects and the time, and `mod.rs`
 //! reads the caches and hands the plan's actions to [`execute`]. All share one vocabulary of actions.
 
+mod account_token;
 mod action;
 mod amount;
+mod bootstrap_token;
+mod cluster_role;
 mod cron_job;
 mod daemon_set;
 mod deployment;
+mod disruption;
 mod endpoint_slice;
 mod error;
 mod execute;
@@ -28,6 +32,7 @@ mod pods;
 mod replica_set;
 mod root_ca;
 mod runner;
+mod secret_view;
 mod served;
 mod service;
 mod service_account;

@@ -38,6 +38,17 @@ pub fn selector<O: Resource<DynamicType = ()>>(owner: &O, selector: &Selector) -
     })
 }
 
+/// What the owner manages, or might adopt, from a cache.
+pub fn candidates<K, O>(cache: &client::Reflector<K>, owner: &O) -> Vec<Arc<K>>
+where
+    K: client::informers::Cached,
+    O: Resource,
+{
+    let mut all = cache.controlled_by(owner.meta().uid.as_deref().unwrap_or_default());
+    all.extend(cache.uncontrolled(owner.meta().namespace.as_deref().unwrap_or_default()));
+    all
+}
+
 /// What a claim found.
 pub struct Claimed<K> {
     /// Managed by the owner, now or once the actions are done.
@@ -65,6 +76,20 @@ where
     K: Resource<DynamicType = ()>,
     O: Resource<DynamicType = ()>,
 {
+    claim_held(owner, selector, candidates, None)
+}
+
+/// [`claim`] for an owner that holds what it manages with a finalizer.
+pub fn claim_held<K, O>(
+    owner: &O,
+    selector: &LabelSelector,
+    candidates: Vec<Arc<K>>,
+    finalizer: Option<&str>,
+) -> Claimed<K>
+where
+    K: Resource<DynamicType = ()>,
+    O: Resource<DynamicType = ()>,
+{
     let deleting = owner.meta().deletion_timestamp.is_some();
     let mut claimed = Claimed { mine: Vec::new(), actions: Vec::new() };
     for object in candidates {
@@ -72,10 +97,10 @@ where
         match controller_of(&*object) {
             Some(controller) if Some(&controller.uid) != owner.meta().uid.as_ref() => {}
             Some(_) if matches => claimed.mine.push(object),
-            Some(_) if !deleting => claimed.actions.push(release(owner, &*object)),
+            Some(_) if !deleting => claimed.actions.push(release(owner, &*object, finalizer)),
             Some(_) => {}
             None if matches && !deleting && object.meta().deletion_timestamp.is_none() => {
-                claimed.actions.push(adopt(owner, &*object));
+                claimed.actions.push(adopt(owner, &*object, finalizer));
                 claimed.mine.push(object);
             }
             None => {}
@@ -84,14 +109,29 @@ where
     claimed
 }
 
-fn adopt<K: Resource<DynamicType = ()>, O: Resource<DynamicType = ()>>(owner: &O, object: &K) -> Action {
-    let metadata = json!({"uid": object.meta().uid, "ownerReferences": [reference_to(owner)]});
+fn adopt<K, O>(owner: &O, object: &K, finalizer: Option<&str>) -> Action
+where
+    K: Resource<DynamicType = ()>,
+    O: Resource<DynamicType = ()>,
+{
+    let mut metadata = json!({"uid": object.meta().uid, "ownerReferences": [reference_to(owner)]});
+    if let Some(finalizer) = finalizer {
+        metadata["finalizers"] = json!([finalizer]);
+    }
     strategic(object, json!({"metadata": metadata}))
 }
 
-fn release<K: Resource<DynamicType = ()>, O: Resource<DynamicType = ()>>(owner: &O, object: &K) -> Action {
+fn release<K, O>(owner: &O, object: &K, finalizer: Option<&str>) -> Action
+where
+    K: Resource<DynamicType = ()>,
+    O: Resource<DynamicType = ()>,
+{
     let gone = json!({"$patch": "delete", "uid": owner.meta().uid});
-    strategic(object, json!({"metadata": {"uid": object.meta().uid, "ownerReferences": [gone]}}))
+    let mut metadata = json!({"uid": object.meta().uid, "ownerReferences": [gone]});
+    if let Some(finalizer) = finalizer {
+        metadata["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+    }
+    strategic(object, json!({"metadata": metadata}))
 }
 
 fn strategic<K: Resource<DynamicType = ()>>(object: &K, patch: serde_json::Value) -> Action {

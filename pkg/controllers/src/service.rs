@@ -4,8 +4,9 @@ use crate::execute::Executor;
 use crate::options::Options;
 use crate::runner::{self, Reconciler};
 use crate::{
-    cron_job, daemon_set, deployment, endpoint_slice, garbage_collector, job, namespace, node_ipam, node_lifecycle,
-    pod_gc, replica_set, root_ca, service_account, stateful_set,
+    account_token, bootstrap_token, cluster_role, cron_job, daemon_set, deployment, disruption, endpoint_slice,
+    garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_gc, replica_set, root_ca, service_account,
+    stateful_set,
 };
 use client::events;
 use client::informers::Cached;
@@ -67,6 +68,11 @@ impl Service {
             slices: start.cache(),
         });
         start.controller(endpoint_slice::LegacyEndpoints { sources, endpoints: start.cache() });
+        start.controller(endpoint_slice::Mirror {
+            endpoints: start.cache(),
+            services: start.cache(),
+            slices: start.cache(),
+        });
         start.controller(namespace::Namespaces { namespaces: start.cache() });
         start.controller(node_lifecycle::NodeLifecycle::new(start.cache(), start.cache(), start.cache()));
         start.controller(pod_gc::PodGc::new(start.cache(), start.cache()));
@@ -84,7 +90,24 @@ impl Service {
         });
         start.controller(cron_job::CronJobs { crons: start.cache(), jobs: start.cache() });
         start.controller(job::Jobs { jobs: start.cache(), pods: start.cache() });
+        start.controller(job::Orphans { jobs: start.cache(), pods: start.cache() });
         start.controller(job::TtlAfterFinished { jobs: start.cache() });
+        start.controller(disruption::Disruption {
+            budgets: start.cache(),
+            pods: start.cache(),
+            deployments: start.cache(),
+            sets: start.cache(),
+            controllers: start.cache(),
+            stateful: start.cache(),
+        });
+        start.controller(disruption::StaleDisruptions { pods: start.cache() });
+        start.controller(account_token::AccountTokens {
+            secrets: start.cache(),
+            accounts: start.cache(),
+            root_ca_pem: root_ca_pem.clone(),
+        });
+        start.controller(bootstrap_token::TokenCleaner { secrets: start.cache() });
+        start.controller(cluster_role::Aggregation { roles: start.cache() });
         let client = (self.options.client_for)(garbage_collector::NAME);
         tasks.spawn(garbage_collector::run(client, shutdown.clone()));
         Ok(())

@@ -4,6 +4,7 @@
 //! Where two can't run at the same time, the second run takes the first one's figures with `--beside`.
 mod measure;
 mod pods;
+mod replicas;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -27,6 +28,9 @@ struct Args {
     /// Image on the node that runs until ended: also measures pods.
     #[arg(long)]
     image: Option<String>,
+    /// Scales a Deployment to this many pods on nodes that are only objects, instead of the other measurements.
+    #[arg(long)]
+    replicas: Option<usize>,
     /// `name=value`: a figure of the first target, measured elsewhere.
     #[arg(long, value_parser = pair)]
     figure: Vec<(String, String)>,

@@ -1,5 +1,5 @@
 //! The measurements, in a namespace of their own that is deleted afterwards.
-use crate::{Args, Figures, percentiles, pods};
+use crate::{Args, Figures, percentiles, pods, replicas};
 use anyhow::Result;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
@@ -39,6 +39,10 @@ pub async fn api(client: &kube::Client, args: &Args) -> Result<Figures> {
 
 async fn all(client: &kube::Client, namespace: &str, args: &Args) -> Result<Figures> {
     let mut figures = Figures::new();
+    if let Some(replicas) = args.replicas {
+        replicas::measure(&mut figures, client, namespace, replicas).await?;
+        return Ok(figures);
+    }
     let configs: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     for clients in [1, 64] {
         let count = if clients == 1 { args.objects / 4 } else { args.objects };

@@ -86,8 +86,43 @@ pub async fn evict(call: &Call<'_>) -> Result<Response<Body>> {
     if !ignores_budgets(&pod) {
         spend_budget(call, namespace, &pod, &entry.summary, options.dry_run).await?;
     }
+    if !options.dry_run {
+        mark_disrupted(call).await?;
+    }
     let _: Deleted = delete::delete_named(call, namespace, name, &options).await?;
     Ok(created(call))
+}
+
+/// Says on the pod why it goes: Jobs' failure policies tell a disruption from a failure by it (KEP-3329).
+async fn mark_disrupted(call: &Call<'_>) -> Result<()> {
+    for _ in 0..RACE_ATTEMPTS {
+        let found = call.backend().get(call.key().as_bytes(), None).await.map_err(errors::from_store)?;
+        let entry = found.ok_or_else(|| call.not_found(&call.info().name))?;
+        let pod = write::parse(call, &entry)?;
+        if pod["metadata"]["deletionTimestamp"].is_string() {
+            return Ok(());
+        }
+        let marked = with_disruption(pod, (call.engine.clock)());
+        let value = serde_json::to_vec(&marked).expect("a tree is JSON").into();
+        let put = Op::Put { key: entry.key.clone(), value, lease: None };
+        let result = call.backend().txn(guarded(&entry, put)).await.map_err(errors::from_store)?;
+        if result.succeeded {
+            return Ok(());
+        }
+    }
+    Err(write::lost_race(call))
+}
+
+fn with_disruption(mut pod: Value, now: jiff::Timestamp) -> Value {
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
+    let status = strategy::child(&mut pod, "status");
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    if let Some(conditions) = conditions.as_array_mut() {
+        conditions.retain(|other| other["type"] != "DisruptionTarget");
+        conditions.push(condition);
+    }
+    pod
 }
 
 /// Pods that serve nobody don't count (`canIgnorePDB`).
@@ -334,6 +369,18 @@ mod tests {
         set_replicas(&mut new, "/spec/replicas", &json!({"spec": {"replicas": 5}})).unwrap();
         assert_eq!(new["spec"]["replicas"], 5);
         assert!(set_replicas(&mut new, "/spec/replicas", &json!({"spec": {"replicas": -1}})).is_err());
+    }
+
+    #[test]
+    fn an_evicted_pod_says_so_once() {
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        let ready = json!({"type": "Ready", "status": "True"});
+        let old = json!({"type": "DisruptionTarget", "status": "False"});
+        let pod = with_disruption(json!({"status": {"conditions": [old, ready]}}), now);
+        let conditions = pod["status"]["conditions"].as_array().unwrap();
+        assert_eq!((conditions.len(), &conditions[0]), (2, &ready));
+        assert_eq!(conditions[1]["reason"], "EvictionByEvictionAPI");
+        assert_eq!(with_disruption(json!({}), now)["status"]["conditions"][0]["status"], "True");
     }
 
     #[test]

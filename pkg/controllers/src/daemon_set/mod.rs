@@ -57,15 +57,13 @@ impl Reconciler for DaemonSets {
         if selector.is_everything() {
             return Ok(());
         }
-        let candidates = self
-            .pods
-            .select(&namespace, |pod| owned::is_controlled_by(pod, &*set) || owned::controller_of(pod).is_none());
+        let candidates = owned::candidates(&self.pods, &*set);
         let claimed = owned::claim(&*set, &selector, candidates);
         if claimed.adopts() {
             still_alive(run, &*set).await?;
         }
         run.all(claimed.actions).await?;
-        let revisions = self.revisions.select(&namespace, |revision| owned::is_controlled_by(revision, &*set));
+        let revisions = self.revisions.controlled_by(set.metadata.uid.as_deref().unwrap_or_default());
         let update = history::update(&*set, &spec.template, history::REVISION_HASH, &revisions);
         if set.metadata.deletion_timestamp.is_none() {
             unless_exists(run.all(update.actions).await)?;

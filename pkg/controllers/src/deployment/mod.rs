@@ -29,12 +29,10 @@ pub(crate) struct Deployments {
 impl Deployments {
     fn observe(&self, deployment: &Deployment, mine: Vec<std::sync::Arc<ReplicaSet>>) -> Observed {
         let namespace = deployment.namespace().unwrap_or_default();
-        let uids: HashSet<String> = mine.iter().filter_map(|set| set.uid()).collect();
         let mut with_pods = HashSet::new();
         if !plan::is_rolling(deployment) {
-            for pod in self.pods.select(&namespace, |pod| !pods::is_finished(pod)) {
-                with_pods.extend(owned::controller_of(&*pod).map(|o| o.uid.clone()).filter(|uid| uids.contains(uid)));
-            }
+            let uids = mine.iter().filter_map(|set| set.uid());
+            with_pods.extend(uids.filter(|uid| self.pods.controlled_by(uid).iter().any(|pod| !pods::is_finished(pod))));
         }
         let collisions = deployment.status.as_ref().and_then(|status| status.collision_count);
         let name = sets::name(deployment, &sets::hash_of(deployment, collisions));
@@ -82,9 +80,7 @@ impl Reconciler for Deployments {
             let note = Note { about, warning: true, reason: "SelectingAll", message };
             return run.all(vec![Action::Tell(note)]).await;
         }
-        let candidates = self.sets.select(&namespace, |set| {
-            owned::is_controlled_by(set, &*deployment) || owned::controller_of(set).is_none()
-        });
+        let candidates = owned::candidates(&self.sets, &*deployment);
         let claimed = owned::claim(&*deployment, &selector, candidates);
         if claimed.adopts() {
             still_alive(run, &*deployment).await?;

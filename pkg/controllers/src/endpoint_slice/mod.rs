@@ -1,5 +1,6 @@
 //! EndpointSlices, and Endpoints, of Services with a selector.
 mod legacy;
+mod mirror;
 mod plan;
 mod ports;
 
@@ -14,6 +15,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+pub(crate) use mirror::Mirror;
 
 /// What both kinds of endpoints are made from.
 #[derive(Clone)]

@@ -32,6 +32,9 @@ pub(super) async fn look_at(shared: &Shared, uid: &Uid) -> Result<(), Error> {
     match judge(&owners, dependents) {
         Verdict::Keep => Ok(()),
         Verdict::Unlink(gone) => unlink(shared, &node, &live, &gone).await,
+        Verdict::Delete { foreground: true } if blocks_in_a_circle(shared, uid, &live) => {
+            unblock(shared, &node, &live).await
+        }
         Verdict::Delete { foreground } => {
             let policy = match () {
                 () if has(ORPHAN) => PropagationPolicy::Orphan,
@@ -105,6 +108,20 @@ async fn unlink(shared: &Shared, node: &Node, live: &ObjectMeta, gone: &[Uid]) -
     let left = live.owner_references.iter().flatten().filter(|owner| !gone.contains(&owner.uid));
     let left: Vec<&OwnerReference> = left.collect();
     let metadata = json!({"uid": live.uid, "resourceVersion": live.resource_version, "ownerReferences": left});
+    patch(shared, node, metadata).await
+}
+
+/// Its owner waits for it, and one of its dependents waits too: everybody might wait for everybody. Deleting goes on
+/// when it doesn't block any more, after the watch has shown that.
+fn blocks_in_a_circle(shared: &Shared, uid: &Uid, live: &ObjectMeta) -> bool {
+    let blocks = live.owner_references.iter().flatten().any(|owner| owner.block_owner_deletion == Some(true));
+    blocks && shared.graph.lock().has_waiting_dependent(uid)
+}
+
+async fn unblock(shared: &Shared, node: &Node, live: &ObjectMeta) -> Result<(), Error> {
+    let free = |owner: &OwnerReference| OwnerReference { block_owner_deletion: Some(false), ..owner.clone() };
+    let owners: Vec<_> = live.owner_references.iter().flatten().map(free).collect();
+    let metadata = json!({"uid": live.uid, "resourceVersion": live.resource_version, "ownerReferences": owners});
     patch(shared, node, metadata).await
 }
 

@@ -107,6 +107,11 @@ impl Graph {
         self.dependents_of(uid).into_iter().filter(blocks).collect()
     }
 
+    /// Whether one of its dependents is itself being deleted in the foreground.
+    pub(super) fn has_waiting_dependent(&self, uid: &Uid) -> bool {
+        self.dependents.get(uid).into_iter().flatten().any(|dependent| self.waits(dependent))
+    }
+
     /// uids of one kind's objects, to find those that vanished while nobody watched.
     pub(super) fn of_kind(&self, kind: &Kind) -> Vec<Uid> {
         self.nodes.iter().filter(|(_, node)| node.kind == *kind).map(|(uid, _)| uid.clone()).collect()
@@ -208,6 +213,18 @@ mod tests {
         assert_eq!(graph.blocking(&"rs".into()), ["pod"]);
         assert_eq!(graph.remove(&"pod".into()), ["rs"]);
         assert!(graph.blocking(&"rs".into()).is_empty());
+    }
+
+    #[test]
+    fn a_circle_shows_by_a_dependent_that_waits() {
+        let mut graph = Graph::default();
+        graph.put(&"1".into(), node(vec![owner("3", true)], true));
+        graph.put(&"2".into(), node(vec![owner("1", true)], false));
+        graph.put(&"3".into(), node(vec![owner("2", true)], false));
+        assert!(graph.has_waiting_dependent(&"3".into()));
+        assert!(!graph.has_waiting_dependent(&"2".into()) && !graph.has_waiting_dependent(&"1".into()));
+        graph.put(&"3".into(), node(vec![owner("2", false)], true));
+        assert!(graph.blocking(&"2".into()).is_empty(), "and it is broken there");
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Jobs: pods that run to their end, counted exactly; and the removal of finished Jobs after their time to live.
+mod count;
 mod indexes;
+mod manage;
+mod orphans;
 pub(crate) mod plan;
 mod pods_of;
+mod policy;
 #[cfg(test)]
 mod tests;
 
@@ -9,14 +13,17 @@ use crate::action::{self, Told};
 use crate::error::Error;
 use crate::execute::Run;
 use crate::owned;
-use crate::replica_set::owners_of_pod;
+use crate::replica_set::{owners_of_pod, still_alive};
 use crate::runner::{Reconciler, Watches};
 use client::Reflector;
 use client::informers::Key;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use std::time::Duration;
+
+pub(crate) use orphans::Orphans;
 
 pub(crate) struct Jobs {
     pub(crate) jobs: Reflector<Job>,
@@ -29,25 +36,36 @@ impl Reconciler for Jobs {
     fn watch(&self, watches: &mut Watches) {
         watches.own::<Job>();
         let jobs = self.jobs.clone();
-        watches.on::<Pod>(move |change| owners_of_pod(change, &jobs, |_, _| false));
+        watches.on::<Pod>(move |change| owners_of_pod(change, &jobs, selects));
     }
 
     async fn reconcile(&self, (namespace, name): Key, run: &mut Run) -> Result<(), Error> {
         let Some(job) = self.jobs.get(&namespace, &name) else { return Ok(()) };
-        if job
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.managed_by.as_deref())
-            .is_some_and(|by| by != "kubernetes.io/job-controller")
-        {
-            return Ok(());
+        let Some(spec) = job.spec.as_ref().filter(|spec| is_ours(spec)) else { return Ok(()) };
+        let Some(selector) = &spec.selector else { return Ok(()) };
+        let selector = owned::selector(&*job, selector)?;
+        let candidates = owned::candidates(&self.pods, &*job);
+        let claimed = owned::claim_held(&*job, &selector, candidates, Some(pods_of::FINALIZER));
+        if claimed.adopts() {
+            still_alive(run, &*job).await?;
         }
-        let pods = self.pods.select(&namespace, |pod| owned::is_controlled_by(pod, &*job));
-        match run.all(plan::plan(&job, &pods, Timestamp::now())).await {
+        run.all(claimed.actions).await?;
+        match run.all(plan::plan(&job, &claimed.mine, Timestamp::now())).await {
             Err(error) if error.is_namespace_terminating() => Ok(()),
             result => result,
         }
     }
+}
+
+/// A Job may be left to another controller by `spec.managedBy`.
+fn is_ours(spec: &JobSpec) -> bool {
+    spec.managed_by.as_deref().is_none_or(|by| by == "kubernetes.io/job-controller")
+}
+
+fn selects(job: &Job, pod: &Pod) -> bool {
+    let selector = job.spec.as_ref().filter(|spec| is_ours(spec)).and_then(|spec| spec.selector.as_ref());
+    let selector = selector.and_then(|selector| owned::selector(job, selector).ok());
+    selector.is_some_and(|s| !s.is_everything() && s.matches(pod.labels()))
 }
 
 /// `spec.ttlSecondsAfterFinished`.

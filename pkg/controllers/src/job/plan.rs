@@ -1,6 +1,8 @@
 //! One step of a Job: count what ended, decide whether it is over, keep enough pods at work.
 use super::indexes::Indexes;
+use super::manage::Work;
 use super::pods_of::{self, FINALIZER};
+use super::policy::{self, Failure};
 use crate::action::{self, Action, Note, Patch, Target, Told};
 use crate::pods;
 use jiff::{SignedDuration, Timestamp};
@@ -9,25 +11,46 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Pause before a failed pod is replaced; it doubles with every failure in a row.
-const BACKOFF: SignedDuration = SignedDuration::from_secs(10);
-/// The longest such pause, upstream's.
-const BACKOFF_LAST: SignedDuration = SignedDuration::from_secs(600);
-/// Pods made in one step.
-const BURST: usize = 500;
+/// Why a Job failed: the reasons of its conditions and Events.
+const REASONS: &[&str] =
+    &["BackoffLimitExceeded", "DeadlineExceeded", "PodFailurePolicy", "MaxFailedIndexesExceeded", "FailedIndexes"];
 
 pub(super) struct Step<'a> {
-    job: &'a Job,
-    spec: JobSpec,
-    pods: &'a [Arc<Pod>],
-    now: Timestamp,
-    status: JobStatus,
-    completed: Indexes,
-    actions: Vec<Action>,
+    pub job: &'a Job,
+    pub spec: JobSpec,
+    pub pods: &'a [Arc<Pod>],
+    /// Those that are neither over nor on their way out.
+    pub active: Vec<Arc<Pod>>,
+    pub now: Timestamp,
+    pub status: JobStatus,
+    /// Indexes that are through.
+    pub succeeded: Indexes,
+    /// Indexes that are given up, when their failures are limited.
+    pub failed_indexes: Option<Indexes>,
+    /// By index, failed pods that are kept until they are replaced.
+    pub delayed: BTreeMap<i32, Arc<Pod>>,
+    pub actions: Vec<Action>,
+}
+
+/// A Job's fate.
+struct Verdict {
+    success: bool,
+    reason: String,
+    message: String,
+}
+
+impl Verdict {
+    fn failure(reason: &str, message: impl Into<String>) -> Self {
+        Self { success: false, reason: reason.to_owned(), message: message.into() }
+    }
+
+    fn success(reason: &str, message: impl Into<String>) -> Self {
+        Self { success: true, reason: reason.to_owned(), message: message.into() }
+    }
 }
 
 /// Whether a final condition stands.
@@ -48,97 +71,71 @@ pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Vec<Action> 
         let held = pods.iter().filter(|pod| pods_of::is_tracked(pod));
         return held.map(|pod| release(pod)).collect();
     }
-    let status = job.status.clone().unwrap_or_default();
-    let completed = Indexes::parse(status.completed_indexes.as_deref().unwrap_or_default());
-    Step { job, spec, pods, now, status, completed, actions: Vec::new() }.run()
+    Step::new(job, spec, pods, now).run()
 }
 
-/// Lets a pod go whose end is counted.
-fn release(pod: &Pod) -> Action {
+/// Lets a pod go whose end is counted, or whose end counts for nobody.
+pub(super) fn release(pod: &Pod) -> Action {
     let patch =
         Patch::Strategic(json!({"metadata": {"uid": pod.uid(), "$deleteFromPrimitiveList/finalizers": [FINALIZER]}}));
     Action::Patch { target: Target::of(pod), patch, subresource: None, told: Told::nothing() }
 }
 
-impl Step<'_> {
-    fn run(mut self) -> Vec<Action> {
-        let ended = self.count();
-        self.suspend_or_resume();
-        let over = self.judge();
-        let active: Vec<Arc<Pod>> = self.pods.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
-        let mut work = Vec::new();
-        if over.is_some() || self.is_suspended() {
-            work.extend(active.iter().map(|pod| self.delete(pod)));
-        } else if self.job.metadata.deletion_timestamp.is_none() {
-            work = self.manage(&active);
+impl<'a> Step<'a> {
+    fn new(job: &'a Job, spec: JobSpec, pods: &'a [Arc<Pod>], now: Timestamp) -> Self {
+        let status = job.status.clone().unwrap_or_default();
+        let completions = spec.completions.unwrap_or_default();
+        let parse = |text: Option<&String>| Indexes::parse(text.map(String::as_str).unwrap_or_default(), completions);
+        Self {
+            job,
+            pods,
+            active: pods.iter().filter(|pod| pods::is_active(pod)).cloned().collect(),
+            now,
+            succeeded: parse(status.completed_indexes.as_ref()),
+            failed_indexes: spec.backoff_limit_per_index.map(|_| parse(status.failed_indexes.as_ref())),
+            delayed: BTreeMap::new(),
+            actions: Vec::new(),
+            status,
+            spec,
         }
-        if let Some(condition) = over {
-            self.finish(condition, ended.is_empty() && active.is_empty());
-        }
-        self.write(&active, &work, ended)
     }
 
-    fn is_indexed(&self) -> bool {
+    fn run(mut self) -> Vec<Action> {
+        self.settle();
+        self.see_indexes();
+        if !self.is_suspended() {
+            self.status.start_time.get_or_insert(Time(self.now));
+        }
+        let mut over = self.judge();
+        let work = match &over {
+            Some(_) => Work { delete: self.active.clone(), ..Work::default() },
+            None => self.manage(),
+        };
+        let at_work = self.active.len() + work.create.len() - work.delete.len();
+        if over.is_none() {
+            over = self.complete(at_work);
+        }
+        if over.is_none() {
+            self.suspend_or_resume();
+        }
+        let ended = self.count(over.as_ref().map(|verdict| verdict.success));
+        if let Some(verdict) = over {
+            let settled = ended.release.is_empty() && !ended.more && work.delete.is_empty();
+            self.finish(&verdict, settled);
+        }
+        self.write(&work, &ended.release)
+    }
+
+    pub(super) fn is_indexed(&self) -> bool {
         self.spec.completion_mode.as_deref() == Some("Indexed")
     }
 
-    fn is_suspended(&self) -> bool {
+    pub(super) fn completions(&self) -> i32 {
+        self.spec.completions.unwrap_or_default()
+    }
+
+    pub(super) fn is_suspended(&self) -> bool {
         self.spec.suspend == Some(true)
-    }
-
-    /// Counts ends: a pod's uid is noted first, its finalizer goes next, and once it is gone the uid becomes a number.
-    /// So no end is lost or counted twice, whenever we are interrupted. Returns the pods to let go.
-    fn count(&mut self) -> Vec<Arc<Pod>> {
-        let held: HashSet<String> =
-            self.pods.iter().filter(|p| pods_of::is_tracked(p)).filter_map(|p| p.uid()).collect();
-        let mut uncounted = self.status.uncounted_terminated_pods.clone().unwrap_or_default();
-        let settle = |uids: &mut Option<Vec<String>>, count: &mut Option<i32>| {
-            let uids = uids.get_or_insert_default();
-            let before = uids.len();
-            uids.retain(|uid| held.contains(uid));
-            let gone = (before - uids.len()) as i32;
-            *count = Some(count.unwrap_or_default() + gone).filter(|count| *count > 0);
-        };
-        settle(&mut uncounted.succeeded, &mut self.status.succeeded);
-        settle(&mut uncounted.failed, &mut self.status.failed);
-        let mut ended = Vec::new();
-        for pod in self.pods.iter().filter(|pod| pods_of::is_tracked(pod)) {
-            let Some(uid) = pod.uid() else { continue };
-            let (succeeded, failed) = (pods::phase(pod) == "Succeeded", pods_of::has_failed(pod));
-            let list = match (succeeded, failed, self.is_indexed()) {
-                (true, _, true) => {
-                    self.completed
-                        .extend(pods_of::index(pod).filter(|i| *i < self.spec.completions.unwrap_or_default()));
-                    None
-                }
-                (true, _, false) => Some(&mut uncounted.succeeded),
-                (false, true, _) => Some(&mut uncounted.failed),
-                (false, false, _) => continue,
-            };
-            if let Some(list) = list.map(Option::get_or_insert_default).filter(|list| !list.contains(&uid)) {
-                list.push(uid);
-            }
-            ended.push(pod.clone());
-        }
-        for list in [&mut uncounted.succeeded, &mut uncounted.failed] {
-            *list = list.take().filter(|list| !list.is_empty());
-        }
-        self.status.uncounted_terminated_pods = Some(uncounted);
-        if self.is_indexed() {
-            self.status.succeeded = Some(self.completed.len()).filter(|count| *count > 0);
-            self.status.completed_indexes = Some(self.completed.to_string()).filter(|text| !text.is_empty());
-        }
-        ended
-    }
-
-    fn succeeded(&self) -> i32 {
-        let uncounted = self.status.uncounted_terminated_pods.as_ref().and_then(|u| u.succeeded.as_ref());
-        self.status.succeeded.unwrap_or_default() + uncounted.map_or(0, |uids| uids.len() as i32)
-    }
-
-    fn failed(&self) -> i32 {
-        let uncounted = self.status.uncounted_terminated_pods.as_ref().and_then(|u| u.failed.as_ref());
-        self.status.failed.unwrap_or_default() + uncounted.map_or(0, |uids| uids.len() as i32)
     }
 
     fn condition(&self, type_: &str) -> Option<&JobCondition> {
@@ -147,52 +144,83 @@ impl Step<'_> {
 
     fn suspend_or_resume(&mut self) {
         let was = self.condition("Suspended").is_some();
-        if self.is_suspended() {
-            if !was {
-                self.set("Suspended", "True", "JobSuspended", "Job suspended");
-                self.tell(false, "Suspended", "Job suspended".into());
-            }
+        if self.is_suspended() && !was {
+            self.set("Suspended", "True", "JobSuspended", "Job suspended");
+            self.tell(false, "Suspended", "Job suspended".into());
             self.status.start_time = None;
-            return;
-        }
-        if was {
+        } else if !self.is_suspended() && was {
             self.set("Suspended", "False", "JobResumed", "Job resumed");
             self.tell(false, "Resumed", "Job resumed".into());
+            // The deadline counts from here.
+            self.status.start_time = Some(Time(self.now));
         }
-        self.status.start_time.get_or_insert(Time(self.now));
     }
 
-    /// Whether the Job's fate is decided: reason and message, and whether it is a success.
-    fn judge(&mut self) -> Option<(bool, String, String)> {
-        let decided = |c: &JobCondition| (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default());
-        if let Some((reason, message)) = self.condition("FailureTarget").map(decided) {
-            return Some((false, reason, message));
-        }
-        if let Some((reason, message)) = self.condition("SuccessCriteriaMet").map(decided) {
-            return Some((true, reason, message));
-        }
-        let limit = self.spec.backoff_limit.unwrap_or(6);
-        let over = |reason: &str, message: &str, success| Some((success, reason.to_owned(), message.to_owned()));
-        if self.failed() > limit || self.restarts() > limit {
-            return over("BackoffLimitExceeded", "Job has reached the specified backoff limit", false);
-        }
-        if self.past_deadline() {
-            return over("DeadlineExceeded", "Job was active longer than specified deadline", false);
-        }
-        let complete = match self.spec.completions {
-            Some(completions) => self.succeeded() >= completions,
-            None => self.succeeded() > 0 && !self.pods.iter().any(|pod| pods::is_active(pod)),
+    /// Whether the Job's fate is decided, in upstream's order: what was decided before stands.
+    fn judge(&mut self) -> Option<Verdict> {
+        let decided = |c: &JobCondition, success| Verdict {
+            success,
+            reason: c.reason.clone().unwrap_or_default(),
+            message: c.message.clone().unwrap_or_default(),
         };
-        let complete = complete && !self.is_suspended();
-        complete.then(|| (true, "CompletionsReached".into(), "Reached expected number of succeeded pods".into()))
+        if let Some(condition) = self.condition("SuccessCriteriaMet") {
+            return Some(decided(condition, true));
+        }
+        if let Some(condition) = self.condition("FailureTarget") {
+            return Some(decided(condition, false));
+        }
+        self.judge_pods().or_else(|| self.judge_limits()).or_else(|| self.judge_indexes())
     }
 
-    /// With restartPolicy OnFailure, restarts count as failures.
+    fn judge_pods(&self) -> Option<Verdict> {
+        self.spec.pod_failure_policy.as_ref()?;
+        let failed = self.pods.iter().filter(|pod| self.has_failed(pod));
+        let mut messages = failed.filter_map(|pod| match self.failure(pod) {
+            Failure::FailsJob(message) => Some(message),
+            _ => None,
+        });
+        messages.next().map(|message| Verdict::failure("PodFailurePolicy", message))
+    }
+
+    fn judge_limits(&mut self) -> Option<Verdict> {
+        let limit = self.spec.backoff_limit.unwrap_or(6);
+        // With restartPolicy OnFailure, restarts count as failures.
+        if self.failed() > limit || self.restarts() >= limit.max(1) {
+            return Some(Verdict::failure("BackoffLimitExceeded", "Job has reached the specified backoff limit"));
+        }
+        let late = self.past_deadline();
+        late.then(|| Verdict::failure("DeadlineExceeded", "Job was active longer than specified deadline"))
+    }
+
+    fn judge_indexes(&self) -> Option<Verdict> {
+        if !self.is_indexed() {
+            return None;
+        }
+        let failed = self.failed_indexes.as_ref().map_or(0, Indexes::len);
+        if self.spec.max_failed_indexes.is_some_and(|max| failed > max) {
+            let message = "Job has exceeded the specified maximal number of failed indexes";
+            return Some(Verdict::failure("MaxFailedIndexesExceeded", message));
+        }
+        if failed > 0 && failed + self.succeeded.len() >= self.completions() {
+            return Some(Verdict::failure("FailedIndexes", "Job has failed indexes"));
+        }
+        let met = policy::met(self.spec.success_policy.as_ref(), self.completions(), &self.succeeded)?;
+        Some(Verdict::success("SuccessPolicy", met))
+    }
+
+    fn complete(&self, at_work: usize) -> Option<Verdict> {
+        let enough = match self.spec.completions {
+            Some(completions) => self.succeeded() >= completions,
+            None => self.succeeded() > 0,
+        };
+        let complete = enough && at_work == 0;
+        complete.then(|| Verdict::success("CompletionsReached", "Reached expected number of succeeded pods"))
+    }
+
     fn restarts(&self) -> i32 {
-        let on_failure =
-            self.spec.template.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("OnFailure");
-        let active = self.pods.iter().filter(|pod| on_failure && pods::is_active(pod));
-        let statuses = active.filter_map(|pod| pod.status.as_ref()).flat_map(|status| {
+        let policy = self.spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+        let running = self.pods.iter().filter(|pod| policy == Some("OnFailure") && !pods::is_finished(pod));
+        let statuses = running.filter_map(|pod| pod.status.as_ref()).flat_map(|status| {
             status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
         });
         statuses.map(|status| status.restart_count).sum()
@@ -202,91 +230,36 @@ impl Step<'_> {
         let (Some(seconds), Some(start)) = (self.spec.active_deadline_seconds, &self.status.start_time) else {
             return false;
         };
+        if self.is_suspended() {
+            return false;
+        }
         let left = (start.0 + SignedDuration::from_secs(seconds)).duration_since(self.now);
         match Duration::try_from(left) {
             Ok(left) if !left.is_zero() => {
                 self.actions.push(Action::Again(left));
                 false
             }
-            _ => !self.is_suspended(),
+            _ => true,
         }
-    }
-
-    /// Pods to make or to delete so that as many are at work as should be.
-    fn manage(&mut self, active: &[Arc<Pod>]) -> Vec<Action> {
-        let parallelism = self.spec.parallelism.unwrap_or(1);
-        let want = match self.spec.completions {
-            Some(completions) => parallelism.min(completions - self.succeeded()).max(0),
-            // A work queue: after the first success no new pods.
-            None if self.succeeded() > 0 => parallelism.min(active.len() as i32),
-            None => parallelism,
-        } as usize;
-        if active.len() > want {
-            let mut order = active.to_vec();
-            pods::deletion_order(&mut order, active, self.now);
-            return order.iter().take(active.len() - want).map(|pod| self.delete(pod)).collect();
-        }
-        let waits = self.spec.pod_replacement_policy.as_deref() == Some("Failed");
-        let leaving = self.pods.iter().filter(|p| pods::is_terminating(p) && !pods::is_finished(p)).count();
-        let missing = (want - active.len()).saturating_sub(if waits { leaving } else { 0 }).min(BURST);
-        match self.backoff() {
-            Some(left) if missing > 0 => {
-                self.actions.push(Action::Again(left));
-                Vec::new()
-            }
-            _ => self.create(missing, active),
-        }
-    }
-
-    /// How long the next pod has to wait after failures in a row.
-    fn backoff(&self) -> Option<Duration> {
-        let ended =
-            |phase| self.pods.iter().filter(move |p| pods::phase(p) == phase).filter_map(|p| pods_of::ended_at(p));
-        let success = ended("Succeeded").max();
-        let failures: Vec<Timestamp> =
-            ended("Failed").filter(|at| success.is_none_or(|success| *at > success)).collect();
-        let last = failures.iter().max()?;
-        let doublings = (failures.len() as u32 - 1).min(10);
-        let due = *last + (BACKOFF * (1 << doublings)).min(BACKOFF_LAST);
-        Duration::try_from(due.duration_since(self.now)).ok().filter(|left| !left.is_zero())
-    }
-
-    fn create(&self, missing: usize, active: &[Arc<Pod>]) -> Vec<Action> {
-        let about = client::reference(self.job);
-        let new = |index| action::create(&pods_of::make(self.job, index), Told::pod_created(&about));
-        if !self.is_indexed() {
-            return (0..missing).map(|_| new(None)).collect();
-        }
-        let taken: HashSet<i32> = active.iter().filter_map(|pod| pods_of::index(pod)).collect();
-        let free = (0..self.spec.completions.unwrap_or_default())
-            .filter(|index| !taken.contains(index) && !self.completed.contains(*index));
-        free.take(missing).map(|index| new(Some(index))).collect()
-    }
-
-    fn delete(&self, pod: &Pod) -> Action {
-        action::delete(pod, Told::pod_deleted(&client::reference(self.job)))
     }
 
     /// First the interim condition; the final one when no pod of the Job is left running or uncounted.
-    fn finish(&mut self, (success, reason, message): (bool, String, String), all_released: bool) {
-        let (interim, last) = if success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
-        self.set(interim, "True", &reason, &message);
+    fn finish(&mut self, verdict: &Verdict, settled: bool) {
+        let (interim, last) =
+            if verdict.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
+        self.set(interim, "True", &verdict.reason, &verdict.message);
         let uncounted = self.status.uncounted_terminated_pods.clone().unwrap_or_default();
-        let settled = uncounted.succeeded.is_none() && uncounted.failed.is_none();
-        let leaving = self.pods.iter().any(|pod| !pods::is_finished(pod));
-        if !all_released || !settled || leaving {
+        let counted = uncounted.succeeded.is_none() && uncounted.failed.is_none();
+        if !settled || !counted || self.leaving() > 0 {
             return;
         }
-        self.set(last, "True", &reason, &message);
-        if success {
+        self.set(last, "True", &verdict.reason, &verdict.message);
+        if verdict.success {
             self.status.completion_time = Some(Time(self.now));
             self.tell(false, "Completed", "Job completed".into());
         } else {
-            let reason: &'static str = match &*reason {
-                "DeadlineExceeded" => "DeadlineExceeded",
-                _ => "BackoffLimitExceeded",
-            };
-            self.tell(true, reason, message);
+            let reason = REASONS.iter().find(|reason| **reason == verdict.reason).unwrap_or(&REASONS[0]);
+            self.tell(true, reason, verdict.message.clone());
         }
     }
 
@@ -312,14 +285,13 @@ impl Step<'_> {
     }
 
     /// The status goes first: what it notes must be stored before finalizers go.
-    fn write(mut self, active: &[Arc<Pod>], work: &[Action], ended: Vec<Arc<Pod>>) -> Vec<Action> {
-        let count = |number: usize| Some(number as i32).filter(|number| *number > 0);
-        let made = work.iter().filter(|action| matches!(action, Action::Create { .. })).count();
-        let deleted = work.iter().filter(|action| matches!(action, Action::Delete { .. })).count();
-        let leaving = self.pods.iter().filter(|p| pods::is_terminating(p) && !pods::is_finished(p)).count();
-        self.status.active = count(active.len() + made - deleted);
-        self.status.ready = Some(active.iter().filter(|pod| pods::is_ready(pod)).count() as i32);
-        self.status.terminating = Some(leaving as i32);
+    fn write(mut self, work: &Work, ended: &[Arc<Pod>]) -> Vec<Action> {
+        let stay = || self.active.iter().filter(|pod| !work.delete.iter().any(|gone| Arc::ptr_eq(gone, pod)));
+        let active = (stay().count() + work.create.len()) as i32;
+        let ready = stay().filter(|pod| pods::is_ready(pod)).count() as i32;
+        self.status.active = Some(active).filter(|active| *active > 0);
+        self.status.ready = Some(ready);
+        self.status.terminating = Some((self.leaving() + work.delete.len()) as i32);
         let old = self.job.status.clone().unwrap_or_default();
         let mut all = Vec::new();
         if let Some(mut write) = action::status(self.job, &old, &self.status) {
@@ -329,9 +301,11 @@ impl Step<'_> {
             }
             all.push(write);
         }
-        all.extend(self.actions);
+        let deleted = self.delete(&work.delete, work.uncounted);
+        all.append(&mut self.actions);
         all.extend(ended.iter().map(|pod| release(pod)));
-        all.extend_from_slice(work);
+        all.extend(deleted);
+        all.extend(work.create.iter().cloned());
         all
     }
 }

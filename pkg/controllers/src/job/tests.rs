@@ -69,9 +69,13 @@ impl Cluster {
     }
 
     fn end(&mut self, name: &str, phase: &str) {
+        self.exit(name, phase, 0);
+    }
+
+    fn exit(&mut self, name: &str, phase: &str, code: i32) {
         let ended = self.now;
         let status = json!({"phase": phase, "containerStatuses": [{"name": "c", "ready": false, "restartCount": 0, "image": "", "imageID": "",
-            "state": {"terminated": {"exitCode": 0, "finishedAt": ended}}}]});
+            "state": {"terminated": {"exitCode": code, "finishedAt": ended}}}]});
         self.edit(name, |pod| pod.status = Some(serde_json::from_value(status.clone()).unwrap()));
     }
 
@@ -188,6 +192,112 @@ fn a_suspended_job_has_no_pods_and_starts_anew() {
     (0..3).for_each(|_| cluster.step());
     assert_eq!(cluster.running().len(), 1);
     assert_eq!(cluster.events, ["Suspended Job suspended", "Resumed Job resumed"]);
+}
+
+impl Cluster {
+    fn settle(&mut self) {
+        (0..5).for_each(|_| self.step());
+    }
+
+    fn status(&self) -> k8s_openapi::api::batch::v1::JobStatus {
+        self.job.status.clone().unwrap_or_default()
+    }
+
+    /// Ends the pod at work at an index.
+    fn end_index(&mut self, index: &str, phase: &str, code: i32) {
+        let at = |pod: &&Arc<Pod>| pod.annotations()["batch.kubernetes.io/job-completion-index"] == index;
+        let pod = self.pods.iter().filter(|pod| crate::pods::is_active(pod)).find(at).unwrap().name_any();
+        self.exit(&pod, phase, code);
+        self.settle();
+    }
+}
+
+#[test]
+fn failures_are_limited_by_index() {
+    let mut cluster = Cluster::new(
+        json!({"completions": 2, "parallelism": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 1, "backoffLimit": i32::MAX}),
+    );
+    cluster.step();
+    cluster.end_index("0", "Failed", 1);
+    assert_eq!(cluster.running().len(), 1, "the index waits");
+    cluster.now += SignedDuration::from_secs(10);
+    cluster.step();
+    let count = "batch.kubernetes.io/job-index-failure-count";
+    assert_eq!(cluster.pods.last().unwrap().annotations()[count], "1");
+    assert!(!cluster.pods[0].finalizers().is_empty(), "kept until the cache shows its replacement");
+    cluster.settle();
+    assert!(cluster.pods[0].finalizers().is_empty());
+    cluster.end_index("0", "Failed", 1);
+    assert_eq!(cluster.status().failed_indexes.as_deref(), Some("0"));
+    assert_eq!(cluster.running().len(), 1, "the other index goes on");
+    cluster.end_index("1", "Succeeded", 0);
+    assert_eq!((cluster.outcome().as_str(), cluster.counts()), ("Failed FailedIndexes", (1, 2)));
+}
+
+#[test]
+fn too_many_failed_indexes_end_the_job() {
+    let mut cluster = Cluster::new(
+        json!({"completions": 5, "parallelism": 3, "completionMode": "Indexed", "backoffLimitPerIndex": 0, "maxFailedIndexes": 1,
+            "backoffLimit": i32::MAX}),
+    );
+    cluster.step();
+    cluster.end_index("0", "Failed", 1);
+    assert_eq!((cluster.outcome(), cluster.running().len()), ("-".to_owned(), 3));
+    cluster.end_index("1", "Failed", 1);
+    assert_eq!(cluster.outcome(), "Failed MaxFailedIndexesExceeded");
+    assert!(cluster.running().is_empty());
+    assert_eq!(
+        cluster.events,
+        ["MaxFailedIndexesExceeded Job has exceeded the specified maximal number of failed indexes"]
+    );
+}
+
+#[test]
+fn a_failure_policy_fails_ignores_and_gives_up_indexes() {
+    let rules = json!([
+        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42]}},
+        {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [7]}},
+        {"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [9]}},
+    ]);
+    let mut cluster = Cluster::new(
+        json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed", "backoffLimitPerIndex": 1, "backoffLimit": i32::MAX,
+            "podFailurePolicy": {"rules": rules}}),
+    );
+    cluster.step();
+    cluster.end_index("0", "Failed", 7);
+    cluster.now += SignedDuration::from_secs(10);
+    cluster.settle();
+    assert_eq!((cluster.counts(), cluster.running().len()), ((0, 0), 3), "tried again, not counted");
+    cluster.end_index("1", "Failed", 9);
+    assert_eq!(cluster.status().failed_indexes.as_deref(), Some("1"));
+    cluster.end_index("2", "Failed", 42);
+    assert_eq!(cluster.outcome(), "Failed PodFailurePolicy");
+}
+
+#[test]
+fn enough_successes_end_the_job_by_policy() {
+    let mut cluster = Cluster::new(
+        json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed", "successPolicy": {"rules": [{"succeededCount": 1}]}}),
+    );
+    cluster.step();
+    cluster.end_index("1", "Succeeded", 0);
+    cluster.pods.retain(|pod| !crate::pods::is_terminating(pod));
+    cluster.settle();
+    assert_eq!((cluster.outcome().as_str(), cluster.counts()), ("Complete SuccessPolicy", (1, 0)));
+    assert_eq!(cluster.status().completed_indexes.as_deref(), Some("1"));
+}
+
+#[test]
+fn pods_taken_away_by_suspension_or_scaling_are_no_failures() {
+    let mut cluster = Cluster::new(json!({"completions": 5, "parallelism": 3}));
+    cluster.step();
+    cluster.job.spec.as_mut().unwrap().parallelism = Some(1);
+    cluster.settle();
+    assert_eq!((cluster.running().len(), cluster.counts()), (1, (0, 0)));
+    cluster.job.spec.as_mut().unwrap().suspend = Some(true);
+    cluster.settle();
+    assert_eq!((cluster.running().len(), cluster.counts()), (0, (0, 0)));
+    assert_eq!(cluster.status().ready, Some(0));
 }
 
 proptest! {

@@ -69,6 +69,9 @@ impl Reconciler for NodeLifecycle {
         }
         let evicting = !self.nodes.select("", |node| plan::readiness(node) == "True").is_empty();
         run.all(plan::taints(&node, evicting, now).into_iter().collect()).await?;
+        if plan::is_calm(&node) {
+            return Ok(());
+        }
         let pods = self.pods.select("", |pod| pods::node_name(pod) == name);
         if plan::readiness(&node) != "True" {
             run.all(plan::mark_unready(&pods, now)).await?;

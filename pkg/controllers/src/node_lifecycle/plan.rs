@@ -60,6 +60,12 @@ pub(super) fn readiness(node: &Node) -> &str {
     condition(node, "Ready").map_or("Unknown", |ready| &ready.status)
 }
 
+/// Ready and without a taint that drives pods away: nothing about its pods has to change.
+pub(super) fn is_calm(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    readiness(node) == "True" && taints.iter().all(|taint| taint.effect != "NoExecute")
+}
+
 /// Marks a silent node's conditions as unknown.
 pub(super) fn conditions(node: &Node, heard: &Heard, now: Timestamp) -> Option<Action> {
     if now.duration_since(heard.at) <= GRACE {

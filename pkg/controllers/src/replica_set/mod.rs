@@ -60,21 +60,15 @@ impl<S: Set> Replicas<S> {
         Self { sets, pods }
     }
 
-    /// Pods that the set manages, or might adopt.
-    fn candidates(&self, namespace: &str, set: &S) -> Vec<Arc<Pod>> {
-        self.pods.select(namespace, |pod| owned::is_controlled_by(pod, set) || owned::controller_of(pod).is_none())
-    }
-
-    fn related(&self, namespace: &str, set: &S) -> Vec<Arc<Pod>> {
+    /// Active pods of all sets of the same owner.
+    fn related(&self, set: &S) -> Vec<Arc<Pod>> {
         let Some(owner) = owned::controller_of(set) else { return Vec::new() };
-        let siblings =
-            self.sets.select(namespace, |other| owned::controller_of(other).is_some_and(|o| o.uid == owner.uid));
-        let uids: Vec<_> = siblings.iter().filter_map(|sibling| sibling.uid()).collect();
-        self.pods.select(namespace, |pod| owned::controller_of(pod).is_some_and(|o| uids.contains(&o.uid)))
+        let siblings = self.sets.controlled_by(&owner.uid);
+        siblings.iter().flat_map(|sibling| self.pods.controlled_by(&sibling.uid().unwrap_or_default())).collect()
     }
 
-    fn observe(&self, namespace: &str, set: &S, mine: Vec<Arc<Pod>>, terminating: usize) -> Observed {
-        let related = self.related(namespace, set);
+    fn observe(&self, set: &S, mine: Vec<Arc<Pod>>, terminating: usize) -> Observed {
+        let related = self.related(set);
         let related = if related.is_empty() { mine.clone() } else { related };
         Observed { active: mine, terminating, related }
     }
@@ -118,7 +112,7 @@ impl<S: Set> Reconciler for Replicas<S> {
         let desired = Desired { set: set.as_set(), about: client::reference(&*set), owner: owned::reference_to(&*set) };
         let Some(spec) = &desired.set.spec else { return Ok(()) };
         let selector = owned::selector(&*set, &spec.selector)?;
-        let candidates = self.candidates(&namespace, &set);
+        let candidates = owned::candidates(&self.pods, &*set);
         let terminating = candidates.iter().filter(|pod| {
             pods::is_terminating(pod) && !pods::is_finished(pod) && owned::is_controlled_by(&***pod, &*set)
         });
@@ -130,7 +124,7 @@ impl<S: Set> Reconciler for Replicas<S> {
         }
         run.all(claimed.actions).await?;
 
-        let observed = self.observe(&namespace, &set, claimed.mine, terminating);
+        let observed = self.observe(&set, claimed.mine, terminating);
         let scaled = run.all(plan::scale(&desired, &observed, now)).await;
         let failure = scaled.as_ref().err().filter(|error| !error.is_namespace_terminating()).map(Error::message);
         let status = plan::status(&desired, &observed, failure.as_deref(), now);

@@ -12,6 +12,18 @@ pub(super) fn ordinal(set: &str, pod: &str) -> Option<i32> {
     pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()
 }
 
+/// The claims that a pod of this name uses.
+pub(super) fn claim_names<'a>(spec: &'a StatefulSetSpec, pod: &'a str) -> impl Iterator<Item = String> + 'a {
+    spec.volume_claim_templates.iter().flatten().map(move |template| format!("{}-{pod}", template.name_any()))
+}
+
+/// The claims of all ordinals that should be there and of those that are.
+pub(super) fn all_claim_names(set: &str, spec: &StatefulSetSpec, there: impl Iterator<Item = i32>) -> Vec<String> {
+    let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or_default();
+    let wanted = start..start.saturating_add(spec.replicas.unwrap_or(1));
+    wanted.chain(there).flat_map(|n| claim_names(spec, &format!("{set}-{n}")).collect::<Vec<_>>()).collect()
+}
+
 /// The pod of an ordinal, and the claims it uses.
 pub(super) fn make(
     set: &StatefulSet,

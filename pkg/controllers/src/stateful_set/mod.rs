@@ -1,6 +1,7 @@
 //! StatefulSets: pods with names and claims of their own.
 mod identity;
 mod plan;
+mod retention;
 
 use crate::action;
 use crate::error::Error;
@@ -50,16 +51,14 @@ impl Reconciler for StatefulSets {
         let Some(set) = self.sets.get(&namespace, &name) else { return Ok(()) };
         let Some(spec) = &set.spec else { return Ok(()) };
         let selector = owned::selector(&*set, &spec.selector)?;
-        let candidates = self.pods.select(&namespace, |pod| {
-            let free = owned::controller_of(pod).is_none() && identity::ordinal(&name, &pod.name_any()).is_some();
-            free || owned::is_controlled_by(pod, &*set)
-        });
+        let mut candidates = owned::candidates(&self.pods, &*set);
+        candidates.retain(|pod| identity::ordinal(&name, &pod.name_any()).is_some());
         let claimed = owned::claim(&*set, &selector, candidates);
         if claimed.adopts() {
             still_alive(run, &*set).await?;
         }
         run.all(claimed.actions).await?;
-        let revisions = self.revisions.select(&namespace, |revision| owned::is_controlled_by(revision, &*set));
+        let revisions = self.revisions.controlled_by(set.metadata.uid.as_deref().unwrap_or_default());
         let update = history::update(&*set, &spec.template, HASH, &revisions);
         if set.metadata.deletion_timestamp.is_none() {
             unless_exists(run.all(update.actions).await)?;
@@ -101,7 +100,11 @@ impl StatefulSets {
         let known = known.and_then(|known| revisions.iter().find(|revision| revision.name_any() == known));
         let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
         let current = known.and_then(|revision| Some((revision.name_any(), history::template_of(revision)?)));
-        let claims = self.claims.select(&namespace, |_| true).iter().map(|claim| claim.name_any()).collect();
+        let names = (set.spec.iter())
+            .flat_map(|spec| identity::all_claim_names(&name, spec, pods.keys().copied()))
+            .collect::<HashSet<String>>();
+        let claims = names.into_iter().filter_map(|name| Some((name.clone(), self.claims.get(&namespace, &name)?)));
+        let claims = claims.collect();
         Observed { pods, claims, current: current.unwrap_or_else(|| (update.clone(), template)), update }
     }
 }

@@ -1,5 +1,5 @@
 //! One step of a StatefulSet: pods in order, each under its own name, updated from the last to the first.
-use super::identity;
+use super::{identity, retention};
 use crate::action::{self, Action, Told};
 use crate::amount;
 use crate::history::REVISION_HASH;
@@ -8,15 +8,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
 use kube::ResourceExt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// What the caches show.
 pub(super) struct Observed {
     /// The set's pods by ordinal.
     pub pods: BTreeMap<i32, Arc<Pod>>,
-    /// Names of claims that exist.
-    pub claims: Vec<String>,
+    /// The claims that exist, by name.
+    pub claims: HashMap<String, Arc<PersistentVolumeClaim>>,
     /// The name of the revision of the current template.
     pub update: String,
     /// The revision that pods are still at, and its template.
@@ -75,10 +75,22 @@ impl<'a> Step<'a> {
         if self.set.metadata.deletion_timestamp.is_some() {
             return actions;
         }
+        actions.extend(self.own_claims());
         if !self.fill(&mut actions) || !self.shrink(&mut actions) || !self.rolling() {
             return actions;
         }
         self.roll(&mut actions);
+        actions
+    }
+
+    /// Before a pod goes, its claims must know whether to go with it.
+    fn own_claims(&self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (ordinal, pod) in &self.observed.pods {
+            let (condemned, name) = (!(self.start()..self.end()).contains(ordinal), pod.name_any());
+            let claims = identity::claim_names(self.spec, &name).filter_map(|name| self.observed.claims.get(&name));
+            actions.extend(claims.filter_map(|claim| retention::own(self.set, self.spec, claim, pod, condemned)));
+        }
         actions
     }
 
@@ -94,7 +106,12 @@ impl<'a> Step<'a> {
                     actions.push(self.delete(pod));
                     false
                 }
-                Some(pod) => self.is_available(pod),
+                Some(pod) => {
+                    if pods::phase(pod) == "Pending" {
+                        actions.extend(self.missing_claims(ordinal));
+                    }
+                    self.is_available(pod)
+                }
             };
             if !settled && self.ordered() {
                 return false;
@@ -103,13 +120,17 @@ impl<'a> Step<'a> {
         true
     }
 
-    /// Removes pods past the end, the highest first; one at a time and only while the others are well, when ordered.
+    /// Removes pods past the end, the highest first; when ordered, one at a time, and an unhealthy pod is passed over
+    /// only for being the first unhealthy one.
     fn shrink(&self, actions: &mut Vec<Action>) -> bool {
-        let mut condemned: Vec<(&i32, &Arc<Pod>)> =
-            self.observed.pods.iter().filter(|(n, _)| **n < self.start() || **n >= self.end()).collect();
+        let (inside, mut condemned): (Vec<_>, Vec<_>) =
+            self.observed.pods.iter().partition(|(n, _)| (self.start()..self.end()).contains(*n));
+        let mut unhealthy = inside.iter().chain(&condemned).filter(|(_, pod)| !self.is_available(pod));
+        let first_unhealthy = unhealthy.next().map(|(ordinal, _)| **ordinal);
         condemned.reverse();
-        for (_, pod) in &condemned {
-            if !pods::is_terminating(pod) {
+        for (ordinal, pod) in condemned {
+            let blocks = self.ordered() && !self.is_available(pod) && first_unhealthy != Some(*ordinal);
+            if !pods::is_terminating(pod) && !blocks {
                 actions.push(self.delete(pod));
             }
             if self.ordered() {
@@ -142,15 +163,20 @@ impl<'a> Step<'a> {
         pod.labels().get(REVISION_HASH).is_some_and(|hash| hash == revision)
     }
 
-    fn create(&self, ordinal: i32) -> Vec<Action> {
+    fn make(&self, ordinal: i32) -> (Pod, Vec<PersistentVolumeClaim>) {
         let keeps_current = self.rolling() && ordinal < self.partition();
         let (revision, template) = match keeps_current {
             true => (&self.observed.current.0, &self.observed.current.1),
             false => (&self.observed.update, &self.spec.template),
         };
-        let (pod, claims) = identity::make(self.set, self.spec, ordinal, revision, template);
+        identity::make(self.set, self.spec, ordinal, revision, template)
+    }
+
+    /// Claims of an ordinal that are not there, or not there any more.
+    fn missing_claims(&self, ordinal: i32) -> Vec<Action> {
+        let (pod, claims) = self.make(ordinal);
         let (about, set, name) = (client::reference(self.set), self.set.name_any(), pod.name_any());
-        let missing = claims.into_iter().filter(|claim| !self.observed.claims.contains(&claim.name_any()));
+        let missing = claims.into_iter().filter(|claim| !self.observed.claims.contains_key(&claim.name_any()));
         let claim = |claim: PersistentVolumeClaim| {
             let done = format!("create Claim {} Pod {name} in StatefulSet {set} success", claim.name_any());
             let failed = format!(
@@ -159,7 +185,13 @@ impl<'a> Step<'a> {
             );
             action::create(&claim, Told::done(&about, "SuccessfulCreate", done).or("FailedCreate", failed))
         };
-        let mut actions: Vec<Action> = missing.map(claim).collect();
+        missing.map(claim).collect()
+    }
+
+    fn create(&self, ordinal: i32) -> Vec<Action> {
+        let mut actions = self.missing_claims(ordinal);
+        let (pod, _) = self.make(ordinal);
+        let (about, set, name) = (client::reference(self.set), self.set.name_any(), pod.name_any());
         let told = Told::done(&about, "SuccessfulCreate", format!("create Pod {name} in StatefulSet {set} successful"))
             .or("FailedCreate", format!("create Pod {name} in StatefulSet {set} failed error: {{error}}"));
         actions.push(action::create(&pod, told));
@@ -221,7 +253,7 @@ mod tests {
             set["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
             let set: StatefulSet = serde_json::from_value(set).unwrap();
             let current = ("db-1".to_owned(), set.spec.as_ref().unwrap().template.clone());
-            let observed = Observed { pods: BTreeMap::new(), claims: Vec::new(), update: "db-1".into(), current };
+            let observed = Observed { pods: BTreeMap::new(), claims: HashMap::new(), update: "db-1".into(), current };
             Self { set, observed }
         }
 
@@ -234,8 +266,9 @@ mod tests {
 
         fn apply(&mut self, action: Action) -> String {
             match action {
-                Action::Create { target, .. } if target.resource.kind == "PersistentVolumeClaim" => {
-                    self.observed.claims.push(target.name.clone());
+                Action::Create { target, object, .. } if target.resource.kind == "PersistentVolumeClaim" => {
+                    let claim = serde_json::from_value(object).unwrap();
+                    self.observed.claims.insert(target.name.clone(), Arc::new(claim));
                     format!("+{}", target.name)
                 }
                 Action::Create { target, object, .. } => {
@@ -276,6 +309,10 @@ mod tests {
         assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("db-1"), Some("db")));
         assert_eq!(pod.labels()["statefulset.kubernetes.io/pod-name"], "db-1");
         cluster.set.spec.as_mut().unwrap().replicas = Some(0);
+        let ready = cluster.observed.pods.clone();
+        cluster.observed.pods.values_mut().for_each(|pod| Arc::make_mut(pod).status = None);
+        assert_eq!(cluster.step(), Vec::<String>::new(), "several unhealthy pods halt it");
+        cluster.observed.pods = ready;
         assert_eq!(cluster.step(), ["-db-1"]);
         assert_eq!(cluster.step(), ["-db-0"]);
         cluster.set.spec.as_mut().unwrap().replicas = Some(1);

@@ -1,0 +1,89 @@
+//! `kill -9` of the server in the middle of rollouts and Jobs: controllers go on where they were, and make nothing twice.
+use e2e::Cluster;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, ResourceExt};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+const REPLICAS: usize = 20;
+const COMPLETIONS: usize = 12;
+const KILLS: usize = 4;
+/// Restart, some work, and the next kill.
+const BETWEEN: Duration = Duration::from_secs(2);
+
+/// Every pod ever seen: its uid, and what it was made for.
+type Seen = Arc<Mutex<BTreeMap<String, Pod>>>;
+
+const WORK: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 20
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: web, image: "eyot.dev/demo:1"}]
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: count}
+spec:
+  completions: 12
+  parallelism: 3
+  completionMode: Indexed
+  template:
+    metadata: {labels: {app: count}}
+    spec:
+      restartPolicy: Never
+      containers: [{name: count, image: "eyot.dev/demo:1", command: [sleep, "1"]}]
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_made_twice() -> anyhow::Result<()> {
+    let cluster = Cluster::start(9)?;
+    let seen = Seen::default();
+    let pods: Api<Pod> = Api::namespaced(cluster.client().await?, "default");
+    let watching = tokio::spawn(remember(pods, seen.clone()));
+    let manifest = cluster.dir().join("work.yaml");
+    std::fs::write(&manifest, WORK)?;
+    cluster.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?;
+    for _ in 0..KILLS {
+        cluster.kill()?;
+        tokio::time::sleep(BETWEEN).await;
+    }
+    cluster.wait_until_ready()?;
+    cluster.kubectl(&["rollout", "status", "deployment", "web", "--timeout=120s"])?;
+    cluster.kubectl(&["wait", "job/count", "--for=condition=complete", "--timeout=120s"])?;
+    // What is made too much would be made by now.
+    tokio::time::sleep(BETWEEN).await;
+    watching.abort();
+
+    let made = |app: &str| -> Vec<Pod> {
+        seen.lock().values().filter(|pod| pod.labels().get("app").is_some_and(|a| a == app)).cloned().collect()
+    };
+    assert_eq!(made("web").len(), REPLICAS, "{:?}", made("web").iter().map(ResourceExt::name_any).collect::<Vec<_>>());
+    let index = |pod: &Pod| pod.annotations()["batch.kubernetes.io/job-completion-index"].parse().unwrap_or(usize::MAX);
+    let mut indexes: Vec<usize> = made("count").iter().map(index).collect();
+    indexes.sort_unstable();
+    assert_eq!(indexes, (0..COMPLETIONS).collect::<Vec<_>>(), "each index has one pod");
+    let counted = cluster.kubectl(&["get", "job", "count", "-o", "jsonpath={.status.succeeded} {.status.failed}"])?;
+    assert_eq!(counted.trim(), COMPLETIONS.to_string());
+    Ok(())
+}
+
+/// Follows the pods across restarts of the server.
+async fn remember(pods: Api<Pod>, seen: Seen) {
+    let mut changes = std::pin::pin!(watcher(pods, watcher::Config::default()).default_backoff());
+    while let Some(change) = changes.next().await {
+        if let Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) = change {
+            seen.lock().insert(pod.uid().unwrap_or_default(), pod);
+        }
+    }
+}
