@@ -10,10 +10,10 @@ fn main() {
     pause();
 }
 
-/// CRI and containerd's events as Rust.
+/// CRI, containerd's events and gRPC's health checks as Rust.
 fn protocols() {
     println!("cargo::rerun-if-changed=proto");
-    let files = ["proto/cri.proto", "proto/events.proto"].map(Path::new);
+    let files = ["proto/cri.proto", "proto/events.proto", "proto/health.proto"].map(Path::new);
     let descriptors = protox::compile(files, [Path::new("proto")]).unwrap_or_else(|error| panic!("{error}"));
     let done = tonic_prost_build::configure().build_server(false).compile_fds(descriptors);
     done.unwrap_or_else(|error| panic!("generating the clients of CRI: {error}"));

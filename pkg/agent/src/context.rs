@@ -5,6 +5,8 @@ use crate::images::Images;
 use crate::machine::Machine;
 use crate::objects::Objects;
 use crate::pod::config::Settings;
+use crate::pod::resize::Ledger;
+use crate::stats::Stats;
 use client::Reflector;
 use client::events::Recorder;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
@@ -12,6 +14,7 @@ use kube::Resource;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 /// The agent's shared parts.
@@ -21,13 +24,16 @@ pub struct Context {
     pub settings: Settings,
     pub cgroups: qos::Cgroups,
     pub recorder: Recorder,
-    pub objects: Objects,
+    pub objects: Arc<Objects>,
     pub images: Images,
     pub services: Reflector<Service>,
     pub machine: Machine,
+    pub stats: Stats,
     pub tracker: TaskTracker,
     /// Which pod (by uid) a container or sandbox belongs to, so that its end finds its actor.
     pub owners: Mutex<HashMap<String, String>>,
+    /// What the pods of this node hold of its CPU and memory.
+    pub ledger: Mutex<Ledger>,
 }
 
 impl Context {

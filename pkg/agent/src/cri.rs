@@ -1,4 +1,4 @@
-//! CRI v1 and containerd's events, over the runtime's socket.
+//! CRI v1 and containerd's events, over the runtime's socket; gRPC's health checks.
 use hyper_util::rt::TokioIo;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,9 +14,12 @@ mod generated {
     pub mod events {
         tonic::include_proto!("containerd.services.events.v1");
     }
+    pub mod health {
+        tonic::include_proto!("grpc.health.v1");
+    }
 }
 pub use generated::cri::*;
-pub use generated::events;
+pub use generated::{events, health};
 
 /// No answer of the runtime may take longer, but those that wait for a container by design.
 const CALL: Duration = Duration::from_secs(120);
@@ -30,6 +33,7 @@ pub mod label {
     pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
     pub const HASH: &str = "io.kubernetes.container.hash";
     pub const TERMINATION_PATH: &str = "io.kubernetes.container.terminationMessagePath";
+    pub const IMAGE: &str = "eyot.dev/image";
     pub const TERMINATION_FILE: &str = "eyot.dev/termination-log";
 }
 

@@ -8,7 +8,7 @@
 //! node: Node object, status, Lease        server: logs, exec, attach, port-forward, metrics on port 10250
 //! ```
 //!
-//! `service` makes and drains it all; `runtime` supervises our own containerd; `logs` reads and rotates logs.
+//! `stats` samples what pods use for the server's metrics; `service` makes and drains it all; `runtime` supervises our own containerd; `logs` reads and rotates logs.
 
 mod context;
 mod cri;
@@ -24,6 +24,7 @@ mod pod;
 pub mod runtime;
 mod server;
 mod service;
+mod stats;
 mod tls;
 mod volumes;
 mod worker;

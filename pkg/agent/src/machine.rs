@@ -13,24 +13,34 @@ pub struct Machine {
     pub boot_id: String,
     pub kernel: String,
     pub os_image: String,
+    /// When the kernel started.
+    pub booted: jiff::Timestamp,
+    /// Processes that the kernel may have at once.
+    pub pid_limit: u64,
     /// The lowest `oom_score_adj` that this process may give to others.
     pub oom_floor: i64,
 }
 
 impl Machine {
     pub fn look() -> Self {
-        let meminfo = procfs::Meminfo::current();
         let uname = rustix::system::uname();
         Self {
             cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
-            memory_bytes: meminfo.map_or(0, |m| i64::try_from(m.mem_total).unwrap_or(i64::MAX)),
+            memory_bytes: i64::try_from(Self::memory_bytes()).unwrap_or(i64::MAX),
             host_name: uname.nodename().to_string_lossy().into_owned(),
             machine_id: first_line("/etc/machine-id"),
             boot_id: first_line("/proc/sys/kernel/random/boot_id"),
             kernel: uname.release().to_string_lossy().into_owned(),
             os_image: os_image(&fs::read_to_string("/etc/os-release").unwrap_or_default()),
+            booted: booted(),
+            pid_limit: first_line("/proc/sys/kernel/pid_max").parse().unwrap_or(0),
             oom_floor: oom_floor(),
         }
+    }
+
+    /// All memory that the kernel has.
+    pub fn memory_bytes() -> u64 {
+        procfs::Meminfo::current().map_or(0, |m| m.mem_total)
     }
 
     /// Size, free and available bytes of the file system of `path`, and its free inodes.
@@ -69,6 +79,11 @@ pub struct Disk {
 
 fn first_line(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn booted() -> jiff::Timestamp {
+    let seconds = procfs::KernelStats::current().map_or(0, |stat| i64::try_from(stat.btime).unwrap_or(0));
+    jiff::Timestamp::from_second(seconds).unwrap_or_default()
 }
 
 fn os_image(os_release: &str) -> String {

@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::cri::events::{Envelope, SubscribeRequest, TaskExit};
 use crate::cri::{Container, ContainerFilter, ListContainersRequest, ListPodSandboxRequest, label, request};
 use crate::files;
+use crate::node::pressure::Eviction;
 use crate::worker::{self, Handle, Wanted};
 use client::{Event, Reflector};
 use k8s_openapi::api::core::v1::Pod;
@@ -61,7 +62,7 @@ impl Manager {
     }
 
     /// Until shutdown; containers stay.
-    pub async fn run(mut self, pods: Reflector<Pod>) {
+    pub async fn run(mut self, pods: Reflector<Pod>, mut evictions: mpsc::Receiver<Eviction>) {
         let (sender, mut ends) = mpsc::channel(ENDS);
         if self.context.options.containerd_events {
             let (context, shutdown) = (self.context.clone(), self.shutdown.clone());
@@ -92,6 +93,11 @@ impl Manager {
                     None => break,
                 },
                 Some(end) = ends.recv() => self.end(end),
+                Some((uid, refusal)) = evictions.recv() => {
+                    if let Some(handle) = self.workers.get(&uid) {
+                        handle.evict(refusal);
+                    }
+                }
                 Some(done) = self.running.join_next() => self.finished(done.ok()),
                 _ = relist.tick() => self.relist(known).await,
             }

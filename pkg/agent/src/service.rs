@@ -8,7 +8,8 @@ use crate::manager::Manager;
 use crate::objects::Objects;
 use crate::options::{DEFAULT_INSTANCE, DEFAULT_LOG_DIR, Options};
 use crate::pod::config::{Resolver, Settings};
-use crate::{node, server};
+use crate::stats::Stats;
+use crate::{images, node, server};
 use client::events;
 use k8s_openapi::api::core::v1::{Pod, Service as ServiceObject};
 use kube::runtime::watcher;
@@ -17,11 +18,15 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How often logs are looked at for rotation.
 const ROTATE: Duration = Duration::from_secs(10);
+
+/// Evictions waiting for the manager: they come one at a time.
+const EVICTIONS: usize = 4;
 
 /// Why an agent can't run.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +57,14 @@ impl Service {
             settings: settings(&options, &machine),
             cgroups: qos::Cgroups::detect(),
             recorder: events.recorder(),
-            objects: Objects::new(options.client.clone()),
+            objects: Arc::new(Objects::new(options.client.clone())),
             images: Images::default(),
             services: options.informers.reflector::<ServiceObject>(),
             machine,
+            stats: Stats::default(),
             tracker: TaskTracker::new(),
             owners: Default::default(),
+            ledger: Default::default(),
             options,
         };
         Self { context: Arc::new(context), events }
@@ -80,8 +87,14 @@ impl Service {
         tracker.spawn(self.events.run(shutdown.clone()));
         tracker.spawn(node::run(context.clone(), shutdown.clone()));
         tracker.spawn(server::run(context.clone(), pods.clone(), listener, shutdown.clone()));
+        tracker.spawn(Stats::run(context.clone(), pods.clone(), shutdown.clone()));
         tracker.spawn(rotate(context.clone(), shutdown.clone()));
-        Manager::new(context, shutdown).run(pods).await;
+        tracker.spawn(images::gc::run(context.clone(), shutdown.clone()));
+        let (sender, evictions) = mpsc::channel(EVICTIONS);
+        tracker.spawn(node::pressure::run(context.clone(), pods.clone(), sender, shutdown.clone()));
+        let objects = context.objects.clone();
+        Manager::new(context, shutdown).run(pods, evictions).await;
+        objects.unfollow_all();
         tracker.close();
         tracker.wait().await;
         Ok(())

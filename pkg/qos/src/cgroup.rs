@@ -18,15 +18,6 @@ pub struct Error {
     source: io::Error,
 }
 
-/// What a group has used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    pub cpu_ns: u64,
-    pub memory_bytes: u64,
-    /// Without file pages that nobody asked for lately.
-    pub working_set_bytes: u64,
-}
-
 /// The machine's hierarchy.
 #[derive(Debug, Clone)]
 pub struct Cgroups {
@@ -40,7 +31,7 @@ impl Cgroups {
         Self::at(Path::new("/sys/fs/cgroup"))
     }
 
-    fn at(root: &Path) -> Self {
+    pub(crate) fn at(root: &Path) -> Self {
         let version = if root.join("cgroup.controllers").exists() { Version::V2 } else { Version::V1 };
         Self { root: root.to_owned(), version }
     }
@@ -91,37 +82,7 @@ impl Cgroups {
         dirs.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
-    /// What a group has used so far; zeroes where the kernel does not tell.
-    pub fn usage(&self, path: &str) -> Usage {
-        match self.version {
-            Version::V1 => self.usage_v1(path),
-            Version::V2 => self.usage_v2(path),
-        }
-    }
-
-    fn usage_v1(&self, path: &str) -> Usage {
-        let memory = self.dir("memory", path);
-        let memory_bytes = number(&memory.join("memory.usage_in_bytes"));
-        let inactive = keyed(&memory.join("memory.stat"), "total_inactive_file");
-        Usage {
-            cpu_ns: number(&self.dir("cpuacct", path).join("cpuacct.usage")),
-            memory_bytes,
-            working_set_bytes: memory_bytes.saturating_sub(inactive),
-        }
-    }
-
-    fn usage_v2(&self, path: &str) -> Usage {
-        let dir = self.dir("", path);
-        let memory_bytes = number(&dir.join("memory.current"));
-        let inactive = keyed(&dir.join("memory.stat"), "inactive_file");
-        Usage {
-            cpu_ns: keyed(&dir.join("cpu.stat"), "usage_usec").saturating_mul(1000),
-            memory_bytes,
-            working_set_bytes: memory_bytes.saturating_sub(inactive),
-        }
-    }
-
-    fn dir(&self, controller: &str, path: &str) -> PathBuf {
+    pub(crate) fn dir(&self, controller: &str, path: &str) -> PathBuf {
         let path = path.trim_start_matches('/');
         match self.version {
             Version::V1 => self.root.join(controller).join(path),
@@ -196,16 +157,6 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
     fs::remove_dir(dir)
 }
 
-fn number(file: &Path) -> u64 {
-    fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
-}
-
-fn keyed(file: &Path, key: &str) -> u64 {
-    let text = fs::read_to_string(file).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-    line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,7 +174,7 @@ mod tests {
             Version::V1 => cgroups.dir("memory", &child).join("memory.limit_in_bytes"),
             Version::V2 => cgroups.dir("memory", &child).join("memory.max"),
         };
-        let limit = number(&file);
+        let limit: u64 = fs::read_to_string(&file).expect("limit").trim().parse().expect("number");
         let children = cgroups.children(&path);
         cgroups.remove(&path).expect("an empty group can be removed");
         cgroups.remove(&path).expect("and is gone then");

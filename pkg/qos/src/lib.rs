@@ -5,6 +5,8 @@
 
 mod cgroup;
 mod plan;
+mod usage;
 
-pub use cgroup::{Cgroups, Error, Usage};
-pub use plan::{Limits, Version};
+pub use cgroup::{Cgroups, Error};
+pub use plan::{Limits, NO_LIMIT, Version};
+pub use usage::Usage;

@@ -14,11 +14,15 @@ pub enum Version {
 pub struct Limits {
     /// Weight among siblings, in cgroup v1's shares (1024 a core).
     pub cpu_shares: Option<i64>,
-    /// Microseconds of CPU time in each [`CPU_PERIOD_US`].
+    /// Microseconds of CPU time in each [`CPU_PERIOD_US`]; [`NO_LIMIT`] lifts an older limit.
     pub cpu_quota_us: Option<i64>,
+    /// [`NO_LIMIT`] lifts an older limit.
     pub memory_bytes: Option<i64>,
     pub pids: Option<i64>,
 }
+
+/// As much as there is.
+pub const NO_LIMIT: i64 = -1;
 
 /// The period that quotas count in, in microseconds.
 pub const CPU_PERIOD_US: i64 = 100_000;
@@ -64,10 +68,14 @@ fn v1(limits: &Limits) -> Vec<Write> {
 fn v2(limits: &Limits) -> Vec<Write> {
     let mut all = Vec::new();
     all.extend(limits.cpu_shares.map(|n| write("cpu", "cpu.weight", weight(n))));
-    all.extend(limits.cpu_quota_us.map(|n| write("cpu", "cpu.max", format!("{n} {CPU_PERIOD_US}"))));
-    all.extend(limits.memory_bytes.map(|n| write("memory", "memory.max", n)));
+    all.extend(limits.cpu_quota_us.map(|n| write("cpu", "cpu.max", format!("{} {CPU_PERIOD_US}", or_max(n)))));
+    all.extend(limits.memory_bytes.map(|n| write("memory", "memory.max", or_max(n))));
     all.extend(limits.pids.map(|n| write("pids", "pids.max", n)));
     all
+}
+
+fn or_max(limit: i64) -> String {
+    if limit == NO_LIMIT { "max".to_owned() } else { limit.to_string() }
 }
 
 /// Shares [2, 262144] as a weight [1, 10000] (Kubernetes KEP-2254).
@@ -94,6 +102,9 @@ mod tests {
         );
         assert_eq!(text(Version::V2), "cpu.weight=39 cpu.max=50000 100000 memory.max=1048576");
         assert_eq!(writes(Version::V2, &Limits::default()), []);
+        let lifted = Limits { memory_bytes: Some(NO_LIMIT), ..Limits::default() };
+        let value = |version| writes(version, &lifted)[0].value.clone();
+        assert_eq!((value(Version::V1).as_str(), value(Version::V2).as_str()), ("-1", "max"));
     }
 
     #[test]

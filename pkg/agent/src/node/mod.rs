@@ -1,5 +1,8 @@
-//! This node's Node object: registered at start, its status kept true, its Lease renewed.
+//! This node's Node object: registered at start, its status kept true, its Lease renewed; `pressure` ends pods when
+//! the node runs short.
+mod evict;
 mod lease;
+pub mod pressure;
 mod status;
 
 use crate::context::Context;

@@ -1,14 +1,11 @@
 //! A Node's status from what the machine and the runtime say. Pure.
+use super::evict::{DISK_LOW_PERCENT, INODES_LOW_PERCENT, MEMORY_LOW_BYTES};
 use crate::cri::{Image, RuntimeCondition};
 use crate::machine::{Disk, Machine};
 use crate::options::Options;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Below these the node says that it is under pressure (the kubelet's default eviction thresholds).
-const MEMORY_LOW_BYTES: u64 = 100 << 20;
-const DISK_LOW_PERCENT: u64 = 10;
-const INODES_LOW_PERCENT: u64 = 5;
 /// Changes of the free disk below this do not matter.
 const DISK_GRAIN_BYTES: u64 = 64 << 20;
 

@@ -277,12 +277,13 @@ fn annotations(start: &Start<'_>) -> HashMap<String, String> {
     HashMap::from([
         (label::RESTART_COUNT.to_owned(), start.restart_count.to_string()),
         (label::HASH.to_owned(), hash(start.container)),
+        (label::IMAGE.to_owned(), text(start.container.image.as_ref()).to_owned()),
         (label::TERMINATION_PATH.to_owned(), path),
         (label::TERMINATION_FILE.to_owned(), start.termination_file.to_owned()),
     ])
 }
 
-/// Changes when what a running container was made from changes: its image.
+/// What tools that read CRI take for the container's definition; see [`label::IMAGE`] for what restarts one.
 pub fn hash(container: &Container) -> String {
     let mut hasher = std::hash::DefaultHasher::new();
     (&container.name, &container.image).hash(&mut hasher);

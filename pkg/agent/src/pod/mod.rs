@@ -1,8 +1,12 @@
-//! One pod: what it needs next, what the runtime is told, and what is reported. Pure but for `observed` and `probe`.
+//! One pod: what it needs next, what the runtime is told, and what is reported. Pure but for `grpc`,
+//! `observed` and `probe`.
+pub mod admit;
 pub mod config;
 pub mod env;
+pub mod grpc;
 pub mod observed;
 pub mod probe;
+pub mod resize;
 pub mod resources;
 pub mod status;
 pub mod step;

@@ -211,6 +211,10 @@ impl Run {
                 let port = port(&tcp.port, &self.container).ok_or("the probe's port is not one of the container's")?;
                 let connected = tokio::net::TcpStream::connect((host(&tcp.host).as_str(), port)).await;
                 connected.map(drop).map_err(|error| dial_error(&host(&tcp.host), port, &error))
+            } else if let Some(grpc) = &probe.grpc {
+                let port = u16::try_from(grpc.port).map_err(|_| "the probe's port is none")?;
+                let service = grpc.service.as_deref().unwrap_or_default();
+                super::grpc::grpc_probe(&self.ip, port, service, within).await
             } else {
                 Err("the probe has no handler that this node knows".into())
             }
@@ -278,6 +282,12 @@ pub async fn http_probe(
         },
     };
     verdict(&answer.map_err(wrong)?)
+}
+
+/// An error with what caused it, innermost last.
+pub fn cause(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// A failed connection in the words that users know from Go.

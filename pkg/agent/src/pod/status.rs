@@ -5,8 +5,8 @@ use super::probe::Health;
 use super::resources::Qos;
 use super::step::{is_sidecar_spec, restart_policy};
 use crate::cri::{ContainerState, ContainerStatus as Cri};
-use k8s_openapi::api::core::v1::{Container, Pod};
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// What is known beyond the runtime.
@@ -24,6 +24,19 @@ pub struct Context<'a> {
     /// The pod was ended for a reason of the node's: phase Failed, with reason and message.
     pub evicted: Option<(&'a str, &'a str)>,
     pub ending: bool,
+    /// Requests and limits that are in force, by container.
+    pub actual: &'a BTreeMap<String, ResourceRequirements>,
+    pub resize: Resize<'a>,
+}
+
+/// How a resize stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Resize<'a> {
+    /// Not granted: reason and message.
+    pub pending: Option<(&'a str, &'a str)>,
+    /// Granted and not yet in force.
+    pub under_way: bool,
+    pub error: Option<&'a str>,
 }
 
 /// The whole status as it should be sent.
@@ -101,6 +114,7 @@ fn container_status(context: &Context<'_>, container: &Container, init: bool) ->
     if let Some(latest) = latest {
         fields.insert("containerID".into(), format!("containerd://{}", latest.id).into());
     }
+    resources(context, container, latest, fields);
     let (state, last) = states(context, container, latest, waiting);
     fields.insert("state".into(), state);
     if let Some(last) = last {
@@ -109,6 +123,17 @@ fn container_status(context: &Context<'_>, container: &Container, init: bool) ->
         fields.insert("lastState".into(), json!({}));
     }
     out
+}
+
+/// What the container was granted, and what is in force (KEP-1287).
+fn resources(context: &Context<'_>, container: &Container, latest: Option<&Cri>, fields: &mut Map<String, Value>) {
+    let granted = container.resources.clone().unwrap_or_default();
+    if let Some(requests) = &granted.requests {
+        fields.insert("allocatedResources".into(), json!(requests));
+    }
+    let actual = context.actual.get(&container.name).filter(|_| is_running(latest));
+    let ResourceRequirements { limits, requests, .. } = actual.cloned().unwrap_or(granted);
+    fields.insert("resources".into(), json!(ResourceRequirements { limits, requests, claims: None }));
 }
 
 /// The runtime may know an image by its id: show the name that was asked for.
@@ -140,16 +165,11 @@ fn states(
         },
         _ => {
             let first_init = spec(context.pod).init_containers.iter().flatten().next().is_some();
-            let reason =
-                if first_init && !is_init(context.pod, container) { "PodInitializing" } else { "ContainerCreating" };
+            let reason = if first_init { "PodInitializing" } else { "ContainerCreating" };
             let (reason, message) = waiting.map_or((reason, ""), |(reason, message)| (reason, message));
             (wait(reason, message), previous())
         }
     }
-}
-
-fn is_init(pod: &Pod, container: &Container) -> bool {
-    spec(pod).init_containers.iter().flatten().any(|init| init.name == container.name)
 }
 
 fn terminated(context: &Context<'_>, status: &Cri) -> Value {
@@ -273,7 +293,21 @@ fn conditions(context: &Context<'_>, phase: &str, init: &[Value], main: &[Value]
         ("ContainersReady", containers),
         ("PodScheduled", (true, "", String::new())),
     ];
-    list.into_iter().map(|(kind, (ok, reason, message))| condition(context, kind, ok, reason, &message)).collect()
+    let list = list.into_iter().map(|(kind, (ok, reason, message))| condition(context, kind, ok, reason, &message));
+    list.chain(resize_conditions(context)).collect()
+}
+
+fn resize_conditions(context: &Context<'_>) -> Vec<Value> {
+    let Resize { pending, under_way, error } = context.resize;
+    let mut out = Vec::new();
+    if let Some((reason, message)) = pending {
+        out.push(condition(context, "PodResizePending", true, reason, message));
+    }
+    if under_way {
+        let (reason, message) = error.map_or(("", ""), |message| ("Error", message));
+        out.push(condition(context, "PodResizeInProgress", true, reason, message));
+    }
+    out
 }
 
 /// None: all gates are open; else what to say.
@@ -354,6 +388,8 @@ mod tests {
             messages: &messages,
             evicted: None,
             ending: false,
+            actual: &BTreeMap::new(),
+            resize: Resize::default(),
         })
     }
 

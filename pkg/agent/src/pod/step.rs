@@ -4,8 +4,9 @@
 //! hold up the next once they have started), then all others; restarts wait for their back-off.
 use super::observed::{Observed, container_name, restart_count};
 use super::probe::Health;
-use crate::cri::{ContainerState, ContainerStatus};
+use crate::cri::{ContainerState, ContainerStatus, label};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// First wait after a crash; doubled each time.
@@ -51,8 +52,12 @@ pub enum Why {
     Unhealthy(&'static str),
     /// activeDeadlineSeconds passed.
     Deadline,
+    /// The node doesn't run it (any more).
+    Refused,
     /// All main containers have ended: sidecars follow.
     Finished,
+    /// It is not what the spec says any more (its image, or resources that take a restart): it starts again.
+    Changed(&'static str),
 }
 
 /// The result of a step.
@@ -76,6 +81,8 @@ pub struct View<'a> {
     pub ending: Option<Why>,
     /// Nanoseconds since the Unix epoch, as CRI counts.
     pub now_ns: i64,
+    /// Containers (by id) that were ended only to be started again, whatever the restart policy says.
+    pub again: &'a BTreeSet<String>,
 }
 
 pub fn step(view: &View<'_>) -> Decision {
@@ -141,7 +148,7 @@ fn over(view: &View<'_>, spec: &PodSpec) -> bool {
     });
     failed_init
         || spec.containers.iter().all(|container| {
-            let status = ended(view.observed, &container.name);
+            let status = ended(view.observed, &container.name).filter(|status| !view.again.contains(&status.id));
             status.is_some_and(|status| status.exit_code == 0 || policy == "Never")
         })
 }
@@ -214,9 +221,15 @@ fn start_or_restart(
     };
     match status.state() {
         ContainerState::ContainerRunning => {
-            if let Some(which) = view.health.failed(container, &status.id) {
+            if is_other_image(container, status) {
+                let why = Why::Changed("definition changed");
+                decision.actions.push(Action::Kill { id: status.id.clone(), name, why });
+            } else if let Some(which) = view.health.failed(container, &status.id) {
                 decision.actions.push(Action::Kill { id: status.id.clone(), name, why: Why::Unhealthy(which) });
             }
+        }
+        ContainerState::ContainerExited if view.again.contains(&status.id) => {
+            decision.actions.push(Action::StartContainer { name, restart_count: count });
         }
         ContainerState::ContainerExited => {
             if policy == "Never" || (policy == "OnFailure" && status.exit_code == 0) {
@@ -237,6 +250,12 @@ fn start_or_restart(
             decision.actions.push(Action::RemoveContainer { id: status.id.clone() });
         }
     }
+}
+
+/// Whether the spec names another image than the one that the container was made from.
+fn is_other_image(container: &Container, status: &ContainerStatus) -> bool {
+    let made_from = status.annotations.get(label::IMAGE);
+    made_from.is_some_and(|image| container.image.as_deref().is_some_and(|wanted| wanted != image))
 }
 
 /// How long a container that has ended waits before it starts again: nothing the first time, then 10 s, doubled
@@ -273,7 +292,6 @@ fn is_sidecar(pod: &Pod, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cri::label;
     use crate::pod::observed::Sandbox;
     use serde_json::json;
     use std::collections::HashMap;
@@ -323,7 +341,7 @@ mod tests {
     }
 
     fn decide(pod: &Pod, observed: &Observed, health: &Fixed, now_ns: i64) -> Decision {
-        step(&View { pod, observed, health, ending: None, now_ns })
+        step(&View { pod, observed, health, ending: None, now_ns, again: &BTreeSet::new() })
     }
 
     fn start(name: &str, restart_count: u32) -> Action {
@@ -384,6 +402,24 @@ mod tests {
     }
 
     #[test]
+    fn another_image_ends_a_container_which_then_starts_again_at_once() {
+        let pod = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "new"}]}));
+        let mut status = container("a", ContainerState::ContainerRunning, 0, 3);
+        assert_eq!(decide(&pod, &sandboxed(vec![status.clone()]), &Fixed::default(), SECOND).actions, []);
+        status.annotations.insert(label::IMAGE.into(), "old".into());
+        let observed = sandboxed(vec![status.clone()]);
+        let why = Why::Changed("definition changed");
+        let kill = Action::Kill { id: "a-3".into(), name: "a".into(), why };
+        assert_eq!(decide(&pod, &observed, &Fixed::default(), SECOND).actions, [kill]);
+        status.state = ContainerState::ContainerExited.into();
+        let (observed, again) = (sandboxed(vec![status]), BTreeSet::from(["a-3".to_owned()]));
+        let health = Fixed::default();
+        let view =
+            View { pod: &pod, observed: &observed, health: &health, ending: None, now_ns: SECOND, again: &again };
+        assert_eq!(step(&view).actions, [start("a", 4)]);
+    }
+
+    #[test]
     fn a_failed_init_container_ends_a_pod_that_never_restarts() {
         let pod =
             pod(json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}));
@@ -406,8 +442,10 @@ mod tests {
         let kill = |name: &str, why| Action::Kill { id: format!("{name}-0"), name: name.into(), why };
         assert_eq!(decide(&pod, &running, &sick, SECOND).actions, [kill("a", Why::Unhealthy("liveness"))]);
         let health = Fixed::default();
+        let again = BTreeSet::new();
         let ending = |observed: &Observed| {
-            step(&View { pod: &pod, observed, health: &health, ending: Some(Why::Deleted), now_ns: SECOND })
+            let ending = Some(Why::Deleted);
+            step(&View { pod: &pod, observed, health: &health, ending, now_ns: SECOND, again: &again })
         };
         assert_eq!(ending(&running).actions, [kill("a", Why::Deleted)]);
         let sidecar_left = sandboxed(vec![container("s", ContainerState::ContainerRunning, 0, 0)]);

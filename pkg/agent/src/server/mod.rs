@@ -1,11 +1,10 @@
 //! The kubelet's API on port 10250: what the API server, and who may act like it, asks of a node.
 //!
-//! `auth` says who asks and whether they may, `routes` what is asked, `logs`, `stream`, `stats` answer.
+//! `auth` says who asks and whether they may, `routes` what is asked, `logs`, `stream` and the crate's `stats` answer.
 mod auth;
 mod body;
 mod logs;
 mod routes;
-mod stats;
 mod stream;
 
 use crate::context::Context;

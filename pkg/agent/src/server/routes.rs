@@ -1,7 +1,9 @@
 //! Which path is answered by what.
 use super::auth::Caller;
 use super::body::{Answer, json, text, with_type};
-use super::{Server, logs, stats, stream};
+use super::{Server, logs, stream};
+use crate::machine::Machine;
+use crate::stats;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::Pod;
@@ -84,10 +86,11 @@ async fn route(server: &Arc<Server>, path: &str, request: Request<Incoming>) -> 
         ["healthz" | "livez" | "readyz", ..] if get => text(StatusCode::OK, "ok"),
         ["pods"] if get => pods(server),
         ["configz"] if get => configz(server),
-        ["stats", "summary"] if get => json(&stats::summary(server).await),
-        ["metrics"] if get => metrics(stats::own_metrics(server)),
-        ["metrics", "resource"] if get => metrics(stats::resource_metrics(server).await),
-        ["metrics", "cadvisor" | "probes"] if get => metrics(String::new()),
+        ["stats", "summary"] if get => summary(server).await,
+        ["metrics"] if get => metrics(own_metrics(server)),
+        ["metrics", "resource"] if get => metrics(stats::resource(&server.sample().await.new)),
+        ["metrics", "cadvisor"] if get => metrics(stats::cadvisor(&server.sample().await.new, &server.context.machine)),
+        ["metrics", "probes"] if get => metrics(String::new()),
         ["containerLogs", namespace, pod, container] if get => {
             logs::answer(server, namespace, pod, container, &query).await
         }
@@ -102,6 +105,26 @@ async fn route(server: &Arc<Server>, path: &str, request: Request<Incoming>) -> 
 
 fn metrics(exposition: String) -> Answer {
     with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", exposition)
+}
+
+async fn summary(server: &Server) -> Answer {
+    let context = &server.context;
+    let disk = Machine::disk(&context.options.data_dir);
+    json(&stats::summary(&context.options.node_name, &context.machine, disk, &server.sample().await))
+}
+
+/// The agent itself.
+fn own_metrics(server: &Server) -> String {
+    let pods = server.our_pods();
+    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
+    let running = pods.iter().filter(|pod| phase(pod).as_deref() == Some("Running")).count();
+    let me = procfs::process::Process::myself().and_then(|me| me.stat());
+    let rss = me.map_or(0, |stat| stat.rss * procfs::page_size());
+    format!(
+        "# TYPE kubelet_desired_pods gauge\nkubelet_desired_pods {}\n# TYPE kubelet_running_pods gauge\n\
+         kubelet_running_pods {running}\n# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {rss}\n",
+        pods.len(),
+    )
 }
 
 fn pods(server: &Server) -> Answer {
@@ -125,6 +148,10 @@ fn configz(server: &Server) -> Answer {
 }
 
 impl Server {
+    async fn sample(&self) -> stats::Pair {
+        self.context.stats.now(&self.context, &self.pods).await
+    }
+
     pub fn our_pods(&self) -> Vec<Arc<Pod>> {
         let node = Some(self.context.options.node_name.as_str());
         let ours = |pod: &Arc<Pod>| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == node;

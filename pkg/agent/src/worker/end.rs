@@ -48,6 +48,7 @@ pub async fn kill(context: &Context, kill: Kill) -> Outcome {
     if !kill.again {
         let message = match &kill.why {
             Why::Unhealthy(which) => format!("Container {} failed {which} probe, will be restarted", kill.name),
+            Why::Changed(what) => format!("Container {} {what}, will be restarted", kill.name),
             _ => format!("Stopping container {}", kill.name),
         };
         context.recorder.normal(&about, "Killing", message);

@@ -31,6 +31,12 @@ pub async fn run(
             let tls = get.scheme.as_deref() == Some("HTTPS");
             return http_probe(host, port, &rooted(get.path.as_deref().unwrap_or_default()), headers, tls).await;
         }
+        if let Some(tcp) = &hook.tcp_socket {
+            let port = port(&tcp.port, container).ok_or("the hook's port is not one of the container's")?;
+            let host = tcp.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(ip);
+            let connected = tokio::net::TcpStream::connect((host, port)).await;
+            return connected.map(drop).map_err(|error| format!("{host}:{port}: {error}"));
+        }
         Err("the hook has no handler that this node knows".to_owned())
     };
     let out_of_time = || Err(format!("the hook did not end within {} s", within.as_secs()));

@@ -5,10 +5,13 @@
 mod end;
 mod hooks;
 mod report;
+mod resize;
 mod start;
 
 use crate::context::Context;
 use crate::cri::ContainerState;
+use crate::objects::Listener;
+use crate::pod::admit::{Refusal, refusal};
 use crate::pod::config::{log_directory, spec};
 use crate::pod::observed::{Observed, Observer, container_name};
 use crate::pod::probe::{OnFailure, Probes};
@@ -17,6 +20,7 @@ use crate::volumes::{self, Volumes};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use report::Reporter;
+use resize::Resizes;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +40,8 @@ const PULL_MAX: Duration = Duration::from_secs(300);
 const PULL_SHOWN: Duration = Duration::from_secs(3);
 /// Volumes that follow objects are brought up to date this often.
 const REFRESH: Duration = Duration::from_secs(45);
+/// What a pod gets that the node can't keep: the shortage hurts all others meanwhile.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// While the runtime doesn't answer.
 const RUNTIME_RETRY: Duration = Duration::from_secs(1);
 /// After a container's end was told, its status may lag a little: looks at it, and the pause between.
@@ -54,10 +60,17 @@ pub struct Wanted {
 pub struct Handle {
     pub wanted: watch::Sender<Wanted>,
     ended: Arc<parking_lot::Mutex<Vec<String>>>,
+    evicted: Arc<parking_lot::Mutex<Option<Refusal>>>,
     wake: Arc<Notify>,
 }
 
 impl Handle {
+    /// The node can't keep the pod.
+    pub fn evict(&self, refusal: Refusal) {
+        *self.evicted.lock() = Some(refusal);
+        self.wake.notify_one();
+    }
+
     /// The runtime's things of this pod have changed.
     pub fn wake(&self) {
         self.wake.notify_one();
@@ -80,6 +93,7 @@ enum Job {
     Start(String),
     Kill(String),
     RemoveContainer(String),
+    Resize,
     Report,
     Release,
     Forget,
@@ -92,6 +106,7 @@ enum Outcome {
     Failed,
     Volumes(Volumes, bool),
     Start(start::Result),
+    Resized(resize::Updated),
     Report(report::Sent),
 }
 
@@ -119,6 +134,8 @@ pub struct Worker {
     /// When SIGKILL comes, by container that is being killed.
     kills: HashMap<String, Instant>,
     volumes: Option<Volumes>,
+    /// Hears of changes of what volumes show.
+    listener: Listener,
     mounted: Option<Instant>,
     waiting: BTreeMap<String, (String, String)>,
     /// When a failed pull was noticed, by container.
@@ -132,6 +149,11 @@ pub struct Worker {
     released: bool,
     forgotten: bool,
     reporter: Reporter,
+    resizes: Resizes,
+    /// The node ends the pod, or never began it.
+    refused: Option<Refusal>,
+    /// The node can't keep the pod: not taken up yet.
+    evicted: Arc<parking_lot::Mutex<Option<Refusal>>>,
 }
 
 /// Starts the actor of a pod.
@@ -139,8 +161,10 @@ pub fn spawn(context: Arc<Context>, wanted: Wanted, shutdown: CancellationToken)
     let ended = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let wake = Arc::new(Notify::new());
     let (sender, receiver) = watch::channel(wanted.clone());
-    let handle = Handle { wanted: sender, ended: ended.clone(), wake: wake.clone() };
-    let worker = Worker::new(context, wanted, receiver, ended, wake);
+    let evicted = Arc::default();
+    let handle = Handle { wanted: sender, ended: ended.clone(), evicted: Arc::clone(&evicted), wake: wake.clone() };
+    let mut worker = Worker::new(context, wanted, receiver, ended, wake);
+    worker.evicted = evicted;
     (handle, worker.run(shutdown))
 }
 
@@ -159,7 +183,8 @@ impl Worker {
             unhealthy(context.clone(), pod.clone()),
             context.tracker.clone(),
         );
-        Self {
+        let listener = Listener::new(wake.clone());
+        let mut worker = Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             gone: wanted.gone,
             wanted: receiver,
@@ -174,6 +199,7 @@ impl Worker {
             retries: HashMap::new(),
             kills: HashMap::new(),
             volumes: Some(Volumes::default()),
+            listener,
             mounted: None,
             waiting: BTreeMap::new(),
             pull_failed: HashMap::new(),
@@ -184,8 +210,26 @@ impl Worker {
             released: false,
             forgotten: false,
             reporter: Reporter::new(&pod),
+            resizes: Resizes::default(),
+            refused: None,
+            evicted: Arc::default(),
             context,
-            pod,
+            pod: pod.clone(),
+        };
+        worker.take_up(pod);
+        worker
+    }
+
+    /// What an earlier agent put in force, and what the pod holds.
+    fn take_up(&mut self, pod: Arc<Pod>) {
+        let held = crate::pod::resize::as_reported(&pod);
+        let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+        let actual = statuses.filter_map(|status| Some((status.name.clone(), status.resources.clone()?)));
+        self.resizes.actual = actual.collect();
+        self.pod = self.grant(pod, &held);
+        self.refused = refusal(&self.pod).filter(|_| !self.reporter.has_ended());
+        if let Some(refusal) = &self.refused {
+            self.context.warn(&self.pod, refusal.reason, refusal.message.clone());
         }
     }
 
@@ -211,14 +255,16 @@ impl Worker {
         self.note_ends();
         let ending = self.ending();
         self.probe(ending.is_some());
+        let resize = if ending.is_none() { self.resize() } else { REFRESH };
         let decision = step(&View {
             pod: &self.pod,
             observed: &self.observed,
             health: &self.probes,
             ending: ending.clone(),
             now_ns: i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX),
+            again: &self.resizes.again,
         });
-        let mut again = decision.again_in.unwrap_or(REFRESH).min(self.deadline_in());
+        let mut again = decision.again_in.unwrap_or(REFRESH).min(self.deadline_in()).min(resize);
         self.back_off(&decision);
         if decision.finished {
             self.finish();
@@ -251,7 +297,12 @@ impl Worker {
         // The manager lets go of an actor only when the process ends.
         if alive {
             self.gone |= wanted.gone;
-            self.pod = wanted.pod;
+            let held = self.pod.clone();
+            self.pod = self.grant(wanted.pod, &held);
+            let shown = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+            if shown(&held) != shown(&self.pod) {
+                self.listener.tell();
+            }
         }
     }
 
@@ -288,14 +339,27 @@ impl Worker {
                 self.messages.insert(status.id.clone(), message);
             }
         }
+        self.resizes.again.retain(|id| self.observed.containers.iter().any(|status| status.id == *id));
         self.messages.retain(|id, _| self.observed.containers.iter().any(|status| status.id == *id));
     }
 
     /// Why the pod is to end, if it is; the time that is left begins with the first such reason and only shrinks.
     fn ending(&mut self) -> Option<Why> {
+        if let Some(refusal) = self.evicted.lock().take()
+            && self.refused.is_none()
+        {
+            self.context.warn(&self.pod, refusal.reason, refusal.message.clone());
+            self.deadline = Some(Instant::now() + EVICTION_GRACE);
+            self.refused = Some(refusal);
+        }
         let metadata = &self.pod.metadata;
         let why = if self.gone || metadata.deletion_timestamp.is_some() {
             Some(Why::Deleted)
+        } else if self.refused.is_some() {
+            Some(Why::Refused)
+        } else if self.reporter.has_ended() {
+            // It ended under an earlier agent: whatever the runtime has forgotten since, it never starts again.
+            Some(Why::Finished)
         } else {
             self.past_deadline().then_some(Why::Deadline)
         };
@@ -427,6 +491,7 @@ impl Worker {
         let ips = self.ips();
         let (context, pod) = self.shared();
         let target = start::target(&self.pod, &self.observed, &name);
+        self.resizes.actual.insert(name.clone(), container.resources.clone().unwrap_or_default());
         self.job(Job::Start(name), async move {
             let wanted = start::Wanted { pod, container, sandbox, restart_count, ips, target };
             Outcome::Start(start::container(&context, wanted).await)
@@ -441,6 +506,9 @@ impl Worker {
         // A kill that runs is overtaken by one with less time.
         if known.is_some_and(|known| deadline + Duration::from_secs(1) > known) {
             return REFRESH;
+        }
+        if matches!(why, Why::Changed(_)) {
+            self.resizes.again.insert(id.clone());
         }
         let job = Job::Kill(id.clone());
         let again = known.is_some();
@@ -479,6 +547,7 @@ impl Worker {
             return wait;
         }
         let (context, pod) = self.shared();
+        context.objects.follow(&self.uid, &pod, &self.listener, &context.tracker);
         let first = self.mounted.is_none();
         self.job(Job::Volumes, async move {
             let ready = start::prepare(&context, &pod, &mut volumes, first).await;
@@ -493,6 +562,9 @@ impl Worker {
         }
         // A restarted agent has not looked yet.
         let Some(at) = self.mounted else { return self.mount() };
+        if !self.busy.contains_key(&Job::Volumes) && self.listener.take() {
+            return self.mount();
+        }
         match REFRESH.checked_sub(at.elapsed()) {
             Some(left) if !left.is_zero() => left,
             _ => self.mount(),
@@ -563,11 +635,16 @@ impl Worker {
                 }
                 (!ready).then(|| self.growing(&key, RETRY_MIN, RETRY_MAX))
             }
+            Outcome::Resized(updated) => self.resized(updated).then(|| self.growing(&key, RETRY_MIN, RETRY_MAX)),
             Outcome::Start(result) => self.started(&key, result),
             Outcome::Report(sent) => self.reporter.sent(sent).then(|| self.growing(&key, RETRY_MIN, RETRY_MAX)),
         };
         match (&key, wait) {
-            (Job::Release, None) => self.released = true,
+            (Job::Release, None) => {
+                self.released = true;
+                self.context.objects.unfollow(&self.uid);
+                self.context.ledger.lock().remove(&self.uid);
+            }
             (Job::Forget, None) => self.forgotten = true,
             (Job::Kill(id), _) => drop(self.kills.remove(id)),
             _ => {}

@@ -36,6 +36,11 @@ impl Reporter {
         Self { last, next: None, gone: false, ended }
     }
 
+    /// It had ended before this agent knew it.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Whether the server knows everything.
     pub fn is_settled(&self) -> bool {
         self.gone || self.ended || (self.next.is_none() && self.last.is_some())
@@ -68,7 +73,8 @@ impl Worker {
             return;
         }
         let mut new = self.status_now(ending);
-        if finished && ending {
+        // What the node ended has failed, however well its containers took it.
+        if finished && ending && new.get("reason").is_none() {
             end_phase(&mut new);
         }
         if let Some(last) = self.reporter.next.as_ref().or(self.reporter.last.as_ref()) {
@@ -89,6 +95,8 @@ impl Worker {
         let deadline = self.past_deadline() && self.pod.metadata.deletion_timestamp.is_none();
         let evicted =
             deadline.then_some(("DeadlineExceeded", "Pod was active on the node longer than the specified deadline"));
+        let refused = self.refused.as_ref().map(|refusal| (refusal.reason, refusal.message.as_str()));
+        let evicted = refused.or(evicted);
         let mut new = status(&status::Context {
             pod: &self.pod,
             observed: &self.observed,
@@ -99,6 +107,12 @@ impl Worker {
             messages: &self.messages,
             evicted,
             ending,
+            actual: &self.resizes.actual,
+            resize: status::Resize {
+                pending: self.resizes.pending.as_ref().map(|pending| (pending.reason, pending.message.as_str())),
+                under_way: self.resizes.under_way,
+                error: self.resizes.error.as_deref(),
+            },
         });
         new["startTime"] = self.began.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
         new
@@ -137,8 +151,20 @@ fn patch(uid: &str, last: Option<&Value>, new: &Value) -> Value {
             }
         }
     }
+    if let Some(conditions) = status["conditions"].as_array_mut() {
+        let has = |kind: &Value, all: &[Value]| all.iter().any(|condition| condition["type"] == *kind);
+        let before = last.and_then(|last| last["conditions"].as_array()).into_iter().flatten();
+        for old in before.filter(|old| OURS_FOR_A_TIME.iter().any(|kind| old["type"] == *kind)) {
+            if !has(&old["type"], conditions) {
+                conditions.push(json!({"type": old["type"], "$patch": "delete"}));
+            }
+        }
+    }
     json!({"metadata": {"uid": uid}, "status": status})
 }
+
+/// Conditions that go when what they tell is over.
+const OURS_FOR_A_TIME: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 async fn send(context: &Context, pod: &Pod, patch: Value, new: Value) -> Sent {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -173,6 +199,14 @@ mod tests {
         let condition = patch["status"]["conditions"][0].as_object().expect("object");
         assert_eq!(condition.get("reason"), Some(&Value::Null));
         assert_eq!(condition.get("message"), None);
+    }
+
+    #[test]
+    fn conditions_of_a_resize_go_with_it() {
+        let last = json!({"conditions": [{"type": "PodResizePending", "status": "True"}, {"type": "x/own"}]});
+        let patch = patch("u", Some(&last), &json!({"conditions": []}));
+        let gone = json!([{"type": "PodResizePending", "$patch": "delete"}]);
+        assert_eq!(patch["status"]["conditions"], gone, "those of others stay");
     }
 
     #[test]

@@ -5,9 +5,11 @@ use crate::cri::{self, CreateContainerRequest, RunPodSandboxRequest, StartContai
 use crate::pod::config::{self, spec};
 use crate::pod::env::{Sources, environment};
 use crate::pod::observed::{Observed, Sandbox};
-use crate::pod::resources::{Qos, amount, cgroup_parent, shares};
+use crate::pod::resources::{Qos, cgroup_parent, pod_limits};
 use crate::volumes::{self, Volumes};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::Api;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -66,34 +68,20 @@ fn ground(context: &Context, pod: &Pod) -> io::Result<()> {
     fs::create_dir_all(config::log_directory(pod, &context.settings))?;
     let qos = Qos::of(spec(pod));
     let parent = cgroup_parent(&context.options.instance, pod, qos);
-    context.cgroups.create(&parent, &limits(pod, qos)).map_err(io::Error::other)
-}
-
-/// The pod's own group: the sum of what its containers ask for; a limit only where every container has one.
-fn limits(pod: &Pod, qos: Qos) -> qos::Limits {
-    let containers = &spec(pod).containers;
-    let sum = |name: &str, limit: bool| -> i64 { containers.iter().filter_map(|c| amount(c, name, limit)).sum() };
-    let all = |name: &str| containers.iter().all(|c| amount(c, name, true).is_some_and(|n| n > 0));
-    let init = spec(pod).init_containers.iter().flatten();
-    let largest = |name: &str| init.clone().filter_map(|c| amount(c, name, true)).max().unwrap_or(0);
-    let init_all = |name: &str| init.clone().all(|c| amount(c, name, true).is_some_and(|n| n > 0));
-    let limit = |name: &str| (all(name) && init_all(name)).then(|| sum(name, true).max(largest(name)));
-    qos::Limits {
-        cpu_shares: Some(if qos == Qos::BestEffort {
-            2
-        } else {
-            shares(sum("cpu", false).max(sum("cpu", true).min(0)))
-        }),
-        cpu_quota_us: limit("cpu").map(|milli| (milli * 100).max(1000)),
-        memory_bytes: limit("memory"),
-        pids: None,
-    }
+    context.cgroups.create(&parent, &pod_limits(spec(pod))).map_err(io::Error::other)
 }
 
 /// The pod's sandbox: its namespaces, its network, its group.
 pub async fn sandbox(context: &Context, pod: &Pod, uid: &str, attempt: u32) -> Outcome {
     let config = config::sandbox(pod, &context.settings, attempt);
-    let ask = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+    let runtime_handler = match handler(context, pod).await {
+        Ok(handler) => handler,
+        Err(message) => {
+            context.warn(pod, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"));
+            return Outcome::Failed;
+        }
+    };
+    let ask = RunPodSandboxRequest { config: Some(config), runtime_handler };
     match context.cri.runtime().run_pod_sandbox(request(ask)).await {
         Ok(answer) => {
             context.owners.lock().insert(answer.into_inner().pod_sandbox_id, uid.to_owned());
@@ -108,6 +96,24 @@ pub async fn sandbox(context: &Context, pod: &Pod, uid: &str, attempt: u32) -> O
             context.warn(pod, "FailedCreatePodSandBox", message);
             Outcome::Failed
         }
+    }
+}
+
+/// What the runtime calls the pod's RuntimeClass; empty: its default. Known from the pod's checkpoint while no server
+/// answers.
+async fn handler(context: &Context, pod: &Pod) -> std::result::Result<String, String> {
+    let Some(name) = spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
+        return Ok(String::new());
+    };
+    let checkpoint = context.checkpoint_dir(pod.metadata.uid.as_deref().unwrap_or_default()).join("runtime-handler");
+    match Api::<RuntimeClass>::all(context.options.client.clone()).get(name).await {
+        Ok(class) => {
+            let saved = crate::files::write_private(&checkpoint, class.handler.as_bytes());
+            saved.map_err(|error| format!("{}: {error}", checkpoint.display()))?;
+            Ok(class.handler)
+        }
+        Err(error) => fs::read_to_string(&checkpoint)
+            .map_err(|_| format!("failed to get handler for runtime class {name}: {error}")),
     }
 }
 

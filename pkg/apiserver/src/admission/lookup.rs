@@ -42,3 +42,8 @@ pub async fn priority_class(call: &Call<'_>, name: &str) -> Result<Option<Option
     let defaults = classes.filter(|c| c["globalDefault"] == true);
     Ok(Some(defaults.min_by_key(|c| c["value"].as_i64())))
 }
+
+/// The RuntimeClass of that name.
+pub async fn runtime_class(call: &Call<'_>, name: &str) -> Result<Option<Value>> {
+    object(call, &format!("/registry/runtimeclasses/{name}")).await
+}

@@ -6,6 +6,7 @@ mod namespaces;
 mod node_restriction;
 mod nodes;
 mod priority;
+mod runtime_class;
 mod service_account;
 mod tolerations;
 
@@ -63,7 +64,15 @@ async fn create_pod(call: &Call<'_>, pod: &mut Value) -> Result<()> {
     let class = lookup::priority_class(call, &class)
         .await?
         .ok_or_else(|| forbid(format!("no PriorityClass with name {class} was found")))?;
-    priority::resolve(pod, class.as_ref()).map_err(forbid)
+    priority::resolve(pod, class.as_ref()).map_err(&forbid)?;
+    let class = match runtime_class::wanted(pod) {
+        Some(name) => {
+            let found = lookup::runtime_class(call, name).await?;
+            Some(found.ok_or_else(|| forbid(format!("pod rejected: RuntimeClass \"{name}\" not found")))?)
+        }
+        None => None,
+    };
+    runtime_class::resolve(pod, class.as_ref()).map_err(forbid)
 }
 
 /// Refuses what the plugins don't want.

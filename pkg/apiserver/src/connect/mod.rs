@@ -1,4 +1,5 @@
-//! Connections through the API: logs, exec, attach, port-forward, and HTTP proxied to pods, services and nodes.
+//! Connections through the API: logs, exec, attach, port-forward, HTTP proxied to pods, services and nodes, and
+//! what these use (`metrics`).
 //!
 //! Place in the flow: `front -> [connect] -> agent:10250 -> container runtime`, or straight to a pod's address.
 //! Agents speak SPDY/3.1 alone; WebSocket clients are translated (`exec`) or unwrapped (`tunnel`).
@@ -7,6 +8,7 @@ mod agent;
 mod exec;
 mod locate;
 mod log;
+mod metrics;
 mod proxy;
 pub(crate) mod relay;
 mod rewrite;
@@ -16,6 +18,7 @@ mod upgrade;
 mod websocket;
 
 pub use agent::Agents;
+pub(crate) use metrics::{GROUP as METRICS_GROUP, VERSION as METRICS_VERSION};
 
 use crate::authz::Attributes;
 use crate::body::RequestBody;
@@ -28,10 +31,12 @@ use std::sync::Arc;
 /// Whether this module serves the resource.
 pub fn serves(info: &RequestInfo) -> bool {
     let core = info.group.is_empty() && info.version == "v1";
-    core && matches!(
-        (&*info.resource, &*info.subresource),
-        ("pods", "log" | "exec" | "attach" | "portforward" | "proxy") | ("services" | "nodes", "proxy")
-    )
+    metrics::serves(info)
+        || core
+            && matches!(
+                (&*info.resource, &*info.subresource),
+                ("pods", "log" | "exec" | "attach" | "portforward" | "proxy") | ("services" | "nodes", "proxy")
+            )
 }
 
 /// Serves one connection; the request is authorized already.
@@ -39,6 +44,9 @@ pub fn serves(info: &RequestInfo) -> bool {
 /// # Errors
 /// The Status to answer.
 pub async fn serve(front: &Arc<Front>, info: RequestInfo, user: &User, request: Request<RequestBody>) -> Answer {
+    if metrics::serves(&info) {
+        return metrics::serve(front, &info).await;
+    }
     if info.name.is_empty() {
         return Err(Status::no_such_path());
     }

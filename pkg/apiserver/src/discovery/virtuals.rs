@@ -1,5 +1,6 @@
-//! Resources that are never stored: access and token reviews, which the front answers by itself, bindings, and how
-//! the parts of the server are.
+//! Resources that are never stored: access and token reviews, which the front answers by itself, bindings, how
+//! the parts of the server are, and metrics, which it asks the agents for.
+use crate::connect::{METRICS_GROUP, METRICS_VERSION};
 use crate::registry::Resource;
 use api::GroupVersionResource;
 use std::sync::{Arc, LazyLock};
@@ -21,6 +22,9 @@ const REVIEWS: [(&str, &str, &str, bool); 6] = [
     (AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews", false),
 ];
 
+/// Kind, plural, whether it is namespaced.
+const METRICS: [(&str, &str, bool); 2] = [("NodeMetrics", "nodes", false), ("PodMetrics", "pods", true)];
+
 /// Their descriptors, for discovery.
 pub fn resources() -> &'static [Arc<Resource>] {
     static RESOURCES: LazyLock<Vec<Arc<Resource>>> = LazyLock::new(|| {
@@ -31,7 +35,15 @@ pub fn resources() -> &'static [Arc<Resource>] {
             verbs: vec!["get", "list"],
             ..row("", "ComponentStatus", COMPONENT_STATUSES, false)
         };
-        reviews.chain([row("", "Binding", BINDINGS, true), component]).map(Arc::new).collect()
+        let metrics = METRICS.iter().map(|&(kind, plural, namespaced)| Resource {
+            gvr: GroupVersionResource::new(METRICS_GROUP, METRICS_VERSION, plural),
+            list_kind: format!("{kind}List"),
+            verbs: vec!["get", "list"],
+            storage_version: api::GroupVersion::new(METRICS_GROUP, METRICS_VERSION),
+            ..row(METRICS_GROUP, kind, plural, namespaced)
+        });
+        let core = [row("", "Binding", BINDINGS, true), component];
+        reviews.chain(core).chain(metrics).map(Arc::new).collect()
     });
     &RESOURCES
 }

@@ -230,6 +230,8 @@ fn sysctls(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
         let (at, name) = (path.index(i), sysctl.text("name"));
         if name.is_empty() {
             errors.required(&at.child("name"), "");
+        } else if !is_sysctl(name) {
+            errors.invalid(&at.child("name"), name, NO_SYSCTL);
         } else if !seen.insert(name) {
             errors.duplicate(&at.child("name"), name);
         }
@@ -237,6 +239,19 @@ fn sysctls(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
             errors.invalid(&at.child("name"), name, "may not be specified when 'hostNetwork' is true");
         }
     }
+}
+
+const SYSCTL_BYTES: usize = 253;
+const NO_SYSCTL: &str = "must have at most 253 characters and match regex \
+                         ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+
+/// A kernel parameter's name, its parts divided by dots or slashes (sysctl.d(5)).
+fn is_sysctl(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let part = |part: &str| {
+        part.starts_with(plain) && part.ends_with(plain) && part.chars().all(|c| plain(c) || "-_".contains(c))
+    };
+    name.len() <= SYSCTL_BYTES && name.split(['.', '/']).all(part)
 }
 
 pub(super) fn seccomp(errors: &mut Errors, path: &Path<'_>, context: &Value) {

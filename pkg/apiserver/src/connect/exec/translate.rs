@@ -116,9 +116,24 @@ where
         Ok(agent) => session.carry(agent, &mut to_client, from_client).await,
         Err(status) => Some(status.to_json().into()),
     };
-    let Some(status) = status else { return };
+    let Some(status) = status.and_then(|status| last_word(protocol, status)) else {
+        return websocket::close(&mut to_client).await;
+    };
     let _ = websocket::send(&mut to_client, websocket::encode(ERROR, &status, base64)).await;
     websocket::close(&mut to_client).await;
+}
+
+/// What the error channel says at last: a Status from version 4 of the protocol on; before, an error's text alone,
+/// and nothing after success (`k8s.io/kubelet/pkg/cri/streaming/remotecommand`, `v1WriteStatusFunc`).
+fn last_word(protocol: &str, status: Bytes) -> Option<Bytes> {
+    if protocol.starts_with("v4.") || protocol.starts_with("v5.") {
+        return Some(status);
+    }
+    let status: serde_json::Value = serde_json::from_slice(&status).ok()?;
+    match status["status"].as_str() {
+        Some("Success") => None,
+        _ => Some(status["message"].as_str().unwrap_or_default().to_owned().into()),
+    }
 }
 
 struct Session {
@@ -279,6 +294,15 @@ mod tests {
         assert_eq!(read("command=sh&stdin=true&stdout=true&stderr=true&tty=true"), Ok(terminal));
         assert_eq!(read("command=sh").unwrap_err().code, 400);
         assert_eq!(read("stdout=true").unwrap_err().message, "you must specify at least 1 command for exec");
+    }
+
+    #[test]
+    fn old_protocols_hear_of_errors_alone() {
+        let well: Bytes = r#"{"status":"Success"}"#.into();
+        let wrong: Bytes = r#"{"status":"Failure","message":"exit code 1"}"#.into();
+        assert_eq!(last_word("v4.channel.k8s.io", well.clone()), Some(well.clone()));
+        assert_eq!(last_word("channel.k8s.io", well), None);
+        assert_eq!(last_word("base64.channel.k8s.io", wrong), Some("exit code 1".into()));
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! Images: those on this machine first, then from their registry.
+//! Images: those on this machine first, then from their registry; `gc` removes those that nobody runs.
+pub mod gc;
+
 use crate::context::{Context, container_reference};
 use crate::cri::{AuthConfig, ImageSpec, ImageStatusRequest, PullImageRequest, request, request_within};
 use base64::Engine;
@@ -32,6 +34,8 @@ pub struct Failure {
 #[derive(Default)]
 pub struct Images {
     pulling: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// The disk runs out: unused images go now.
+    pub short_of_disk: tokio::sync::Notify,
 }
 
 impl Images {

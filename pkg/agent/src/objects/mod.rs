@@ -1,5 +1,9 @@
 //! ConfigMaps and Secrets that pods refer to: fetched when needed, remembered for a while, and kept beside the pod's
-//! checkpoint so that pods start when no server answers.
+//! checkpoint so that pods start when no server answers. `follow` watches those in volumes.
+mod follow;
+
+pub use follow::Listener;
+
 use crate::files;
 use kube::{Api, Resource};
 use parking_lot::Mutex;
@@ -24,7 +28,23 @@ type Key = (String, String, String);
 /// The node's view of ConfigMaps and Secrets.
 pub struct Objects {
     client: kube::Client,
-    known: Mutex<HashMap<Key, (Instant, Option<Value>)>>,
+    known: Mutex<HashMap<Key, Known>>,
+    followed: Mutex<follow::Followed>,
+}
+
+/// An object as last seen; `None`: there was none.
+#[derive(Clone)]
+struct Known {
+    at: Instant,
+    object: Option<Value>,
+    /// A watch keeps it up to date.
+    live: bool,
+}
+
+impl Known {
+    fn is_fresh(&self) -> bool {
+        self.live || self.at.elapsed() < FRESH
+    }
 }
 
 /// A kind that pods refer to by name.
@@ -43,7 +63,7 @@ impl<K> Referred for K where
 
 impl Objects {
     pub fn new(client: kube::Client) -> Self {
-        Self { client, known: Mutex::default() }
+        Self { client, known: Mutex::default(), followed: Mutex::default() }
     }
 
     /// The object, `None` when there is none. While no server answers: as last seen by this pod.
@@ -55,7 +75,7 @@ impl Objects {
     ) -> Result<Option<K>, kube::Error> {
         let kind = K::kind(&()).into_owned();
         let key = (kind, namespace.to_owned(), name.to_owned());
-        let remembered = self.known.lock().get(&key).filter(|(at, _)| at.elapsed() < FRESH).map(|(_, v)| v.clone());
+        let remembered = self.known.lock().get(&key).filter(|known| known.is_fresh()).map(|known| known.object.clone());
         if let Some(object) = remembered {
             save(checkpoint, &key, object.as_ref());
             return Ok(object.and_then(|object| serde_json::from_value(object).ok()));
@@ -85,9 +105,12 @@ impl Objects {
     fn remember(&self, key: Key, value: Option<Value>) {
         let mut known = self.known.lock();
         if known.len() >= ENTRIES {
-            known.retain(|_, (at, _)| at.elapsed() < FRESH);
+            known.retain(|_, known| known.is_fresh());
         }
-        known.insert(key, (Instant::now(), value));
+        // What a watch has said meanwhile is newer.
+        if known.get(&key).is_none_or(|known| !known.live) {
+            known.insert(key, Known { at: Instant::now(), object: value, live: false });
+        }
     }
 }
 
