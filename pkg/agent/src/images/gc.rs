@@ -92,6 +92,8 @@ async fn collect(context: &Context, seen: &mut Seen) {
         in_use.insert(container.image_ref);
         in_use.extend(container.image.map(|image| image.image));
     }
+    // What came by hand can't be pulled again.
+    in_use.extend(crate::runtime::imported(&context.options.data_dir));
     let now = Instant::now();
     let unused = seen.unused(&images.into_inner().images, &in_use, now);
     for id in plan(Machine::disk(&context.options.data_dir), unused, now) {

@@ -6,9 +6,9 @@ use k8s_openapi::api::core::v1::Pod;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-/// The kubelet's default thresholds.
+/// The kubelet's default thresholds; for disks k3s's, which suit small nodes with large ones.
 pub const MEMORY_LOW_BYTES: u64 = 100 << 20;
-pub const DISK_LOW_PERCENT: u64 = 10;
+pub const DISK_LOW_PERCENT: u64 = 5;
 pub const INODES_LOW_PERCENT: u64 = 5;
 /// Pods from this priority on stay: the node itself needs them.
 const CRITICAL: i32 = 2_000_000_000;
@@ -116,7 +116,7 @@ mod tests {
         let disk = |available_bytes, inodes_free| Disk { size_bytes: 1000, available_bytes, inodes: 1000, inodes_free };
         assert_eq!(Shortage::of(1 << 30, disk(500, 500)), None);
         assert_eq!(Shortage::of(1 << 20, disk(1, 1)), Some(Shortage::Memory(1 << 20)));
-        assert_eq!(Shortage::of(1 << 30, disk(99, 500)), Some(Shortage::Disk(99, 100)));
+        assert_eq!(Shortage::of(1 << 30, disk(49, 500)), Some(Shortage::Disk(49, 50)));
         assert_eq!(Shortage::of(1 << 30, disk(500, 49)), Some(Shortage::Inodes(49, 50)));
     }
 }

@@ -37,6 +37,13 @@ struct Imported {
     references: Vec<String>,
 }
 
+/// The names of all images that a record tells of; none when there is no record.
+pub fn references(record: &Path) -> BTreeSet<String> {
+    let known =
+        fs::read(record).ok().and_then(|bytes| serde_json::from_slice::<BTreeMap<String, Imported>>(&bytes).ok());
+    known.into_iter().flatten().flat_map(|(_, imported)| imported.references).collect()
+}
+
 /// The directory and what is known of it.
 pub struct Importer {
     dir: PathBuf,

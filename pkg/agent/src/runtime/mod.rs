@@ -41,6 +41,14 @@ pub struct Options {
     pub pause_image: Option<String>,
 }
 
+/// The record of imports within containerd's root.
+const IMPORT_RECORD: &str = "eyot-imported.json";
+
+/// The names of images that were imported from archives; `agent_dir` is the agent's own directory.
+pub(crate) fn imported(agent_dir: &Path) -> std::collections::BTreeSet<String> {
+    import::references(&agent_dir.join("containerd").join(IMPORT_RECORD))
+}
+
 impl Options {
     /// The options of an instance (default "eyot") with its own containerd.
     pub fn new(instance: &str, data_dir: &Path) -> Self {

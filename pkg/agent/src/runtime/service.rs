@@ -203,7 +203,7 @@ impl Service {
     }
 
     fn importer(&self, setup: &Setup) -> Importer {
-        let record = self.options.root().join("eyot-imported.json");
+        let record = self.options.root().join(super::IMPORT_RECORD);
         Importer::new(&self.options.images_dir(), &record, setup.ctr.clone(), setup.containerd.clone())
     }
 }

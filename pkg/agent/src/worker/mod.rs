@@ -473,6 +473,11 @@ impl Worker {
             Action::RemoveContainer { id } => {
                 let ((context, pod), key) = (self.shared(), Job::RemoveContainer(id.clone()));
                 let status = self.observed.containers.iter().find(|status| status.id == id).cloned();
+                // Created and not started yet: by a job that is at it.
+                let name = status.as_ref().map(|status| container_name(status).to_owned()).unwrap_or_default();
+                if self.busy.contains_key(&Job::Start(name)) {
+                    return REFRESH;
+                }
                 self.job(key, async move { end::remove_old(&context, &pod, &id, status).await })
             }
             Action::StartContainer { name, restart_count } => self.start(name, restart_count),
