@@ -1,6 +1,6 @@
 //! Flags, environment and the configuration file, as one command line.
 use clap::{Args, Parser, Subcommand};
-use node::config::{Cidr, Node, Server};
+use node::config::{Ipv4Net, Node, Server};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -108,11 +108,11 @@ pub struct ServerArgs {
     #[arg(long, env = "EYOT_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
     /// Network of pods
-    #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR")]
-    pub cluster_cidr: Cidr,
+    #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR", value_parser = network)]
+    pub cluster_cidr: Ipv4Net,
     /// Network of Services
-    #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR")]
-    pub service_cidr: Cidr,
+    #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR", value_parser = network)]
+    pub service_cidr: Ipv4Net,
     /// Address of cluster DNS (default: the tenth of the service network)
     #[arg(long, value_name = "IP")]
     pub cluster_dns: Option<Ipv4Addr>,
@@ -125,6 +125,9 @@ pub struct ServerArgs {
     /// Run no node in this process
     #[arg(long)]
     pub disable_agent: bool,
+    /// Parts to leave out: servicelb, where another program serves Services of type LoadBalancer
+    #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = ["servicelb"])]
+    pub disable: Vec<String>,
     #[command(flatten)]
     pub node: NodeArgs,
 }
@@ -183,6 +186,7 @@ impl ServerArgs {
             cluster_domain: self.cluster_domain,
             service_node_port_range: self.service_node_port_range,
             disable_agent: self.disable_agent,
+            disable_service_lb: self.disable.iter().any(|part| part == "servicelb"),
             node: self.node.into(),
         })
     }
@@ -217,6 +221,11 @@ fn instance(text: &str) -> Result<String, String> {
 
 fn mode(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(|| "write it in octal, as 600".into())
+}
+
+/// Bits beyond the prefix are dropped.
+fn network(text: &str) -> Result<Ipv4Net, String> {
+    text.parse::<Ipv4Net>().map(|network| network.trunc()).map_err(|_| "write it as 10.42.0.0/16".into())
 }
 
 fn port_range(text: &str) -> Result<(u16, u16), String> {

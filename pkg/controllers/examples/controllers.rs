@@ -18,6 +18,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         cluster_cidr: "10.42.0.0/16".to_owned(),
         node_cidr_mask: 24,
         root_ca_pem: "an example, not a certificate".to_owned(),
+        service_lb: true,
+        reserved_ports: Vec::new(),
     };
     let stop = shutdown.clone();
     tokio::spawn(async move {

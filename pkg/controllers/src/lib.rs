@@ -36,6 +36,7 @@ mod secret_view;
 mod served;
 mod service;
 mod service_account;
+mod service_lb;
 mod stateful_set;
 mod taints;
 

@@ -17,4 +17,8 @@ pub struct Options {
     pub node_cidr_mask: u8,
     /// The cluster's root certificates, published to every namespace; empty publishes nothing.
     pub root_ca_pem: String,
+    /// Whether Services of type LoadBalancer are served on the nodes' addresses.
+    pub service_lb: bool,
+    /// TCP ports of the nodes that no Service of type LoadBalancer may take: the API's, the agents'.
+    pub reserved_ports: Vec<u16>,
 }

@@ -6,7 +6,7 @@ use crate::runner::{self, Reconciler};
 use crate::{
     account_token, bootstrap_token, cluster_role, cron_job, daemon_set, deployment, disruption, endpoint_slice,
     garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_gc, replica_set, root_ca, service_account,
-    stateful_set,
+    service_lb, stateful_set,
 };
 use client::events;
 use client::informers::Cached;
@@ -73,6 +73,14 @@ impl Service {
             services: start.cache(),
             slices: start.cache(),
         });
+        if self.options.service_lb {
+            start.controller(service_lb::ServiceLoadBalancer {
+                services: start.cache(),
+                nodes: start.cache(),
+                slices: start.cache(),
+                reserved_ports: self.options.reserved_ports.clone(),
+            });
+        }
         start.controller(namespace::Namespaces { namespaces: start.cache() });
         start.controller(node_lifecycle::NodeLifecycle::new(start.cache(), start.cache(), start.cache()));
         start.controller(pod_gc::PodGc::new(start.cache(), start.cache()));

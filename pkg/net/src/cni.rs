@@ -2,7 +2,7 @@
 //!
 //! Every packet between pods passes the host's IP layer, so Service rules and connection tracking see both
 //! directions whether or not `bridge-nf-call-iptables` is set, and a pod that meets itself needs no hairpin port.
-use crate::cidr::Cidr;
+use ipnet::Ipv4Net;
 use serde_json::json;
 use std::fs;
 use std::io;
@@ -22,7 +22,7 @@ const RESULTS_DIR: &str = "/var/lib/cni/results";
 pub struct Network {
     /// The network's name: the instance.
     pub name: String,
-    pub pod_cidr: Cidr,
+    pub pod_cidr: Ipv4Net,
     pub mtu: u32,
     /// Where host-local remembers addresses.
     pub state_dir: PathBuf,

@@ -1,8 +1,11 @@
 //! The machine's own settings: forwarding, and the address on which cluster DNS answers.
-use crate::cidr::Cidr;
+use futures::TryStreamExt;
+use ipnet::Ipv4Net;
+use rtnetlink::packet_route::address::AddressAttribute;
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 /// Connections that the kernel may track at least, as kube-proxy asks for: it drops packets past its bound.
 const MIN_CONNTRACK: u64 = 131_072;
@@ -12,6 +15,7 @@ const LOOPBACK: u32 = 1;
 
 /// What must be 1 for pods to reach anything.
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+const ROUTE_LOOPBACK: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
 const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +26,10 @@ pub enum Error {
     Netlink(#[source] io::Error),
     #[error("{address} could not be put on or taken from the loopback link")]
     Address { address: Ipv4Addr, source: rtnetlink::Error },
+    #[error("the machine's addresses can't be read")]
+    Addresses(#[source] rtnetlink::Error),
     #[error("no route to Services {services}")]
-    Route { services: Cidr, source: rtnetlink::Error },
+    Route { services: Ipv4Net, source: rtnetlink::Error },
 }
 
 /// Switches forwarding on, and raises the bound of tracked connections where it is lower.
@@ -38,6 +44,43 @@ pub fn prepare() -> Result<(), Error> {
         tracing::debug!(path = CONNTRACK_MAX, "could not be raised");
     }
     Ok(())
+}
+
+/// Lets what 127.0.0.1 sends to a node port reach a pod. Only once the rules guard the loopback network. `memo`
+/// remembers that it was we who asked for it.
+pub fn route_loopback(memo: &Path) -> io::Result<()> {
+    if fs::read_to_string(ROUTE_LOOPBACK)?.trim() == "1" {
+        return Ok(());
+    }
+    if let Some(parent) = memo.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(memo, "")?;
+    fs::write(ROUTE_LOOPBACK, "1")
+}
+
+/// Takes that back, if it was us.
+pub fn unroute_loopback(memo: &Path) -> io::Result<()> {
+    if memo.exists() {
+        fs::write(ROUTE_LOOPBACK, "0")?;
+        fs::remove_file(memo)?;
+    }
+    Ok(())
+}
+
+/// All addresses of the machine.
+pub async fn addresses() -> Result<Vec<IpAddr>, Error> {
+    let link = Netlink::open().map_err(Error::Netlink)?;
+    let mut found = Vec::new();
+    let mut messages = link.handle.address().get().execute();
+    while let Some(message) = messages.try_next().await.map_err(Error::Addresses)? {
+        // Of a point-to-point link the local end, which the kernel names apart.
+        let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+        let local = of(|attribute| if let AddressAttribute::Local(ip) = attribute { Some(*ip) } else { None });
+        let other = of(|attribute| if let AddressAttribute::Address(ip) = attribute { Some(*ip) } else { None });
+        found.extend(local.or(other));
+    }
+    Ok(found)
 }
 
 /// The address of an instance's resolver: link-local, so that it clashes with no network, and on the loopback
@@ -58,10 +101,10 @@ pub async fn add_address(address: Ipv4Addr) -> Result<(), Error> {
 
 /// Sends the machine's own packets for Services to the loopback link, from where the rules take them on: without a
 /// default route the kernel would refuse them before any rule is asked. Ends with the address.
-pub async fn add_service_route(services: Cidr, from: Ipv4Addr) -> Result<(), Error> {
+pub async fn add_service_route(services: Ipv4Net, from: Ipv4Addr) -> Result<(), Error> {
     let link = Netlink::open().map_err(Error::Netlink)?;
     let route = rtnetlink::RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(services.address(), services.bits())
+        .destination_prefix(services.network(), services.prefix_len())
         .output_interface(LOOPBACK)
         .pref_source(from)
         .build();

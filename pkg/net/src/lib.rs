@@ -10,7 +10,6 @@
 //!
 //! Everything stays in place when the process ends: pods keep their links, rules and addresses until the next start.
 
-pub mod cidr;
 pub mod cni;
 pub mod dns;
 pub mod host;
@@ -18,5 +17,4 @@ pub mod policy;
 pub mod proxy;
 mod service;
 
-pub use cidr::Cidr;
 pub use service::{Error, Options, Service, cleanup};

@@ -1,5 +1,4 @@
 //! The component: starts the parts and keeps them running.
-use crate::cidr::Cidr;
 use crate::cni::{self, Network};
 use crate::dns::index::Index;
 use crate::dns::zone::Zone;
@@ -7,7 +6,8 @@ use crate::dns::{self, Follower, Upstreams};
 use crate::host;
 use crate::proxy::model::Base;
 use crate::proxy::{Proxy, nft};
-use client::{Event, Informers, Reflector};
+use client::{Event, Informers, Reflector, events};
+use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use parking_lot::RwLock;
@@ -28,6 +28,8 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Options {
     pub informers: Informers,
+    /// Writes Events under the network's own identity.
+    pub client: kube::Client,
     /// This node's name, as endpoints and pods carry it.
     pub node_name: String,
     /// The instance from which host-wide names derive: the nftables table, the CNI network, the resolver's address.
@@ -35,9 +37,9 @@ pub struct Options {
     /// Eyot's data directory.
     pub data_dir: PathBuf,
     /// All pods of the cluster.
-    pub cluster_cidr: Cidr,
+    pub cluster_cidr: Ipv4Net,
     /// All Services of the cluster.
-    pub service_cidr: Cidr,
+    pub service_cidr: Ipv4Net,
     /// The address of the Service `kube-system/kube-dns`.
     pub cluster_dns: Ipv4Addr,
     /// `cluster.local` by default.
@@ -57,6 +59,10 @@ fn cni_state_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("agent/cni")
 }
 
+fn loopback_memo(data_dir: &Path) -> PathBuf {
+    data_dir.join("agent/net/routes-loopback")
+}
+
 /// Why a node has no network.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -68,6 +74,8 @@ pub enum Error {
     Domain(String, #[source] hickory_proto::ProtoError),
     #[error("nftables rules can't be removed")]
     Rules(#[from] nft::Error),
+    #[error("routing of the loopback network can't be switched off")]
+    Loopback(#[source] io::Error),
     #[error("CNI state can't be removed")]
     Cni(#[source] io::Error),
 }
@@ -100,12 +108,22 @@ impl Service {
             service_cidr: options.service_cidr,
             dns: Some((options.cluster_dns, listen)),
         };
-        let proxy = Proxy::new(base, &options.node_name, &options.informers);
+        let events = self.events();
+        let memo = loopback_memo(&options.data_dir);
+        let proxy = Proxy::new(base, &options.node_name, memo, &options.informers, events.recorder());
         let follower = Follower::new(index, &options.informers);
         let stopped = shutdown.clone();
         let others = async { tokio::join!(proxy.run(), follower.run(), self.follow_node()) };
-        tokio::join!(server.run(shutdown), stopped.run_until_cancelled(others));
+        tokio::join!(server.run(shutdown.clone()), events.run(shutdown), stopped.run_until_cancelled(others));
         Ok(())
+    }
+
+    fn events(&self) -> events::Service {
+        events::Service::new(events::Options {
+            client: self.options.client.clone(),
+            component: "eyot-net".to_owned(),
+            host: self.options.node_name.clone(),
+        })
     }
 
     async fn dns_server(&self, listen: SocketAddrV4, index: Arc<RwLock<Index>>) -> Result<dns::Server, Error> {
@@ -133,7 +151,7 @@ impl Service {
         }
     }
 
-    fn write_cni(&self, pod_cidr: Cidr) -> bool {
+    fn write_cni(&self, pod_cidr: Ipv4Net) -> bool {
         let Options { instance, data_dir, .. } = &self.options;
         let network =
             Network { name: instance.clone(), pod_cidr, mtu: cni::default_mtu(), state_dir: cni_state_dir(data_dir) };
@@ -164,9 +182,14 @@ async fn next_about(notices: &mut client::Subscription<Node>, name: &str) {
     }
 }
 
-fn pod_cidr(node: &Node) -> Option<Cidr> {
+fn pod_cidr(node: &Node) -> Option<Ipv4Net> {
     let spec = node.spec.as_ref()?;
-    spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr).find_map(|cidr| cidr.parse().ok())
+    spec.pod_cidrs
+        .iter()
+        .flatten()
+        .chain(&spec.pod_cidr)
+        .find_map(|cidr| cidr.parse::<Ipv4Net>().ok())
+        .map(|cidr| cidr.trunc())
 }
 
 /// Removes all that an instance's network left on the machine. Its pods must be gone.
@@ -174,6 +197,7 @@ fn pod_cidr(node: &Node) -> Option<Cidr> {
 /// # Errors
 /// With the first thing that could not be removed; what is not there is no error.
 pub async fn cleanup(instance: &str, data_dir: &Path) -> Result<(), Error> {
+    host::unroute_loopback(&loopback_memo(data_dir)).map_err(Error::Loopback)?;
     nft::delete_table(instance).await?;
     host::remove_address(host::resolver_address(instance)).await?;
     cni::forget(instance, &cni_state_dir(data_dir)).map_err(Error::Cni)

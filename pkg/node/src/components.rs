@@ -49,7 +49,7 @@ pub(crate) fn start(
     start_signing(known, api, &informers, tasks);
     start_scheduler(api, &informers, tasks);
     if let Some(runtime) = runtime {
-        start_network(known, &informers, tasks);
+        start_network(known, api, &informers, tasks);
         start_agent(known, api, &informers, runtime, tasks)?;
     }
     Ok(())
@@ -68,6 +68,8 @@ fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informe
         cluster_cidr: known.config.cluster_cidr.to_string(),
         node_cidr_mask: NODE_CIDR_MASK,
         root_ca_pem: known.authority.root_pem().to_owned(),
+        service_lb: !known.config.disable_service_lb,
+        reserved_ports: vec![known.config.https_listen_port, known.config.node.agent_port],
     };
     tasks.run("controllers", controllers::Service::new(options).run(tasks.shutdown.clone()));
 }
@@ -92,10 +94,11 @@ fn start_scheduler(api: &apiserver::Handle, informers: &Informers, tasks: &Tasks
     tasks.tracker.spawn(async move { scheduler::Service::new(options).run(shutdown).await });
 }
 
-fn start_network(known: &Known, informers: &Informers, tasks: &Tasks) {
+fn start_network(known: &Known, api: &apiserver::Handle, informers: &Informers, tasks: &Tasks) {
     let config = &known.config;
     let options = net::Options {
         informers: informers.clone(),
+        client: client_as(api, "eyot:net", &[]),
         node_name: known.node_name.clone(),
         instance: config.instance.clone(),
         data_dir: config.data_dir.clone(),

@@ -1,5 +1,5 @@
 //! What a server was told to be. The binary fills this in from flags, environment and the configuration file.
-pub use net::Cidr;
+pub use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
@@ -16,12 +16,14 @@ pub struct Server {
     pub write_kubeconfig: PathBuf,
     pub write_kubeconfig_mode: u32,
     pub token: Option<String>,
-    pub cluster_cidr: Cidr,
-    pub service_cidr: Cidr,
+    pub cluster_cidr: Ipv4Net,
+    pub service_cidr: Ipv4Net,
     pub cluster_dns: Option<Ipv4Addr>,
     pub cluster_domain: String,
     pub service_node_port_range: (u16, u16),
     pub disable_agent: bool,
+    /// Services of type LoadBalancer are another program's.
+    pub disable_service_lb: bool,
     pub node: Node,
 }
 
@@ -60,12 +62,17 @@ impl Server {
         Path::new("/run").join(&self.instance)
     }
 
+    /// The n-th address of the service network.
+    fn service_ip(&self, n: u32) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.service_cidr.network().to_bits().wrapping_add(n))
+    }
+
     /// The first address of the service network: `default/kubernetes`.
     pub fn kubernetes_ip(&self) -> Ipv4Addr {
-        self.service_cidr.nth(1)
+        self.service_ip(1)
     }
 
     pub fn dns_ip(&self) -> Ipv4Addr {
-        self.cluster_dns.unwrap_or_else(|| self.service_cidr.nth(10))
+        self.cluster_dns.unwrap_or_else(|| self.service_ip(10))
     }
 }

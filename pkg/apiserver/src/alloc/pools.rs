@@ -1,4 +1,5 @@
 //! Which addresses and node ports are taken, and by whom. Pure: chance comes in as an argument.
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -23,18 +24,15 @@ impl Cidr {
     /// # Errors
     /// For what is no `address/prefix`.
     pub fn parse(text: &str) -> Result<Self, BadCidr> {
-        let bad = || BadCidr(text.into());
-        let (address, length) = text.split_once('/').ok_or_else(bad)?;
-        let (address, length): (IpAddr, u32) =
-            (address.parse().map_err(|_| bad())?, length.parse().map_err(|_| bad())?);
-        let (bits, width) = match address {
-            IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32u32),
-            IpAddr::V6(v6) => (v6.to_bits(), 128),
+        let network: IpNet = text.parse().map_err(|_| BadCidr(text.into()))?;
+        let host = u32::from(network.max_prefix_len() - network.prefix_len());
+        let v6 = network.addr().is_ipv6();
+        let size = if v6 { Self::MOST.min(1u64.checked_shl(host).unwrap_or(Self::MOST)) } else { 1 << host };
+        let base = match network.network() {
+            IpAddr::V4(v4) => u128::from(v4.to_bits()),
+            IpAddr::V6(v6) => v6.to_bits(),
         };
-        let host = width.checked_sub(length).ok_or_else(bad)?;
-        let size = if host >= 20 && width == 128 { Self::MOST } else { 1u64.checked_shl(host).unwrap_or(Self::MOST) };
-        let base = if host == 128 { 0 } else { bits >> host << host };
-        Ok(Self { base, size, v6: width == 128 })
+        Ok(Self { base, size, v6 })
     }
 
     /// `IPv4` or `IPv6`, as Services name families.

@@ -6,33 +6,33 @@ use crate::execute::Run;
 use crate::runner::{Reconciler, Watches};
 use client::Reflector;
 use client::informers::Key;
+use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use parking_lot::Mutex;
-use plan::ipnet::Slice;
 use std::collections::{BTreeSet, HashMap};
 
 pub(crate) struct NodeIpam {
     nodes: Reflector<Node>,
-    cluster: Slice,
+    cluster: Ipv4Net,
     mask: u8,
     /// Slices given to nodes whose cached copy doesn't show them yet. Bounded by the number of nodes.
-    given: Mutex<HashMap<String, Slice>>,
+    given: Mutex<HashMap<String, Ipv4Net>>,
 }
 
 impl NodeIpam {
     pub(crate) fn new(nodes: Reflector<Node>, cluster_cidr: &str, mask: u8) -> Result<Self, Error> {
         let unusable =
             || Error::Refused(format!("cluster CIDR {cluster_cidr:?} is no IPv4 network with room for /{mask}"));
-        let cluster = Slice::parse(cluster_cidr).filter(|cluster| cluster.bits <= mask && mask <= 32);
-        Ok(Self { nodes, cluster: cluster.ok_or_else(unusable)?, mask, given: Mutex::default() })
+        let cluster = cluster_cidr.parse::<Ipv4Net>().ok().filter(|cluster| cluster.prefix_len() <= mask && mask <= 32);
+        Ok(Self { nodes, cluster: cluster.ok_or_else(unusable)?.trunc(), mask, given: Mutex::default() })
     }
 
-    fn slice_for(&self, node: &str) -> Option<Slice> {
+    fn slice_for(&self, node: &str) -> Option<Ipv4Net> {
         let mut given = self.given.lock();
         let mut used = BTreeSet::new();
         for node in self.nodes.list() {
-            let slices: Vec<Slice> = slices_of(&node);
+            let slices: Vec<Ipv4Net> = slices_of(&node);
             if !slices.is_empty() {
                 given.remove(&node.name_any());
             }
@@ -49,10 +49,10 @@ impl NodeIpam {
     }
 }
 
-fn slices_of(node: &Node) -> Vec<Slice> {
+fn slices_of(node: &Node) -> Vec<Ipv4Net> {
     let Some(spec) = &node.spec else { return Vec::new() };
     let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
-    all.filter_map(|cidr| Slice::parse(cidr)).collect()
+    all.filter_map(|cidr| Some(cidr.parse::<Ipv4Net>().ok()?.trunc())).collect()
 }
 
 impl Reconciler for NodeIpam {

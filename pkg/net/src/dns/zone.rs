@@ -2,10 +2,10 @@
 //! A name that exists without records of the asked type, or that only has names below it, is NODATA; others of the
 //! zone are NXDOMAIN.
 use super::index::{Index, Member, Port, Target, undashed};
-use crate::cidr::Cidr;
 use hickory_proto::ProtoError;
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Seconds for which clients may keep what they were told, as CoreDNS says by default.
@@ -23,7 +23,7 @@ pub struct Zone {
     /// The cluster DNS Service's address, for `ns.dns.<zone>`.
     dns: Ipv4Addr,
     /// Networks whose reverse names are ours: unknown ones don't exist.
-    networks: Vec<Cidr>,
+    networks: Vec<Ipv4Net>,
 }
 
 /// What there is to say.
@@ -59,7 +59,7 @@ enum Below<'a> {
 impl Zone {
     /// # Errors
     /// When `domain` is no domain name.
-    pub fn new(domain: &str, dns: Ipv4Addr, networks: Vec<Cidr>) -> Result<Self, ProtoError> {
+    pub fn new(domain: &str, dns: Ipv4Addr, networks: Vec<Ipv4Net>) -> Result<Self, ProtoError> {
         let mut domain = Name::from_ascii(domain)?.to_lowercase();
         domain.set_fqdn(true);
         let labels = usize::from(domain.num_labels());
@@ -206,7 +206,7 @@ impl Zone {
     fn reverse_answer(&self, index: &Index, address: IpAddr, name: &Name, kind: RecordType) -> Answer {
         let names = index.names(address);
         if names.is_empty() {
-            let ours = |v4| self.networks.iter().any(|network| network.contains(v4));
+            let ours = |v4| self.networks.iter().any(|network| network.contains(&v4));
             return if matches!(address, IpAddr::V4(v4) if ours(v4)) { Answer::NxDomain } else { Answer::NotOurs };
         }
         if !asks_for(kind, RecordType::PTR) {

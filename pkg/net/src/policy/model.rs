@@ -1,6 +1,6 @@
 //! What policies ask of this node, free of Kubernetes' object types and of nftables' syntax.
-use crate::cidr::Cidr;
 use crate::proxy::model::Protocol;
+use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
@@ -44,8 +44,8 @@ pub enum Peer {
     /// A key of [`Policies::selections`].
     Selected(String),
     Block {
-        network: Cidr,
-        except: Vec<Cidr>,
+        network: Ipv4Net,
+        except: Vec<Ipv4Net>,
     },
 }
 

@@ -1,8 +1,8 @@
 //! From Kubernetes' objects to [`Policies`], as the NetworkPolicy API documentation says.
 use super::model::{Allow, Direction, Peer, Policies, Ports, ProfileName};
-use crate::cidr::Cidr;
 use crate::proxy::model::Protocol;
 use api::selector::LabelSelector;
+use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Selector;
@@ -246,15 +246,14 @@ fn label_selector(selector: &Selector) -> LabelSelector {
 
 /// `None` for a network of the other family, in which nobody here is.
 fn block_of(block: &IPBlock) -> Option<Peer> {
-    let network: Cidr = block.cidr.parse().ok()?;
-    let except: Vec<Cidr> = block.except.iter().flatten().filter_map(|cidr| cidr.parse().ok()).collect();
+    let read = |text: &String| text.parse::<Ipv4Net>().ok().map(|network| network.trunc());
+    let except: Vec<Ipv4Net> = block.except.iter().flatten().filter_map(read).collect();
     // Networks are disjoint or one holds the other; the kernel wants them disjoint.
-    let inside =
-        |cidr: &Cidr| except.iter().any(|o| o != cidr && o.bits() <= cidr.bits() && o.contains(cidr.address()));
-    let mut outer: Vec<Cidr> = except.iter().copied().filter(|cidr| !inside(cidr)).collect();
+    let inside = |cidr: &Ipv4Net| except.iter().any(|outer| outer != cidr && outer.contains(cidr));
+    let mut outer: Vec<Ipv4Net> = except.iter().copied().filter(|cidr| !inside(cidr)).collect();
     outer.sort();
     outer.dedup();
-    Some(Peer::Block { network, except: outer })
+    Some(Peer::Block { network: read(&block.cidr)?, except: outer })
 }
 
 /// Addresses of a pod that is on the pod network and has not ended. One on its node's network is the node.

@@ -111,7 +111,7 @@ fn who_ended_or_is_the_node_is_no_peer() {
 fn blocks_keep_outer_exceptions_only() {
     let block = json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.2.0/24", "10.1.0.0/16", "10.1.0.0/16", "10.9.0.0/16"]}});
     let found = read(json!({"podSelector": {}, "ingress": [{"from": [block, {"ipBlock": {"cidr": "fd00::/8"}}]}]}));
-    let cidr = |text: &str| text.parse::<Cidr>().expect("cidr");
+    let cidr = |text: &str| text.parse::<Ipv4Net>().expect("cidr");
     let except = vec![cidr("10.1.0.0/16"), cidr("10.9.0.0/16")];
     let peers: Vec<_> = allows(&found).into_iter().map(|allow| allow.peer).collect();
     assert_eq!(peers, [Peer::Block { network: cidr("10.0.0.0/8"), except }], "and IPv6 allows nobody of ours");

@@ -100,7 +100,8 @@ fn peer(peer: &Peer, direction: Direction) -> String {
         Peer::Selected(selector) => format!("{end} @{}", selection_set(selector)),
         Peer::Block { network, except } => {
             // IPv4 altogether needs no question, but something has to be said for the exceptions.
-            let within = if network.bits() == 0 { "meta nfproto ipv4".to_owned() } else { format!("{end} {network}") };
+            let within =
+                if network.prefix_len() == 0 { "meta nfproto ipv4".to_owned() } else { format!("{end} {network}") };
             if except.is_empty() { within } else { format!("{within} {end} != {}", any_of(except)) }
         }
     }

@@ -2,7 +2,7 @@ use super::*;
 use crate::policy::model::ProfileName;
 use std::net::SocketAddrV4;
 
-fn cidr(text: &str) -> crate::cidr::Cidr {
+fn cidr(text: &str) -> ipnet::Ipv4Net {
     text.parse().expect("cidr")
 }
 

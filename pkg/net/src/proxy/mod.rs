@@ -4,21 +4,24 @@
 
 pub mod conntrack;
 mod foreign;
+mod health;
 pub mod model;
 pub mod nft;
 pub mod observe;
 pub mod render;
 pub mod transaction;
 
+use crate::host;
 use crate::policy;
-use client::{Event, Informers, Reflector};
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use client::{Event, Informers, Recorder, Reflector};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use model::{Base, Desired};
 use render::Ruleset;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -28,6 +31,9 @@ const COALESCE: Duration = Duration::from_millis(15);
 
 /// A transaction that failed is tried again, as a full replacement, after this.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The node's label that hints by zone speak of.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// How often other programs' firewalls are looked at.
 const FOREIGN_INTERVAL: Duration = Duration::from_secs(300);
@@ -41,6 +47,11 @@ pub struct Proxy {
     pods: Reflector<Pod>,
     policies: Reflector<NetworkPolicy>,
     namespaces: Reflector<Namespace>,
+    nodes: Reflector<Node>,
+    recorder: Recorder,
+    /// Remembers that the kernel was told to route the loopback network.
+    loopback_memo: PathBuf,
+    health: health::Servers,
     /// What the kernel should have.
     wanted: Desired,
     /// What it has; `None` when that is not known.
@@ -70,7 +81,7 @@ impl Dirty {
 }
 
 impl Proxy {
-    pub fn new(base: Base, node_name: &str, informers: &Informers) -> Self {
+    pub fn new(base: Base, node_name: &str, loopback_memo: PathBuf, informers: &Informers, recorder: Recorder) -> Self {
         Self {
             base,
             node_name: node_name.to_owned(),
@@ -79,6 +90,10 @@ impl Proxy {
             pods: informers.reflector(),
             policies: informers.reflector(),
             namespaces: informers.reflector(),
+            nodes: informers.reflector(),
+            recorder,
+            loopback_memo,
+            health: health::Servers::default(),
             wanted: Desired::default(),
             applied: None,
         }
@@ -88,10 +103,11 @@ impl Proxy {
     pub async fn run(mut self) {
         let (mut services, mut slices, mut pods) =
             (self.services.subscribe(), self.slices.subscribe(), self.pods.subscribe());
-        let (mut policies, mut namespaces) = (self.policies.subscribe(), self.namespaces.subscribe());
+        let (mut policies, mut namespaces, mut nodes) =
+            (self.policies.subscribe(), self.namespaces.subscribe(), self.nodes.subscribe());
         self.first_rules().await;
         tokio::join!(self.services.synced(), self.slices.synced(), self.pods.synced());
-        tokio::join!(self.policies.synced(), self.namespaces.synced());
+        tokio::join!(self.policies.synced(), self.namespaces.synced(), self.nodes.synced());
         let mut foreign = tokio::time::interval(FOREIGN_INTERVAL);
         let mut said = BTreeSet::new();
         let (mut dirty, mut due) = (Dirty::ALL, Some(Instant::now()));
@@ -102,6 +118,7 @@ impl Proxy {
                 event = pods.next() => event.map_or(Dirty::default(), |event| self.concerns(&event)),
                 event = policies.next() => event.map_or(Dirty::default(), |_| Dirty::POLICIES),
                 event = namespaces.next() => event.map_or(Dirty::default(), |event| concerns_policies(&event)),
+                event = nodes.next() => event.map_or(Dirty::default(), |event| concerns_zone(&event, &self.node_name)),
                 _ = foreign.tick() => { foreign::warn(&self.base.table, &mut said).await; Dirty::default() }
                 () = sleep_until(due) => {
                     due = self.synchronise(std::mem::take(&mut dirty)).await;
@@ -132,8 +149,10 @@ impl Proxy {
         if dirty.services {
             let (services, slices, pods) = (self.services.list(), self.slices.list(), self.pods.list());
             let policies = self.wanted.policies.clone();
-            let desired = observe::desired(&services, &slices, &pods, &self.node_name);
-            self.wanted = Desired { policies, ..desired };
+            let zone = self.nodes.get("", &self.node_name).and_then(|node| zone(&node).cloned()).unwrap_or_default();
+            let place = observe::Place { node: &self.node_name, zone: &zone };
+            self.wanted = Desired { policies, ..observe::desired(&services, &slices, &pods, place) };
+            self.keep_health_checks().await;
         }
         if dirty.policies {
             let (policies, namespaces, pods) = (self.policies.list(), self.namespaces.list(), self.pods.list());
@@ -171,10 +190,54 @@ impl Proxy {
             return false;
         }
         tracing::debug!(bytes = script.len(), us = started.elapsed().as_micros() as u64, "Service rules applied");
-        let flows = self.applied.as_ref().map(|(old, _)| conntrack::stale(old, &desired)).unwrap_or_default();
-        self.applied = Some((desired, new));
-        conntrack::forget(&flows).await;
+        let was = self.applied.as_ref().map(|(old, _)| conntrack::View::of(old)).unwrap_or_default();
+        let is = conntrack::View::of(&desired);
+        let first = self.applied.replace((desired, new)).is_none();
+        if first && let Err(error) = host::route_loopback(&self.loopback_memo) {
+            tracing::warn!(%error, "node ports and host ports don't answer on 127.0.0.1");
+        }
+        if was != is {
+            forget_stale_flows(is.and_gone(&was)).await;
+        }
         true
+    }
+
+    async fn keep_health_checks(&mut self) {
+        for error in self.health.keep(&self.wanted.health_checks).await {
+            tracing::warn!(error = %error.source, "{error}");
+            if let Some(service) = self.services.get(&error.namespace, &error.service) {
+                let message = format!("{error}: {}", error.source);
+                self.recorder.warning(&client::reference(&*service), "FailedToStartServiceHealthcheck", message);
+            }
+        }
+    }
+}
+
+/// What went to endpoints that are gone must be sent anew; it is no harm if that fails.
+async fn forget_stale_flows(view: conntrack::View) {
+    let here = conntrack::addresses().await;
+    let forgotten = tokio::task::spawn_blocking(move || conntrack::forget_stale(&view, &here)).await;
+    match forgotten {
+        Ok(Ok(0)) => {}
+        Ok(Ok(flows)) => tracing::debug!(flows, "stale UDP flows forgotten"),
+        Ok(Err(error)) => tracing::warn!(%error, "stale UDP flows are left to their timeout"),
+        Err(error) => tracing::error!(%error, "forgetting stale UDP flows failed"),
+    }
+}
+
+fn zone(node: &Node) -> Option<&String> {
+    node.labels().get(ZONE)
+}
+
+/// Our node's zone is what hints are for.
+fn concerns_zone(event: &Event<Node>, name: &str) -> Dirty {
+    match event {
+        Event::Applied { old, new } if new.name_any() == name => {
+            let same = old.as_ref().is_some_and(|old| zone(old) == zone(new));
+            if same { Dirty::default() } else { Dirty::SERVICES }
+        }
+        Event::Resync => Dirty::SERVICES,
+        _ => Dirty::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the node's Service rules must do, free of Kubernetes' object types and of nftables' syntax.
-use crate::cidr::Cidr;
 use crate::policy::model::Policies;
+use ipnet::Ipv4Net;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -63,19 +64,49 @@ pub struct ServicePort {
     pub external_ips: Vec<Ipv4Addr>,
     pub load_balancer_ips: Vec<Ipv4Addr>,
     /// `loadBalancerSourceRanges`; empty lets everybody in.
-    pub source_ranges: Vec<Cidr>,
+    pub source_ranges: Vec<Ipv4Net>,
     /// Session affinity by client address, and for how many seconds.
     pub affinity_s: Option<u32>,
     /// `internalTrafficPolicy: Local`.
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
     pub external_local: bool,
-    /// Where traffic of policy Cluster goes.
+    /// Where traffic of policy Cluster goes: everywhere, or where topology hints send it.
     pub cluster_endpoints: Vec<SocketAddrV4>,
     /// Where traffic of policy Local goes.
     pub local_endpoints: Vec<SocketAddrV4>,
     /// Whether any endpoint is usable anywhere in the cluster.
     pub has_any_endpoints: bool,
+}
+
+impl ServicePort {
+    /// A port without addresses or endpoints.
+    pub fn empty(name: PortName) -> Self {
+        Self {
+            name,
+            cluster_ips: Vec::new(),
+            port: 0,
+            node_port: None,
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            source_ranges: Vec::new(),
+            affinity_s: None,
+            internal_local: false,
+            external_local: false,
+            cluster_endpoints: Vec::new(),
+            local_endpoints: Vec::new(),
+            has_any_endpoints: false,
+        }
+    }
+}
+
+/// What a load balancer is told that asks whether this node has endpoints of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub namespace: String,
+    pub service: String,
+    /// Ready endpoints on this node.
+    pub local_endpoints: usize,
 }
 
 /// A pod's port on its node.
@@ -96,14 +127,16 @@ pub struct Desired {
     /// Addresses of this node's pods that may meet themselves behind a Service.
     pub local_pods: Vec<Ipv4Addr>,
     pub policies: Arc<Policies>,
+    /// By `healthCheckNodePort`.
+    pub health_checks: BTreeMap<u16, HealthCheck>,
 }
 
 /// What does not change while the process runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
     pub table: String,
-    pub cluster_cidr: Cidr,
-    pub service_cidr: Cidr,
+    pub cluster_cidr: Ipv4Net,
+    pub service_cidr: Ipv4Net,
     /// The Service address of cluster DNS, and where this node answers it.
     pub dns: Option<(Ipv4Addr, SocketAddrV4)>,
 }

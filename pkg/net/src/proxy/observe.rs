@@ -1,7 +1,8 @@
 //! From Kubernetes' objects to [`Desired`]: which Services are proxied, and which of their endpoints are usable.
 //! Behaviour follows the Service and EndpointSlice API documentation and kube-proxy's choice of endpoints (KEP-1669,
-//! ProxyTerminatingEndpoints).
-use super::model::{Desired, HostPort, PortName, Protocol, ServicePort};
+//! ProxyTerminatingEndpoints; KEP-2433, topology hints; KEP-3015, PreferSameNode).
+use super::model::{Desired, HealthCheck, HostPort, PortName, Protocol, ServicePort};
+use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort as ApiPort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::ResourceExt;
@@ -24,6 +25,23 @@ const AFFINITY_S: u32 = 10_800;
 /// The slices of a Service, by (namespace, name).
 type Slices<'a> = BTreeMap<(String, String), Vec<&'a EndpointSlice>>;
 
+/// Whose rules are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub node: &'a str,
+    /// Empty where the node names none.
+    pub zone: &'a str,
+}
+
+/// Whom an endpoint's hints want it to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hint {
+    /// They don't say.
+    Nobody,
+    Us,
+    Others,
+}
+
 /// An endpoint of one port, as its slice tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Candidate {
@@ -32,10 +50,17 @@ struct Candidate {
     serving: bool,
     terminating: bool,
     local: bool,
+    by_node: Hint,
+    by_zone: Hint,
 }
 
-/// What the rules of `node` must do for Services and host ports.
-pub fn desired(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], pods: &[Arc<Pod>], node: &str) -> Desired {
+/// What the rules of a node must do for Services and host ports.
+pub fn desired(
+    services: &[Arc<Service>],
+    slices: &[Arc<EndpointSlice>],
+    pods: &[Arc<Pod>],
+    place: Place<'_>,
+) -> Desired {
     let mut by_service = Slices::new();
     for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
         if let Some(name) = slice.labels().get(SERVICE_NAME) {
@@ -43,10 +68,11 @@ pub fn desired(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], pods: &
             by_service.entry(key).or_default().push(slice);
         }
     }
-    let services = services.iter().flat_map(|service| ports_of(service, &by_service, node)).collect();
-    let host_ports: Vec<_> = pods.iter().flat_map(|pod| host_ports_of(pod, node)).collect();
-    let local_pods = local_pods(slices, &host_ports, node);
-    Desired { services, host_ports, local_pods, policies: Arc::default() }
+    let health_checks = services.iter().filter_map(|service| health_check(service, &by_service, place)).collect();
+    let services = services.iter().flat_map(|service| ports_of(service, &by_service, place)).collect();
+    let host_ports: Vec<_> = pods.iter().flat_map(|pod| host_ports_of(pod, place.node)).collect();
+    let local_pods = local_pods(slices, &host_ports, place.node);
+    Desired { services, host_ports, local_pods, policies: Arc::default(), health_checks }
 }
 
 /// Everybody on this node who can be reached through a rule, and so may reach itself.
@@ -58,12 +84,29 @@ fn local_pods(slices: &[Arc<EndpointSlice>], host_ports: &[HostPort], node: &str
     all.into_iter().collect()
 }
 
-fn ports_of(service: &Service, slices: &Slices<'_>, node: &str) -> Vec<ServicePort> {
+fn ports_of(service: &Service, slices: &Slices<'_>, place: Place<'_>) -> Vec<ServicePort> {
     let Some(spec) = service.spec.as_ref().filter(|spec| is_proxied(service, spec)) else { return Vec::new() };
-    let key = (service.namespace().unwrap_or_default(), service.name_any());
-    let slices = slices.get(&key).map(Vec::as_slice).unwrap_or_default();
+    let slices = slices_of(service, slices);
     let ports = spec.ports.iter().flatten();
-    ports.filter_map(|port| service_port(service, spec, port, slices, node)).collect()
+    ports.filter_map(|port| service_port(service, spec, port, slices, place)).collect()
+}
+
+fn slices_of<'a, 'b>(service: &Service, slices: &'b Slices<'a>) -> &'b [&'a EndpointSlice] {
+    let key = (service.namespace().unwrap_or_default(), service.name_any());
+    slices.get(&key).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Load balancers of policy Local ask each node whether it has endpoints.
+fn health_check(service: &Service, slices: &Slices<'_>, place: Place<'_>) -> Option<(u16, HealthCheck)> {
+    let spec = service.spec.as_ref().filter(|spec| is_proxied(service, spec))?;
+    let asked =
+        spec.type_.as_deref() == Some("LoadBalancer") && spec.external_traffic_policy.as_deref() == Some("Local");
+    let port = u16::try_from(spec.health_check_node_port?).ok().filter(|port| asked && *port != 0)?;
+    let endpoints = slices_of(service, slices).iter().flat_map(|slice| slice.endpoints.iter().flatten());
+    let local = endpoints.filter_map(|endpoint| candidate(endpoint, 0, place)).filter(|c| c.local && c.ready);
+    let addresses: BTreeSet<_> = local.map(|candidate| candidate.address).collect();
+    let (namespace, service) = (service.namespace().unwrap_or_default(), service.name_any());
+    Some((port, HealthCheck { namespace, service, local_endpoints: addresses.len() }))
 }
 
 fn is_proxied(service: &Service, spec: &ServiceSpec) -> bool {
@@ -78,7 +121,7 @@ fn service_port(
     spec: &ServiceSpec,
     port: &ApiPort,
     slices: &[&EndpointSlice],
-    node: &str,
+    place: Place<'_>,
 ) -> Option<ServicePort> {
     let name = PortName {
         namespace: service.namespace().unwrap_or_default(),
@@ -86,7 +129,7 @@ fn service_port(
         port: port.name.clone().unwrap_or_default(),
         protocol: Protocol::of(port.protocol.as_deref())?,
     };
-    let candidates = candidates(slices, &name, node);
+    let candidates = candidates(slices, &name, place);
     let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
     let timeout = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
     let timeout_s = timeout.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(AFFINITY_S);
@@ -101,12 +144,12 @@ fn service_port(
             .load_balancer_source_ranges
             .iter()
             .flatten()
-            .filter_map(|r| r.trim().parse().ok())
+            .filter_map(|range| Some(range.trim().parse::<Ipv4Net>().ok()?.trunc()))
             .collect(),
         affinity_s: affinity.then_some(timeout_s),
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         external_local: external && spec.external_traffic_policy.as_deref() == Some("Local"),
-        cluster_endpoints: usable(&candidates, |_| true),
+        cluster_endpoints: usable(&candidates, hinted(&candidates)),
         local_endpoints: usable(&candidates, |candidate| candidate.local),
         has_any_endpoints: !usable(&candidates, |_| true).is_empty(),
         name,
@@ -127,7 +170,7 @@ fn load_balancer_ips(service: &Service) -> Vec<Ipv4Addr> {
     addresses(vips.filter_map(|ingress| ingress.ip.as_ref()))
 }
 
-fn candidates(slices: &[&EndpointSlice], name: &PortName, node: &str) -> Vec<Candidate> {
+fn candidates(slices: &[&EndpointSlice], name: &PortName, place: Place<'_>) -> Vec<Candidate> {
     let mut found: BTreeMap<SocketAddrV4, Candidate> = BTreeMap::new();
     for slice in slices {
         let ports = slice.ports.iter().flatten();
@@ -136,7 +179,7 @@ fn candidates(slices: &[&EndpointSlice], name: &PortName, node: &str) -> Vec<Can
                 && Protocol::of(port.protocol.as_deref()) == Some(name.protocol)
         });
         for port in ports.filter_map(|port| u16::try_from(port.port?).ok()) {
-            for candidate in slice.endpoints.iter().flatten().filter_map(|endpoint| candidate(endpoint, port, node)) {
+            for candidate in slice.endpoints.iter().flatten().filter_map(|endpoint| candidate(endpoint, port, place)) {
                 // While an endpoint moves from one slice to another it is in both: the better one counts.
                 let known = found.entry(candidate.address).or_insert(candidate);
                 if candidate.ready && !known.ready {
@@ -148,18 +191,47 @@ fn candidates(slices: &[&EndpointSlice], name: &PortName, node: &str) -> Vec<Can
     found.into_values().collect()
 }
 
-fn candidate(endpoint: &Endpoint, port: u16, node: &str) -> Option<Candidate> {
+fn candidate(endpoint: &Endpoint, port: u16, place: Place<'_>) -> Option<Candidate> {
     // Clients must use the first address only (EndpointSlice API).
     let address = SocketAddrV4::new(endpoint.addresses.first()?.parse().ok()?, port);
     let conditions = endpoint.conditions.clone().unwrap_or_default();
     let ready = conditions.ready.unwrap_or(true);
+    let hints = endpoint.hints.as_ref();
+    let nodes = hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten().map(|node| node.name.as_str());
+    let zones = hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten().map(|zone| zone.name.as_str());
     Some(Candidate {
         address,
         ready,
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
-        local: endpoint.node_name.as_deref() == Some(node),
+        local: endpoint.node_name.as_deref() == Some(place.node),
+        by_node: hint(nodes, place.node),
+        by_zone: hint(zones, place.zone),
     })
+}
+
+fn hint<'a>(mut names: impl Iterator<Item = &'a str> + Clone, us: &str) -> Hint {
+    match names.clone().next() {
+        None => Hint::Nobody,
+        Some(_) if names.any(|name| name == us) => Hint::Us,
+        Some(_) => Hint::Others,
+    }
+}
+
+/// Who is hinted for us. Hints count only where every ready endpoint has one, so that nobody is forgotten, and some
+/// are for us; those by node come before those by zone.
+fn hinted(candidates: &[Candidate]) -> fn(&Candidate) -> bool {
+    let counts = |of: fn(&Candidate) -> Hint| {
+        let ready = || candidates.iter().filter(|candidate| candidate.ready).map(of);
+        ready().all(|hint| hint != Hint::Nobody) && ready().any(|hint| hint == Hint::Us)
+    };
+    if counts(|candidate| candidate.by_node) {
+        |candidate| candidate.by_node == Hint::Us
+    } else if counts(|candidate| candidate.by_zone) {
+        |candidate| candidate.by_zone == Hint::Us
+    } else {
+        |_| true
+    }
 }
 
 /// Those that are ready; where none is, those that still serve while they terminate.

@@ -1,6 +1,8 @@
 use super::*;
 use serde_json::json;
 
+const HERE: Place<'_> = Place { node: "here", zone: "near" };
+
 fn service(spec: serde_json::Value) -> Arc<Service> {
     let service = json!({"metadata": {"namespace": "default", "name": "web"}, "spec": spec});
     Arc::new(serde_json::from_value(service).expect("service"))
@@ -24,7 +26,7 @@ fn endpoint(ip: &str, node: &str, conditions: serde_json::Value) -> serde_json::
 }
 
 fn only(services: &[Arc<Service>], endpoints: serde_json::Value) -> ServicePort {
-    let mut ports = desired(services, &[slice(endpoints)], &[], "here").services;
+    let mut ports = desired(services, &[slice(endpoints)], &[], HERE).services;
     assert_eq!(ports.len(), 1, "{ports:?}");
     ports.remove(0)
 }
@@ -75,7 +77,7 @@ fn headless_external_and_foreign_services_have_no_rules() {
         service(json!({"type": "ExternalName", "externalName": "example.com", "ports": ports})),
         Arc::new(foreign),
     ];
-    assert_eq!(desired(&services, &[], &[], "here").services, []);
+    assert_eq!(desired(&services, &[], &[], HERE).services, []);
 }
 
 #[test]
@@ -120,9 +122,49 @@ fn host_ports_of_running_pods_here() {
         pod("here", "Failed", false),
         pod("here", "Running", true),
     ];
-    let desired = desired(&[], &[], &pods, "here");
+    let desired = desired(&[], &[], &pods, HERE);
     let to = |port| SocketAddrV4::new(Ipv4Addr::new(10, 42, 0, 5), port);
     let dns = HostPort { ip: Some(Ipv4Addr::LOCALHOST), protocol: Protocol::Udp, port: 53, to: to(53) };
     assert_eq!(desired.host_ports, [HostPort { ip: None, protocol: Protocol::Tcp, port: 8080, to: to(80) }, dns]);
     assert_eq!(desired.local_pods, [Ipv4Addr::new(10, 42, 0, 5)]);
+}
+
+#[test]
+fn hints_count_where_all_have_them_and_some_are_for_us() {
+    let with = |ip: &str, nodes: &[&str], zones: &[&str]| {
+        let named = |names: &[&str]| names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>();
+        json!({"addresses": [ip], "hints": {"forNodes": named(nodes), "forZones": named(zones)}})
+    };
+    let chosen = |endpoints: serde_json::Value| ips(&only(&[web()], endpoints).cluster_endpoints);
+    let (near, far) = (with("10.42.0.5", &[], &["near"]), with("10.42.1.6", &[], &["far", "farther"]));
+    assert_eq!(chosen(json!([near, far])), ["10.42.0.5"]);
+    assert_eq!(chosen(json!([far])), ["10.42.1.6"], "none is for us");
+    let unhinted = json!({"addresses": ["10.42.1.7"]});
+    assert_eq!(chosen(json!([near, far, unhinted])), ["10.42.0.5", "10.42.1.6", "10.42.1.7"], "one has no hint");
+    let (here, there) = (with("10.42.0.8", &["here"], &["near"]), with("10.42.0.9", &["there"], &["near"]));
+    assert_eq!(chosen(json!([here, there])), ["10.42.0.8"], "the node before the zone");
+    assert_eq!(chosen(json!([there, far])), ["10.42.0.9"], "the zone where no node is hinted for us");
+    let mut leaving = near.clone();
+    leaving["conditions"] = json!({"ready": false, "serving": true, "terminating": true});
+    assert_eq!(chosen(json!([leaving, far])), ["10.42.1.6"], "who is not ready has no say");
+}
+
+#[test]
+fn load_balancers_of_policy_local_are_told_how_many_are_here() {
+    let spec = |policy: &str| {
+        let ports = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
+        json!({"type": "LoadBalancer", "clusterIP": "10.43.0.5", "externalTrafficPolicy": policy,
+            "healthCheckNodePort": 31000, "ports": ports})
+    };
+    let endpoints = || {
+        slice(json!([
+            endpoint("10.42.0.5", "here", json!({"ready": true})),
+            endpoint("10.42.0.6", "here", json!({"ready": false, "serving": true, "terminating": true})),
+            endpoint("10.42.1.7", "there", json!({"ready": true})),
+        ]))
+    };
+    let checks = desired(&[service(spec("Local"))], &[endpoints()], &[], HERE).health_checks;
+    let check = HealthCheck { namespace: "default".into(), service: "web".into(), local_endpoints: 1 };
+    assert_eq!(checks, BTreeMap::from([(31000, check)]));
+    assert_eq!(desired(&[service(spec("Cluster"))], &[endpoints()], &[], HERE).health_checks, BTreeMap::new());
 }

@@ -25,6 +25,10 @@ const MAX_AFFINE_CLIENTS: u32 = 65_536;
 /// nftables' bound for a rule's comment, in bytes.
 pub const COMMENT_BYTES: usize = 127;
 
+/// Packets from a pod's link with an address that is not the pod's. Policies go by addresses, and a pod may forge
+/// packets (CAP_NET_RAW is in every runtime's default).
+const PRETENDER: &str = r#"iifname "veth*" fib saddr . iif oif missing"#;
+
 /// The maps and sets that every table has.
 pub const SERVICE_IPS: &str = "service-ips";
 pub const NODE_PORTS: &str = "node-ports";
@@ -59,6 +63,10 @@ pub struct Set {
 /// What still goes to a Service's address after translation names no Service, or no port of it: refused as well.
 /// TCP is refused by a reset: a process of this node would overhear an ICMP error, because its socket is still busy
 /// with sending, and try again for a second.
+///
+/// Node ports and host ports answer on 127.0.0.1 too, so packets from there leave the loopback link and the kernel is
+/// told to let them ([`crate::host::route_loopback`]). It would then also take such addresses from the wire, which
+/// nobody may send: `loopback-guard` drops them before anything else.
 pub fn base(base: &Base) -> String {
     let Base { table, cluster_cidr, service_cidr, dns } = base;
     let dns_dnat = dns.map_or_else(String::new, |(_, to)| format!("    meta l4proto {{ tcp, udp }} dnat ip to {to}\n"));
@@ -90,13 +98,18 @@ pub fn base(base: &Base) -> String {
 {dns_dnat}  }}
   chain services {{
     ip daddr . meta l4proto . th dport vmap @{SERVICE_IPS}
-    fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @{NODE_PORTS}
-    fib daddr type local ip saddr != 127.0.0.0/8 dnat ip to ip daddr . meta l4proto . th dport map @{HOST_IP_PORTS}
-    fib daddr type local ip saddr != 127.0.0.0/8 dnat ip to meta l4proto . th dport map @{HOST_PORTS}
+    fib daddr type local meta l4proto . th dport vmap @{NODE_PORTS}
+    fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @{HOST_IP_PORTS}
+    fib daddr type local dnat ip to meta l4proto . th dport map @{HOST_PORTS}
   }}
   chain unserved {{
     ip daddr . meta l4proto . th dport vmap @{NO_ENDPOINTS}
-    fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @{NO_ENDPOINT_PORTS}
+    fib daddr type local meta l4proto . th dport vmap @{NO_ENDPOINT_PORTS}
+  }}
+  chain loopback-guard {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname != "lo" ip saddr 127.0.0.0/8 drop
+    iifname != "lo" ip daddr 127.0.0.0/8 drop
   }}
   chain nat-prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -111,17 +124,20 @@ pub fn base(base: &Base) -> String {
     ct status dnat ip saddr . ip daddr @{HAIRPIN} masquerade fully-random
     meta mark & {MASQUERADE_MARK} != 0 meta mark set meta mark xor {MASQUERADE_MARK} masquerade fully-random
     oifname "lo" return
+    ct status dnat ip saddr 127.0.0.0/8 masquerade fully-random
     ip saddr {cluster_cidr} ip daddr != {{ {cluster_cidr}, 224.0.0.0/4 }} masquerade fully-random
   }}
   chain filter-input {{
     type filter hook input priority -10; policy accept;
 {dns_guard}    ct state established,related accept
+    {PRETENDER} drop
     ct state new jump unserved
     jump isolate-egress
   }}
   chain filter-forward {{
     type filter hook forward priority -10; policy accept;
     ct state established,related accept
+    {PRETENDER} drop
     ct state new jump unserved
     ct state new ip daddr {service_cidr} goto refuse
     ip saddr . ip daddr @{HAIRPIN} accept

@@ -19,19 +19,11 @@ fn web(endpoints: &[SocketAddrV4]) -> ServicePort {
     let name =
         PortName { namespace: "default".into(), service: "web".into(), port: "http".into(), protocol: Protocol::Tcp };
     ServicePort {
-        name,
         cluster_ips: vec![Ipv4Addr::new(10, 43, 0, 5)],
         port: 80,
-        node_port: None,
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        affinity_s: None,
-        internal_local: false,
-        external_local: false,
         cluster_endpoints: endpoints.to_vec(),
-        local_endpoints: Vec::new(),
         has_any_endpoints: !endpoints.is_empty(),
+        ..ServicePort::empty(name)
     }
 }
 

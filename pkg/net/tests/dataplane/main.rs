@@ -7,6 +7,7 @@
 mod api;
 mod netns;
 mod policies;
+mod services;
 
 use api::Api;
 use client::Informers;
@@ -90,6 +91,7 @@ impl World {
         let informers = Informers::new(self.api.client(), tasks.clone(), shutdown.clone());
         let service = Service::new(Options {
             informers,
+            client: self.api.client(),
             node_name: NODE.to_owned(),
             instance: INSTANCE.to_owned(),
             data_dir: self.dir.path().to_owned(),
@@ -114,6 +116,7 @@ impl World {
         }
         self.without_a_default_route();
         self.changes(&b).await;
+        services::check(&self, &a, &b).await;
         policies::check(&self, &a, &b).await;
         self.thousand_services().await;
 

@@ -2,6 +2,8 @@
 use super::{NODE, World};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
 const PODS: &str = "/api/v1/pods";
@@ -25,6 +27,8 @@ pub async fn check(world: &World, a: &str, b: &str) {
     ingress(world, a, b).await;
     egress(world, a, b).await;
     every_shape(world).await;
+    pretenders(world, a, b);
+    thousand_pods(world).await;
 }
 
 fn put(world: &World, name: &str, spec: Value) {
@@ -122,4 +126,48 @@ async fn every_shape(world: &World) {
     world.eventually("the kernel took them", |w| rules(w) > 0).await;
     delete(world, &["every"]);
     world.eventually("and forgot them", |w| rules(w) == 0).await;
+}
+
+/// A pod under another's address would have the other's rights.
+fn pretenders(world: &World, a: &str, b: &str) {
+    let to: SocketAddr = format!("{b}:6000").parse().expect("address");
+    let listener = world.b.run(move || UdpSocket::bind(to).expect("bind"));
+    listener.set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");
+    world.a.command("ip address add 10.42.7.99/32 dev eth0");
+    let hears = |from: &str| {
+        let from = SocketAddr::new(from.parse().expect("address"), 0);
+        world.a.run(move || UdpSocket::bind(from).expect("bind").send_to(b"x", to).expect("send"));
+        listener.recv(&mut [0; 1]).is_ok()
+    };
+    assert!(hears(a), "its own address");
+    assert!(!hears("10.42.7.99"), "another pod's");
+    world.a.command("ip address delete 10.42.7.99/32 dev eth0");
+}
+
+/// A thousand pods here that one policy isolates, and then one more.
+async fn thousand_pods(world: &World) {
+    let pod = |number: usize| {
+        let ip = format!("10.42.{}.{}", 200 + number / 250, 1 + number % 250);
+        let metadata = json!({"namespace": "default", "name": format!("many-{number}"), "labels": {"many": "yes"}});
+        let status = json!({"phase": "Running", "podIP": ip});
+        let spec = json!({"nodeName": NODE, "containers": [{"name": "c"}]});
+        world.api.put(PODS, json!({"metadata": metadata, "spec": spec, "status": status}));
+    };
+    (0..1000).for_each(pod);
+    let many = json!({"matchLabels": {"many": "yes"}});
+    let start = Instant::now();
+    put(world, "many", json!({"podSelector": many, "ingress": [{"from": [{"podSelector": many}]}]}));
+    let rules = |w: &World, ip: &str| {
+        let maps = w.node.command("nft list map inet tnet isolated-ingress");
+        maps.contains(&format!("{ip} :"))
+    };
+    world.eventually("a thousand are isolated", |w| rules(w, "10.42.203.250")).await;
+    eprintln!("1,000 pods are isolated after {} ms", start.elapsed().as_millis());
+    let start = Instant::now();
+    pod(1000);
+    world.eventually("one more", |w| rules(w, "10.42.204.1")).await;
+    eprintln!("one more after {} ms", start.elapsed().as_millis());
+    delete(world, &["many"]);
+    (0..=1000).for_each(|number| world.api.delete(PODS, &format!("many-{number}")));
+    world.eventually("nobody is isolated any more", |w| !rules(w, "10.42.203.250")).await;
 }
