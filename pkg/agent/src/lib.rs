@@ -14,6 +14,7 @@ mod context;
 mod cri;
 mod files;
 mod images;
+pub mod local_path;
 mod logs;
 mod machine;
 mod manager;

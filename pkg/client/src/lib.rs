@@ -6,7 +6,9 @@
 pub mod events;
 pub mod in_process;
 pub mod informers;
+pub mod node_selector;
 pub mod queue;
+pub mod volumes;
 
 pub use events::{Recorder, reference};
 pub use in_process::in_process;

@@ -27,6 +27,7 @@ mod node_lifecycle;
 mod options;
 mod owned;
 mod placement;
+mod pod_autoscaler;
 mod pod_gc;
 mod pods;
 mod replica_set;
@@ -39,6 +40,7 @@ mod service_account;
 mod service_lb;
 mod stateful_set;
 mod taints;
+mod volume;
 
 pub use error::Error;
 pub use options::{ClientFor, Options};

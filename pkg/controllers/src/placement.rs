@@ -1,6 +1,7 @@
 //! Whether a pod may be on a node: the node selector, required node affinity and taints, by the rules of `core/v1`.
 use crate::taints;
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration};
+use client::node_selector;
+use k8s_openapi::api::core::v1::{Node, PodSpec, Taint, Toleration};
 use kube::ResourceExt;
 
 /// By node selector and required node affinity.
@@ -10,33 +11,9 @@ pub fn selects(spec: &PodSpec, node: &Node) -> bool {
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
     let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     wanted.into_iter().all(|(key, value)| labels.get(key) == Some(value))
-        && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_matches(term, node)))
+        && required
+            .is_none_or(|required| node_selector::any_matches(&required.node_selector_terms, &node.name_any(), labels))
         && spec.node_name.as_deref().is_none_or(|name| name.is_empty() || name == node.name_any())
-}
-
-fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let (labels, fields) = (term.match_expressions.as_deref(), term.match_fields.as_deref());
-    let (labels, fields) = (labels.unwrap_or_default(), fields.unwrap_or_default());
-    let name = node.name_any();
-    // A term that asks for nothing matches nothing.
-    !(labels.is_empty() && fields.is_empty())
-        && labels.iter().all(|r| requirement_matches(r, node.labels().get(&r.key).map(String::as_str)))
-        && fields.iter().all(|r| r.key == "metadata.name" && requirement_matches(r, Some(&name)))
-}
-
-fn requirement_matches(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|value| values.iter().any(|other| other == value));
-    let numbers = || Some((value?.parse::<i64>().ok()?, values.first()?.parse::<i64>().ok()?));
-    match &*requirement.operator {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => numbers().is_some_and(|(value, bound)| value > bound),
-        "Lt" => numbers().is_some_and(|(value, bound)| value < bound),
-        _ => false,
-    }
 }
 
 /// Whether every taint with one of these effects is tolerated.

@@ -5,13 +5,14 @@ use crate::options::Options;
 use crate::runner::{self, Reconciler};
 use crate::{
     account_token, bootstrap_token, cluster_role, cron_job, daemon_set, deployment, disruption, endpoint_slice,
-    garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_gc, replica_set, root_ca, service_account,
-    service_lb, stateful_set,
+    garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_autoscaler, pod_gc, replica_set, root_ca,
+    service_account, service_lb, stateful_set, volume,
 };
 use client::events;
 use client::informers::Cached;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use parking_lot::Mutex;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -116,6 +117,12 @@ impl Service {
         });
         start.controller(bootstrap_token::TokenCleaner { secrets: start.cache() });
         start.controller(cluster_role::Aggregation { roles: start.cache() });
+        start.volumes();
+        start.controller(pod_autoscaler::PodAutoscalers {
+            autoscalers: start.cache(),
+            pods: start.cache(),
+            histories: Mutex::default(),
+        });
         let client = (self.options.client_for)(garbage_collector::NAME);
         tasks.spawn(garbage_collector::run(client, shutdown.clone()));
         Ok(())
@@ -131,6 +138,14 @@ struct Start<'a> {
 impl Start<'_> {
     fn cache<K: Cached>(&self) -> client::Reflector<K> {
         self.options.informers.reflector()
+    }
+
+    fn volumes(&self) {
+        self.controller(volume::ClaimBinder { claims: self.cache(), volumes: self.cache(), classes: self.cache() });
+        self.controller(volume::VolumeBinder { claims: self.cache(), volumes: self.cache() });
+        self.controller(volume::ClaimProtection { claims: self.cache(), pods: self.cache() });
+        self.controller(volume::VolumeProtection { volumes: self.cache() });
+        self.controller(volume::EphemeralVolumes { pods: self.cache(), claims: self.cache() });
     }
 
     /// A controller's own client and Events, and its task.

@@ -50,6 +50,7 @@ pub(crate) fn start(
     start_scheduler(api, &informers, tasks);
     if let Some(runtime) = runtime {
         start_network(known, api, &informers, tasks);
+        start_local_path(known, api, &informers, tasks);
         start_agent(known, api, &informers, runtime, tasks)?;
     }
     Ok(())
@@ -109,6 +110,20 @@ fn start_network(known: &Known, api: &apiserver::Handle, informers: &Informers, 
         resolv_conf: resolv_conf(known),
     };
     tasks.run("network", net::Service::new(options).run(tasks.shutdown.clone()));
+}
+
+/// Storage of this node for claims: directories below the data directory.
+fn start_local_path(known: &Known, api: &apiserver::Handle, informers: &Informers, tasks: &Tasks) {
+    let account = "system:serviceaccount:kube-system:local-path-provisioner";
+    let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+    let options = agent::local_path::Options {
+        client: client_as(api, account, &groups),
+        informers: informers.clone(),
+        node_name: known.node_name.clone(),
+        dir: known.config.data_dir.join("storage"),
+    };
+    let shutdown = tasks.shutdown.clone();
+    tasks.tracker.spawn(async move { agent::local_path::Service::new(options).run(shutdown).await });
 }
 
 /// The agent begins when the container runtime is ready; it outlasts the runtime's later absences.

@@ -4,6 +4,7 @@ use crate::budgets::Budgets;
 use crate::node::NodeInfo;
 use crate::nominated::Nominated;
 use crate::pod::PodInfo;
+use crate::storage::Storage;
 use k8s_openapi::api::core::v1::Node;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -76,6 +77,7 @@ pub struct Cluster {
     classes: Classes,
     nominated: Nominated,
     budgets: Budgets,
+    storage: Storage,
     /// Victims of preemption that the API may not show as leaving yet.
     evicted: HashSet<Arc<str>>,
     /// Nodes whose object is known.
@@ -104,6 +106,14 @@ impl Cluster {
 
     pub fn budgets_mut(&mut self) -> &mut Budgets {
         &mut self.budgets
+    }
+
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    pub fn storage_mut(&mut self) -> &mut Storage {
+        &mut self.storage
     }
 
     /// Remembers that a pod is being ended, until it is gone or [`Self::spare`]d.

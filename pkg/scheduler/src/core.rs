@@ -3,6 +3,7 @@ use crate::cluster::Cluster;
 use crate::framework::{Diagnosis, Events, Framework, Outcome, Rotation};
 use crate::pod::PodInfo;
 use crate::queue::Queue;
+use crate::storage::{Step, Storage};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
@@ -12,8 +13,8 @@ use std::sync::Arc;
 /// What is to be done about one pod.
 #[derive(Clone, Debug)]
 pub enum Decision {
-    /// Bind it; answer with [`Core::bound`] or [`Core::bind_failed`].
-    Bind { pod: Arc<PodInfo>, node: Arc<str> },
+    /// Do the steps for its volumes, then bind it; answer with [`Core::bound`] or [`Core::bind_failed`].
+    Bind { pod: Arc<PodInfo>, node: Arc<str>, steps: Vec<Step> },
     /// Nothing fits: say so. The pod waits until something changes.
     Unschedulable { pod: Arc<PodInfo>, message: String, nomination: Nomination },
     /// Nothing fits yet: end the victims to make room; answer with [`Core::evicted`].
@@ -177,11 +178,30 @@ impl Core {
         Some(match self.framework.schedule(&pod, &self.cluster, &mut self.rotation) {
             Ok(node) => {
                 self.cluster.nominated_mut().remove(&pod.uid);
+                let steps = self.volumes(&pod, &node);
+                self.cluster.storage_mut().assume(&steps, &node);
                 self.cluster.assume(pod.clone(), node.clone());
-                Decision::Bind { pod, node }
+                Decision::Bind { pod, node, steps }
             }
             Err(diagnosis) => self.nothing_fits(pod, &diagnosis, now_ms),
         })
+    }
+
+    /// What the filter has found to be possible.
+    fn volumes(&self, pod: &PodInfo, node: &str) -> Vec<Step> {
+        let (storage, node) = (self.cluster.storage(), self.cluster.node(node));
+        let wanted = storage.wanted(&pod.object).ok().filter(|wanted| !wanted.is_empty());
+        let steps = wanted.zip(node).and_then(|(wanted, node)| storage.steps(&wanted, &node.name, node.labels()).ok());
+        steps.unwrap_or_default()
+    }
+
+    /// Claims, volumes and classes; call [`Self::storage_changed`] with a change.
+    pub fn storage_mut(&mut self) -> &mut Storage {
+        self.cluster.storage_mut()
+    }
+
+    pub fn storage_changed(&mut self) {
+        self.happened = self.happened | Events::STORAGE;
     }
 
     fn nothing_fits(&mut self, pod: Arc<PodInfo>, diagnosis: &Diagnosis, now_ms: u64) -> Decision {
@@ -245,7 +265,8 @@ impl Core {
     }
 
     /// The API refused the binding: tried again after a while, unless the pod is `gone` or placed otherwise.
-    pub fn bind_failed(&mut self, uid: &Arc<str>, gone: bool, now_ms: u64) {
+    pub fn bind_failed(&mut self, uid: &Arc<str>, steps: &[Step], gone: bool, now_ms: u64) {
+        self.cluster.storage_mut().undo(steps);
         self.cluster.forget(uid);
         self.happened = self.happened | Events::POD_REMOVED;
         if gone {

@@ -107,6 +107,8 @@ impl Events {
     pub const POD_ADDED: Self = Self(1 << 4);
     pub const POD_REMOVED: Self = Self(1 << 5);
     pub const POD_LABELS: Self = Self(1 << 6);
+    /// A claim, volume or storage class came or changed.
+    pub const STORAGE: Self = Self(1 << 7);
 
     pub fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0

@@ -14,15 +14,18 @@ pub mod affinity;
 pub mod budgets;
 pub mod cluster;
 pub mod core;
+mod follow;
 pub mod framework;
 pub mod node;
 pub mod nominated;
 pub mod plugins;
 pub mod pod;
+mod prebind;
 pub mod queue;
 mod report;
 pub mod resources;
 mod service;
+pub mod storage;
 #[cfg(test)]
 mod testing;
 

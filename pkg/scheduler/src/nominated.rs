@@ -40,6 +40,10 @@ impl Nominated {
 
     /// The node as it will be when those of at least the pod's priority have come; `None` when nobody else waits.
     pub fn filled(&self, node: &NodeInfo, pod: &PodInfo) -> Option<NodeInfo> {
+        // Asked of every node for every pod, and mostly there is nobody.
+        if self.by_uid.is_empty() {
+            return None;
+        }
         let waiting = self.on(&node.name).iter();
         let mut before = waiting.filter(|other| other.priority >= pod.priority && other.uid != pod.uid).peekable();
         before.peek()?;

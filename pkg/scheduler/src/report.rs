@@ -23,6 +23,8 @@ pub enum BindError {
     /// The pod is gone, or already has a node: nothing to try again.
     #[error("pod {namespace}/{name} is gone or has a node already")]
     Settled { namespace: Arc<str>, name: Arc<str>, source: Box<kube::Error> },
+    #[error("binding volumes of {namespace}/{name}: {reason}")]
+    Volumes { namespace: Arc<str>, name: Arc<str>, reason: String },
     #[error("binding {namespace}/{name} to {node}")]
     Failed { namespace: Arc<str>, name: Arc<str>, node: Arc<str>, source: Box<kube::Error> },
 }
@@ -38,6 +40,10 @@ pub struct Reporter {
 impl Reporter {
     pub fn new(client: kube::Client, name: &str) -> Self {
         Self { client, name: name.into() }
+    }
+
+    pub fn client(&self) -> &kube::Client {
+        &self.client
     }
 
     /// `pods/binding`: the pod gets its node, if it is still this pod and has none.

@@ -1,8 +1,11 @@
 //! The shell: feeds events to the core and carries its decisions out.
 use crate::core::{Core, Decision, Nomination, Preemption};
+use crate::follow::{StorageCaches, StorageEvent, StorageEvents};
 use crate::plugins;
 use crate::pod::PodInfo;
+use crate::prebind;
 use crate::report::{BindError, Failures, Reporter};
+use crate::storage::Step;
 use client::{Informers, Reflector, Subscription};
 use futures::FutureExt;
 use futures::future::join_all;
@@ -19,6 +22,8 @@ use tokio_util::task::TaskTracker;
 
 /// Bindings on the way at once: enough to hide a round trip, few enough to leave the API to others.
 const MAX_BINDS: usize = 64;
+/// Pods whose volumes are waited for at once.
+const MAX_VOLUME_WAITS: usize = 512;
 /// Victims of one preemption that are ended at once.
 const MAX_EVICTIONS: usize = 16;
 /// Conditions and events being written at once.
@@ -47,9 +52,11 @@ pub struct Service {
     nodes: Reflector<Node>,
     namespaces: Reflector<Namespace>,
     budgets: Reflector<PodDisruptionBudget>,
+    storage: StorageCaches,
     failures: Failures,
     tasks: TaskTracker,
     permits: Arc<Semaphore>,
+    volume_permits: Arc<Semaphore>,
     reports: mpsc::Sender<Report>,
     waiting_reports: Option<mpsc::Receiver<Report>>,
     results: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
@@ -76,6 +83,7 @@ enum Done {
 struct BindResult {
     pod: Arc<PodInfo>,
     node: Arc<str>,
+    steps: Vec<Step>,
     result: Result<(), BindError>,
 }
 
@@ -85,6 +93,7 @@ struct Events {
     nodes: Subscription<Node>,
     namespaces: Subscription<Namespace>,
     budgets: Subscription<PodDisruptionBudget>,
+    storage: StorageEvents,
 }
 
 /// What the loop woke up for.
@@ -93,6 +102,7 @@ enum Wake {
     Node(Option<client::Event<Node>>),
     Namespace(Option<client::Event<Namespace>>),
     Budget(Option<client::Event<PodDisruptionBudget>>),
+    Storage(Option<StorageEvent>),
     Done(Done),
     Time,
     Stop,
@@ -110,9 +120,11 @@ impl Service {
             nodes: informers.reflector(),
             namespaces: informers.reflector(),
             budgets: informers.reflector(),
+            storage: StorageCaches::new(&informers),
             failures: Failures::default(),
             tasks: TaskTracker::new(),
             permits: Arc::new(Semaphore::new(MAX_BINDS)),
+            volume_permits: Arc::new(Semaphore::new(MAX_VOLUME_WAITS)),
             reports,
             waiting_reports: Some(waiting_reports),
             // As many results as there are permits: sending one never waits.
@@ -131,10 +143,12 @@ impl Service {
             nodes: self.nodes.subscribe(),
             namespaces: self.namespaces.subscribe(),
             budgets: self.budgets.subscribe(),
+            storage: self.storage.subscribe(),
         };
         let synced = async {
             self.namespaces.synced().await;
             self.budgets.synced().await;
+            self.storage.synced().await;
             self.nodes.synced().await;
             self.pods.synced().await;
         };
@@ -166,7 +180,8 @@ impl Service {
                 Wake::Budget(Some(event)) => self.budget_event(event),
                 Wake::Done(done) => self.finish(done),
                 Wake::Time => {}
-                Wake::Pod(None) | Wake::Node(None) | Wake::Namespace(None) | Wake::Budget(None) | Wake::Stop => return,
+                Wake::Storage(Some(event)) => self.storage.apply(event, &mut self.core),
+                _ => return,
             }
         }
     }
@@ -180,6 +195,7 @@ impl Service {
             Some(done) = self.results.1.recv() => Wake::Done(done),
             event = events.namespaces.next() => Wake::Namespace(event),
             event = events.budgets.next() => Wake::Budget(event),
+            event = events.storage.next() => Wake::Storage(event),
             event = events.nodes.next() => Wake::Node(event),
             event = events.pods.next() => Wake::Pod(event),
             () = timer => Wake::Time,
@@ -198,6 +214,10 @@ impl Service {
         for _ in 0..EVENTS_A_ROUND {
             let Some(Some(event)) = events.budgets.next().now_or_never() else { break };
             self.budget_event(event);
+        }
+        for _ in 0..EVENTS_A_ROUND {
+            let Some(Some(event)) = events.storage.next().now_or_never() else { break };
+            self.storage.apply(event, &mut self.core);
         }
         for _ in 0..EVENTS_A_ROUND {
             let Some(Some(event)) = events.nodes.next().now_or_never() else { break };
@@ -244,6 +264,7 @@ impl Service {
 
     fn resync(&mut self) {
         self.core.resync_budgets(self.budgets.list());
+        self.storage.resync(&mut self.core);
         for namespace in self.namespaces.list() {
             self.core.namespace_changed(&namespace.name_any(), namespace.labels().clone());
         }
@@ -271,7 +292,8 @@ impl Service {
                     );
                     self.preempt(pod, preemption, permit);
                 }
-                Some(Decision::Bind { pod, node }) => self.bind(pod, node, permit),
+                Some(Decision::Bind { pod, node, steps }) if steps.is_empty() => self.bind(pod, node, permit),
+                Some(Decision::Bind { pod, node, steps }) => self.bind_with_volumes(pod, node, steps),
             }
         }
         true
@@ -283,7 +305,24 @@ impl Service {
             let result = reporter.bind(&pod, &node).await;
             drop(permit);
             // The service is gone at shutdown only.
-            let _ = results.send(Done::Bound(BindResult { pod, node, result })).await;
+            let _ = results.send(Done::Bound(BindResult { pod, node, steps: Vec::new(), result })).await;
+        });
+    }
+
+    /// Volumes may take long: others are bound in the meantime.
+    fn bind_with_volumes(&self, pod: Arc<PodInfo>, node: Arc<str>, steps: Vec<Step>) {
+        let (reporter, results) = (self.reporter.clone(), self.results.0.clone());
+        let (permits, volume_permits) = (self.permits.clone(), self.volume_permits.clone());
+        let claims = self.storage.claims.clone();
+        self.tasks.spawn(async move {
+            let bind = async {
+                let _waiting = volume_permits.acquire().await;
+                prebind::volumes(reporter.client(), &claims, &pod, &node, &steps).await?;
+                let _permit = permits.acquire().await;
+                reporter.bind(&pod, &node).await
+            };
+            let result = bind.await;
+            let _ = results.send(Done::Bound(BindResult { pod, node, steps, result })).await;
         });
     }
 
@@ -319,7 +358,7 @@ impl Service {
         }
     }
 
-    fn finish_binding(&mut self, BindResult { pod, node, result }: BindResult) {
+    fn finish_binding(&mut self, BindResult { pod, node, steps, result }: BindResult) {
         let now_ms = self.now_ms();
         match result {
             Ok(()) => {
@@ -328,16 +367,16 @@ impl Service {
             }
             Err(error @ BindError::Settled { .. }) => {
                 tracing::debug!(%error, "binding");
-                self.core.bind_failed(&pod.uid, true, now_ms);
+                self.core.bind_failed(&pod.uid, &steps, true, now_ms);
                 // It may wait still, under another version than the one that was tried.
                 if let Some(current) = self.pods.get(&pod.namespace, &pod.name) {
                     self.core.pod_changed(current, now_ms);
                 }
             }
-            Err(error @ BindError::Failed { .. }) => {
+            Err(error) => {
                 let message = chain(&error);
                 tracing::warn!(error = message, "binding failed; trying again");
-                self.core.bind_failed(&pod.uid, false, now_ms);
+                self.core.bind_failed(&pod.uid, &steps, false, now_ms);
                 self.report_failure(pod, "SchedulerError", message, Nomination::Keep);
             }
         }

@@ -75,7 +75,12 @@ impl Bed {
 
     /// A pod that can only go to this bed's nodes.
     async fn pod(&self, name: &str, requests: Value) {
+        self.pod_of_class(name, requests, None).await;
+    }
+
+    async fn pod_of_class(&self, name: &str, requests: Value, class: Option<&str>) {
         let pod = json!({"metadata": {"name": name}, "spec": {"schedulerName": self.name, "nodeSelector": {"bed": self.name},
+            "priorityClassName": class,
             "containers": [{"name": "c", "image": "none", "resources": {"requests": requests}}]}});
         self.pods().create(&PostParams::default(), &from(pod)).await.expect("a pod");
     }
@@ -157,6 +162,29 @@ async fn binds_and_says_why_not() {
         assert!(started.elapsed() < PATIENCE, "events are missing: {all:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_critical_pod_gets_its_room() {
+    let Some(client) = client().await else { return };
+    let bed = Bed::new(client, "preempt", 1, json!({"cpu": "2", "memory": "4Gi", "pods": "10"})).await;
+    bed.pod("low", json!({"cpu": "1500m"})).await;
+    assert_eq!(bed.node_of("low").await, bed.nodes[0]);
+    bed.pod_of_class("critical", json!({"cpu": "1"}), Some("system-cluster-critical")).await;
+
+    let victim = bed.wait_for("ended", "low", |pod| pod.metadata.deletion_timestamp.is_some()).await;
+    let conditions = victim.status.and_then(|status| status.conditions).unwrap_or_default();
+    let disrupted = conditions.iter().find(|c| c.type_ == "DisruptionTarget").expect("it says why");
+    assert_eq!(disrupted.reason.as_deref(), Some("PreemptionByScheduler"));
+    let nominated = |pod: &Pod| pod.status.as_ref().and_then(|status| status.nominated_node_name.clone());
+    let waiting = bed.wait_for("nominated", "critical", |pod| nominated(pod).is_some()).await;
+    assert_eq!((nominated(&waiting).as_deref(), node_name(&waiting)), (Some(&*bed.nodes[0]), None));
+
+    // Its node does not exist, so nobody else says that it is gone.
+    let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    bed.pods().delete("low", &now).await.expect("it goes");
+    assert_eq!(bed.node_of("critical").await, bed.nodes[0]);
     bed.stop().await;
 }
 

@@ -5,6 +5,7 @@
 mod measure;
 mod pods;
 mod replicas;
+mod schedule;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -45,6 +46,12 @@ struct Args {
     pods: usize,
     #[arg(long, default_value_t = 1000)]
     watchers: usize,
+    /// Nodes that pods are scheduled on, without anybody behind them; 0 leaves scheduling out.
+    #[arg(long, default_value_t = 0)]
+    nodes: usize,
+    /// Pods that are scheduled.
+    #[arg(long, default_value_t = 5000)]
+    scheduled: usize,
     /// Where the figures go as JSON.
     #[arg(long)]
     json: Option<PathBuf>,

@@ -13,13 +13,13 @@ const PAYLOAD: usize = 900;
 /// Changes that the watchers follow.
 const CHANGES: usize = 20;
 /// Requests in flight while objects are only prepared.
-const PREPARE: usize = 32;
+pub(crate) const PREPARE: usize = 32;
 /// Objects a page, as kubectl asks for.
 const PAGE: u32 = 500;
 /// A watcher that has not seen the last change by then was not kept up to date.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-fn object<K: serde::de::DeserializeOwned>(value: Value) -> Result<K> {
+pub(crate) fn object<K: serde::de::DeserializeOwned>(value: Value) -> Result<K> {
     Ok(serde_json::from_value(value)?)
 }
 
@@ -32,7 +32,12 @@ pub async fn api(client: &kube::Client, args: &Args) -> Result<Figures> {
     let name = format!("bench-{}", std::process::id());
     let namespaces: Api<Namespace> = Api::all(client.clone());
     namespaces.create(&PostParams::default(), &object(json!({"metadata": {"name": name}}))?).await?;
-    let figures = all(client, &name, args).await;
+    let mut figures = all(client, &name, args).await;
+    if args.nodes > 0
+        && let Ok(figures) = &mut figures
+    {
+        crate::schedule::run(figures, client, &name, args.nodes, args.scheduled).await?;
+    }
     namespaces.delete(&name, &DeleteParams::default()).await?;
     figures
 }

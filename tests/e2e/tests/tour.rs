@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// What each part of the tour must print, by its heading.
-const EXPECTED: [(&str, &[&str]); 8] = [
+const EXPECTED: [(&str, &[&str]); 9] = [
     ("A Deployment behind a Service, reached by name.", &["\"hello\" successfully rolled out", "\nhello-"]),
     ("Scale, update, undo.", &["successfully rolled out", "env updated", "rolled back"]),
     ("Look inside.", &["hello from hello-", "Handling connection for 8081\nhello-", "copied"]),
@@ -12,6 +12,7 @@ const EXPECTED: [(&str, &[&str]); 8] = [
         "Other workloads.",
         &["1\n2\n3\n", "roll out complete: 2 new pods", "web-1.web.default.svc.cluster.local\nAddress: 10."],
     ),
+    ("Data that stays.", &["kept\n", "Bound    pvc-"]),
     ("Who owns a field.", &["conflict with \"kubectl-create\" using v1: .data.color"]),
     ("Your own kinds.", &["condition met", "NAME   LENGTH\npunt   7"]),
     ("Pull the plug.", &["hello-"]),

@@ -2,6 +2,7 @@
 //!
 //! `payload` says what the files of a volume are, `atomic` writes them, `mounts` tells a container's part.
 mod atomic;
+mod claim;
 mod host_path;
 mod mounts;
 mod payload;
@@ -57,6 +58,9 @@ impl Volumes {
         if let Some(source) = &volume.host_path {
             return host_path::check(&source.path, source.type_.as_deref().unwrap_or_default());
         }
+        if let Some(name) = client::volumes::claim_name(pod, volume) {
+            return claim::setup(context, pod, volume, &name).await;
+        }
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let Some(dir) = path(context, uid, volume) else {
             return Err("this kind of volume is not supported on this node".to_owned());
@@ -81,6 +85,9 @@ pub fn change(pod: &Pod) -> bool {
 pub fn path(context: &Context, uid: &str, volume: &Volume) -> Option<PathBuf> {
     if let Some(source) = &volume.host_path {
         return Some(PathBuf::from(&source.path));
+    }
+    if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+        return fs::read_link(claim::link(context, uid, volume)).ok();
     }
     let plugin = match volume {
         _ if volume.empty_dir.is_some() => "kubernetes.io~empty-dir",

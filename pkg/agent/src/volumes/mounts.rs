@@ -3,7 +3,7 @@ use crate::context::Context;
 use crate::cri::{Mount, MountPropagation};
 use crate::pod::config::{self, spec};
 use crate::pod::env::expand;
-use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -64,10 +64,15 @@ fn volume_mount(
         || volume.downward_api.is_some();
     Ok(Mount {
         container_path: wanted.mount_path.clone(),
-        readonly: wanted.read_only == Some(true) || files_are_ours,
+        readonly: wanted.read_only == Some(true) || files_are_ours || is_read_only(volume),
         propagation: propagation.into(),
         ..bind(&wanted.mount_path, &host_path)
     })
+}
+
+/// A claim that this pod only wants to read.
+fn is_read_only(volume: &Volume) -> bool {
+    volume.persistent_volume_claim.as_ref().is_some_and(|source| source.read_only == Some(true))
 }
 
 /// The place of a subPath, made if missing; never outside the volume, whatever links the pod made there.

@@ -36,14 +36,24 @@ pub async fn priority_class(call: &Call<'_>, name: &str) -> Result<Option<Option
     if !name.is_empty() {
         return Ok(object(call, &format!("/registry/priorityclasses/{name}")).await?.map(Some));
     }
-    let range = store::Range::prefix("/registry/priorityclasses/".as_bytes());
-    let page = call.backend().list(&range, None, 0).await.map_err(from_store)?;
-    let classes = page.entries.iter().filter_map(|e| serde_json::from_slice::<Value>(&e.value).ok());
-    let defaults = classes.filter(|c| c["globalDefault"] == true);
+    let classes = all(call, "/registry/priorityclasses/").await?;
+    let defaults = classes.into_iter().filter(|c| c["globalDefault"] == true);
     Ok(Some(defaults.min_by_key(|c| c["value"].as_i64())))
 }
 
 /// The RuntimeClass of that name.
 pub async fn runtime_class(call: &Call<'_>, name: &str) -> Result<Option<Value>> {
     object(call, &format!("/registry/runtimeclasses/{name}")).await
+}
+
+/// The name of the class for claims that name none, if there is one.
+pub async fn default_storage_class(call: &Call<'_>) -> Result<Option<String>> {
+    let classes = all(call, "/registry/storageclasses/").await?;
+    Ok(super::storage::default_class(classes.into_iter()))
+}
+
+/// All objects of a kind; for kinds of few objects.
+async fn all(call: &Call<'_>, prefix: &'static str) -> Result<Vec<Value>> {
+    let page = call.backend().list(&store::Range::prefix(prefix.as_bytes()), None, 0).await.map_err(from_store)?;
+    Ok(page.entries.iter().filter_map(|e| serde_json::from_slice(&e.value).ok()).collect())
 }

@@ -8,6 +8,7 @@ mod nodes;
 mod priority;
 mod runtime_class;
 mod service_account;
+mod storage;
 mod tolerations;
 
 use crate::engine::{Call, Result};
@@ -34,6 +35,18 @@ pub(crate) async fn mutate(call: &Call<'_>, operation: Operation, new: &mut Valu
         ("Pod", Operation::Update, "") => {
             tolerations::tolerate(new);
             priority::keep(new, old.unwrap_or(&Value::Null));
+            Ok(())
+        }
+        ("PersistentVolume", Operation::Create, "") => {
+            storage::protect(new, storage::VOLUME);
+            Ok(())
+        }
+        ("PersistentVolumeClaim", Operation::Create, "") => {
+            storage::protect(new, storage::CLAIM);
+            let class = if storage::lacks_class(new) { lookup::default_storage_class(call).await? } else { None };
+            if let Some(class) = class {
+                new["spec"]["storageClassName"] = class.into();
+            }
             Ok(())
         }
         ("Node", Operation::Create, "") => {

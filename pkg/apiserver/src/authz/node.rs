@@ -135,6 +135,11 @@ fn references(pod: &Value) -> HashSet<Reference> {
     for volume in list(&spec["volumes"]) {
         add(&mut found, "secrets", &volume["secret"]["secretName"]);
         add(&mut found, "persistentvolumeclaims", &volume["persistentVolumeClaim"]["claimName"]);
+        if let (true, Some(pod), Some(volume)) =
+            (volume.get("ephemeral").is_some(), pod["metadata"]["name"].as_str(), volume["name"].as_str())
+        {
+            found.insert(("persistentvolumeclaims", format!("{pod}-{volume}")));
+        }
     }
     found
 }

@@ -1,7 +1,9 @@
 //! Whole decisions.
 use super::*;
 use crate::plugins;
+use crate::storage::Step;
 use crate::testing::{node, pod_object};
+use kube::ResourceExt;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -13,9 +15,9 @@ fn core() -> Core {
 fn run(core: &mut Core, now_ms: u64) -> HashMap<String, String> {
     let decide = || {
         Some(match core.next(now_ms)? {
-            Decision::Bind { pod, node } => {
+            Decision::Bind { pod, node, steps } => {
                 core.bound(&pod.uid);
-                (pod.name.to_string(), node.to_string())
+                (pod.name.to_string(), format!("{node}{}", told(&steps)))
             }
             Decision::Unschedulable { pod, message, .. } => (pod.name.to_string(), message),
             Decision::Preempt { pod, preemption, .. } => {
@@ -25,6 +27,16 @@ fn run(core: &mut Core, now_ms: u64) -> HashMap<String, String> {
         })
     };
     std::iter::from_fn(decide).collect()
+}
+
+/// What has to happen to a pod's claims, a word each.
+fn told(steps: &[Step]) -> String {
+    let one = |step: &Step| match step {
+        Step::Bind { claim, volume } => format!(" {}={}", claim.name_any(), volume.name_any()),
+        Step::Provision { claim } => format!(" {}=new", claim.name_any()),
+        Step::Wait { claim } => format!(" {}=?", claim.name_any()),
+    };
+    steps.iter().map(one).collect()
 }
 
 fn pending(core: &mut Core, name: &str, requests: Value, extra: Value) {
@@ -92,11 +104,11 @@ fn a_failed_binding_is_taken_back() {
     pending(&mut core, "p", json!({"cpu": "3"}), json!({}));
     let Some(Decision::Bind { pod, .. }) = core.next(0) else { panic!("it fits") };
     assert_eq!(core.cluster().node("n1").unwrap().requested.cpu_milli, 3000);
-    core.bind_failed(&pod.uid, false, 0);
+    core.bind_failed(&pod.uid, &[], false, 0);
     assert_eq!(core.cluster().node("n1").unwrap().requested.cpu_milli, 0);
     assert!(core.next(500).is_none());
     assert!(matches!(core.next(1_000), Some(Decision::Bind { .. })));
-    core.bind_failed(&pod.uid, true, 1_000);
+    core.bind_failed(&pod.uid, &[], true, 1_000);
     assert!(core.next(60_000).is_none());
     assert_eq!(core.waiting(), 0);
 }
@@ -445,4 +457,93 @@ fn a_pod_in_the_way_is_preempted() {
     ranked(&mut core, "p", "1", 10, None, json!({}));
     assert_eq!(run(&mut core, 0)["p"], "n1 without guard");
     assert_eq!(core.cluster().node("n1").unwrap().requested.cpu_milli, 2_000, "a try leaves no trace");
+}
+
+fn with_claim(name: &str) -> Value {
+    json!({"spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": name}}]}})
+}
+
+/// Two nodes, a class that waits for its first consumer, and open claims.
+fn storage(provisioner: &str, claims: &[&str]) -> Core {
+    let mut core = core();
+    core.node_changed(node("n1", json!({})));
+    core.node_changed(node("n2", json!({})));
+    core.storage_mut().set_class(Arc::new(
+        serde_json::from_value(json!({"metadata": {"name": "late"},
+        "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer"}))
+        .unwrap(),
+    ));
+    for name in claims {
+        core.storage_mut().set_claim(claim(name, json!({})));
+    }
+    core.storage_changed();
+    core
+}
+
+fn claim(name: &str, spec: Value) -> Arc<k8s_openapi::api::core::v1::PersistentVolumeClaim> {
+    let mut claim = json!({"metadata": {"name": name, "namespace": "default", "uid": name, "annotations": {}},
+        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "late", "resources": {"requests": {"storage": "1Gi"}}}});
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        claim["spec"][key] = value.clone();
+    }
+    if !claim["spec"]["volumeName"].is_null() {
+        claim["metadata"]["annotations"] = json!({client::volumes::BIND_COMPLETED: "yes"});
+    }
+    Arc::new(serde_json::from_value(claim).unwrap())
+}
+
+fn volume(name: &str, node: &str) -> Arc<k8s_openapi::api::core::v1::PersistentVolume> {
+    let affinity = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
+        {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}});
+    Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"], "storageClassName": "late", "nodeAffinity": affinity}, "status": {"phase": "Available"}}))
+        .unwrap())
+}
+
+#[test]
+fn pods_go_where_their_volumes_are() {
+    let mut core = storage("kubernetes.io/no-provisioner", &["a", "b"]);
+    core.storage_mut().set_volume(volume("v", "n2"));
+    pending(&mut core, "p", json!({}), with_claim("a"));
+    pending(&mut core, "q", json!({}), with_claim("b"));
+    pending(&mut core, "r", json!({}), with_claim("none"));
+    let decided = run(&mut core, 0);
+    assert_eq!(decided["p"], "n2 a=v");
+    assert!(decided["q"].contains("2 node(s) didn't find available persistent volumes to bind"), "{}", decided["q"]);
+    assert!(decided["r"].contains("persistentvolumeclaim \"none\" not found"), "{}", decided["r"]);
+    // Another pod of the same claim follows, before the API has said anything and after.
+    pending(&mut core, "s", json!({}), with_claim("a"));
+    assert_eq!(run(&mut core, 0)["s"], "n2 a=?");
+    core.storage_mut().set_claim(claim("a", json!({"volumeName": "v"})));
+    pending(&mut core, "t", json!({}), with_claim("a"));
+    assert_eq!(run(&mut core, 0)["t"], "n2");
+    core.storage_mut().set_volume(volume("w", "n1"));
+    core.storage_changed();
+    assert_eq!(run(&mut core, 2_000)["q"], "n1 b=w");
+}
+
+#[test]
+fn volumes_are_made_where_the_first_pod_goes() {
+    let mut core = storage("example.com/disks", &["a"]);
+    pending(&mut core, "p", json!({}), with_claim("a"));
+    let Some(Decision::Bind { pod, node, steps }) = core.next(0) else { panic!("it fits") };
+    assert_eq!(told(&steps), " a=new");
+    pending(&mut core, "q", json!({}), with_claim("a"));
+    assert_eq!(run(&mut core, 0)["q"], format!("{node} a=?"));
+    // When making it failed, any node will do again.
+    core.bind_failed(&pod.uid, &steps, false, 0);
+    assert!(run(&mut core, 2_000)["p"].ends_with(" a=new"));
+}
+
+#[test]
+fn one_pod_at_a_time_may_have_an_exclusive_claim() {
+    let mut core = storage("example.com/disks", &[]);
+    core.storage_mut().set_volume(volume("v", "n1"));
+    core.storage_mut().set_claim(claim("a", json!({"volumeName": "v", "accessModes": ["ReadWriteOncePod"]})));
+    pending(&mut core, "p", json!({}), with_claim("a"));
+    assert_eq!(run(&mut core, 0)["p"], "n1");
+    pending(&mut core, "q", json!({}), with_claim("a"));
+    assert!(run(&mut core, 0)["q"].contains("ReadWriteOncePod access mode already in-use by another pod"));
+    core.pod_gone("p");
+    assert_eq!(run(&mut core, 2_000)["q"], "n1");
 }

@@ -11,6 +11,7 @@ mod pod_topology_spread;
 mod preemption;
 mod sibling_spread;
 mod taint_toleration;
+mod volumes;
 
 use crate::framework::{Filter, Framework, Score};
 pub use preemption::DefaultPreemption;
@@ -24,6 +25,8 @@ pub fn default() -> Framework {
         Box::new(node_affinity::NodeAffinity),
         Box::new(node_ports::NodePorts),
         Box::new(node_resources::Fit),
+        Box::new(volumes::VolumeRestrictions),
+        Box::new(volumes::VolumeBinding),
         Box::new(pod_topology_spread::PodTopologySpread),
         Box::new(inter_pod_affinity::InterPodAffinity),
     ];
