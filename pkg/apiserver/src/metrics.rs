@@ -87,6 +87,7 @@ fn verb(verb: Verb) -> &'static str {
         Verb::Patch => "PATCH",
         Verb::Delete => "DELETE",
         Verb::DeleteCollection => "DELETECOLLECTION",
+        Verb::Options => "OPTIONS",
     }
 }
 

@@ -50,6 +50,8 @@ pub enum Verb {
     Patch,
     Delete,
     DeleteCollection,
+    /// OPTIONS, which proxies alone hand on. RBAC's verb for it is empty: only who may do everything may do it.
+    Options,
 }
 
 impl Verb {
@@ -63,6 +65,7 @@ impl Verb {
             Self::Patch => "patch",
             Self::Delete => "delete",
             Self::DeleteCollection => "deletecollection",
+            Self::Options => "",
         }
     }
 
@@ -73,6 +76,7 @@ impl Verb {
             Method::PUT => Some(Self::Update),
             Method::PATCH => Some(Self::Patch),
             Method::DELETE => Some(Self::Delete),
+            Method::OPTIONS => Some(Self::Options),
             _ => None,
         }
     }
@@ -179,6 +183,9 @@ pub fn parse(method: &Method, uri: &Uri) -> Result<Target, Error> {
     };
     let mut info = split_resource(rest, verb, query);
     (info.group, info.version) = (group.into(), version.into());
+    if verb == Verb::Options && info.subresource != "proxy" {
+        return Err(Error::Method(method.clone()));
+    }
     refine_verb(&mut info);
     Ok(Target::Resource(info))
 }
@@ -346,6 +353,8 @@ mod tests {
         assert!(matches!(get("/api/v1/watch"), Err(Error::Incomplete(_))));
         assert_eq!(get("/api/v1/pods/%zz"), Err(Error::Encoding));
         assert!(matches!(parse(&Method::OPTIONS, &"/api/v1/pods".parse().unwrap()), Err(Error::Method(_))));
+        let proxied = parse(&Method::OPTIONS, &"/api/v1/namespaces/a/pods/p/proxy/x".parse().unwrap());
+        assert!(matches!(proxied, Ok(Target::Resource(RequestInfo { verb: Verb::Options, .. }))));
     }
 
     #[test]

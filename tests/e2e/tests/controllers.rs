@@ -13,7 +13,7 @@ const REPLICAS: usize = 20;
 const COMPLETIONS: usize = 12;
 const KILLS: usize = 4;
 /// Restart, some work, and the next kill.
-const BETWEEN: Duration = Duration::from_secs(2);
+const BETWEEN: Duration = Duration::from_secs(4);
 
 /// Every pod ever seen: its uid, and what it was made for.
 type Seen = Arc<Mutex<BTreeMap<String, Pod>>>;
@@ -42,7 +42,7 @@ spec:
     metadata: {labels: {app: count}}
     spec:
       restartPolicy: Never
-      containers: [{name: count, image: "eyot.dev/demo:1", command: [sleep, "1"]}]
+      containers: [{name: count, image: "eyot.dev/demo:1", command: [sleep, "2"]}]
 "#;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -81,7 +81,7 @@ pub fn validate_metadata(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
 pub fn name_rule(kind: &GroupVersionKind) -> NameRule {
     match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Namespace" | "Service") | ("apps", "StatefulSet") => NameRule::Label,
-        ("rbac.authorization.k8s.io", _) => NameRule::PathSegment,
+        ("rbac.authorization.k8s.io", _) | ("apiregistration.k8s.io", "APIService") => NameRule::PathSegment,
         ("networking.k8s.io", "IPAddress") => NameRule::Any,
         _ => NameRule::Subdomain,
     }

@@ -162,7 +162,7 @@ mod tests {
             "pods": [{"podRef": {"uid": "u"}, "cpu": {"time": "t"}, "containers": [used]}]});
         let object = json!({"metadata": {"name": "n", "uid": "u", "namespace": "x", "labels": {"a": "b"}}});
         let usage = json!({"cpu": "5n", "memory": "4Ki"});
-        assert_eq!(node(&object, &[summary.clone()]).unwrap()["usage"], usage);
+        assert_eq!(node(&object, std::slice::from_ref(&summary)).unwrap()["usage"], usage);
         let got = pod(&object, &[summary]).unwrap();
         assert_eq!(got["containers"], json!([{"name": "a", "usage": usage}]));
         assert_eq!((&got["metadata"]["labels"]["a"], &got["window"]), (&json!("b"), &json!(WINDOW)));
