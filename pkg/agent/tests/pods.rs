@@ -59,6 +59,27 @@ impl Drop for Place {
     }
 }
 
+/// A running containerd's supervisor.
+struct Supervisor {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), runtime::Error>>,
+}
+
+impl Supervisor {
+    async fn start(place: &Place) -> Self {
+        let supervisor = runtime::Service::new(place.runtime.clone());
+        let (mut ready, stop) = (supervisor.handle(), CancellationToken::new());
+        let task = tokio::spawn(supervisor.run(stop.clone()));
+        tokio::time::timeout(WAIT, ready.ready()).await.expect("in time").expect("it runs");
+        Self { stop, task }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.expect("it ends").expect("well");
+    }
+}
+
 /// A running agent.
 struct Agent {
     shutdown: CancellationToken,
@@ -135,6 +156,15 @@ async fn until(api: &Api, path: &str, what: &str, check: impl Fn(&Value) -> bool
     }
 }
 
+/// Waits until something has come to pass.
+async fn eventually(what: &str, check: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !check() {
+        assert!(start.elapsed() < WAIT, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 fn obstacle(problems: &[runtime::programs::Problem]) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("not root".to_owned());
@@ -149,10 +179,7 @@ async fn pods_live_and_leave() {
     }
     let place = Place::new();
     place.furnish();
-    let supervisor = runtime::Service::new(place.runtime.clone());
-    let (mut ready, stop) = (supervisor.handle(), CancellationToken::new());
-    let supervised = tokio::spawn(supervisor.run(stop.clone()));
-    tokio::time::timeout(WAIT, ready.ready()).await.expect("in time").expect("it runs");
+    let supervisor = Supervisor::start(&place).await;
 
     let api = Api::new();
     let agent = Agent::start(&place, &api);
@@ -215,6 +242,44 @@ async fn pods_live_and_leave() {
     assert_eq!(long["status"]["containerStatuses"][0]["containerID"], container, "not started again");
     assert_eq!(long["status"]["containerStatuses"][0]["restartCount"], 0);
 
+    // A changed ConfigMap is in its volume within a moment.
+    let map = json!({"metadata": {"name": "cfg"}, "data": {"key": "news"}});
+    api.put("/api/v1/namespaces/default/configmaps/cfg", map);
+    let shown = place.agent_dir().join("pods/uid-long/volumes/kubernetes.io~configmap/cfg/key");
+    eventually("the change is seen", || std::fs::read_to_string(&shown).is_ok_and(|text| text == "news")).await;
+
+    // A resize changes the container that runs.
+    let mut resized = api.get(&path("long")).expect("it is there");
+    resized["metadata"]["generation"] = 2.into();
+    resized["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "48Mi", "cpu": "500m"}});
+    api.put(&path("long"), resized);
+    let long = until(&api, &path("long"), "resized", |pod| {
+        pod["status"]["containerStatuses"][0]["resources"]["limits"]["memory"] == "48Mi"
+    })
+    .await;
+    assert_eq!(long["status"]["containerStatuses"][0]["containerID"], container, "while it runs");
+    let id = container.as_str().expect("text").trim_start_matches("containerd://");
+    let usage = qos::Cgroups::detect().usage(&format!("/{}pods/burstable/poduid-long/{id}", place.instance));
+    assert_eq!((usage.memory_limit_bytes, usage.cpu_quota_us), (Some(48 << 20), Some(50_000)));
+
+    // The machine starts again and no server answers: pods come back from what was seen last.
+    agent.end().await;
+    supervisor.end().await;
+    runtime::stop(&place.runtime).expect("all ends");
+    let supervisor = Supervisor::start(&place).await;
+    let silent = Api::new();
+    silent.fall_silent();
+    let agent = Agent::start(&place, &silent);
+    let logs = place.agent_dir().join("log/pods");
+    let again = logs.join("default_long_uid-long/c/1.log");
+    eventually("it runs without a server", || {
+        std::fs::read_to_string(&again).is_ok_and(|text| text.contains("stdout F news\n"))
+    })
+    .await;
+    assert!(!logs.join("default_once_uid-once/c/1.log").exists(), "what had ended stays so");
+    agent.end().await;
+    let agent = Agent::start(&place, &api);
+
     for name in ["long", "once"] {
         let mut pod = api.get(&path(name)).expect("it is there");
         pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
@@ -230,7 +295,6 @@ async fn pods_live_and_leave() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     agent.end().await;
-    stop.cancel();
-    supervised.await.expect("it ends").expect("well");
+    supervisor.end().await;
     drop(place);
 }

@@ -495,6 +495,11 @@ impl Worker {
         };
         let ips = self.ips();
         let (context, pod) = self.shared();
+        // The runtime forgets when its machine starts again; logs stay, and are not written over.
+        let restart_count = match self.observed.latest(&name) {
+            Some(_) => restart_count,
+            None => start::count_by_logs(&log_directory(&self.pod, &self.context.settings).join(&name)),
+        };
         let target = start::target(&self.pod, &self.observed, &name);
         self.resizes.actual.insert(name.clone(), container.resources.clone().unwrap_or_default());
         self.job(Job::Start(name), async move {

@@ -13,6 +13,7 @@ use kube::Api;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,13 @@ pub fn target(pod: &Pod, observed: &Observed, name: &str) -> Option<String> {
     let mut ephemeral = spec(pod).ephemeral_containers.iter().flatten();
     let wanted = ephemeral.find(|c| c.name == name)?.target_container_name.as_deref()?;
     Some(observed.latest(wanted)?.id.clone())
+}
+
+/// How often a container has been started before, by the logs that it left: `<n>.log`, rotated `<n>.log.<time>`.
+pub fn count_by_logs(dir: &Path) -> u32 {
+    let number = |entry: fs::DirEntry| entry.file_name().to_string_lossy().split_once(".log")?.0.parse::<u32>().ok();
+    let last = fs::read_dir(dir).into_iter().flatten().flatten().filter_map(number).max();
+    last.map_or(0, |last| last.saturating_add(1))
 }
 
 /// Directories, cgroup and volumes. `first`: not just brought up to date. True when all is there.
@@ -250,4 +258,19 @@ async fn post_start(context: &Context, wanted: &Wanted, id: &str) -> Result {
     let grace = spec(&wanted.pod).termination_grace_period_seconds.unwrap_or(30);
     super::end::stop_container(context, id, grace).await;
     Err(Failure { reason: "PostStartHookError", message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_are_counted_by_the_logs_that_are_left() {
+        let dir = tempfile::tempdir().expect("directory");
+        assert_eq!(count_by_logs(&dir.path().join("none")), 0);
+        for name in ["0.log", "2.log.20260101-000000", "x.log"] {
+            fs::write(dir.path().join(name), "").expect("file");
+        }
+        assert_eq!(count_by_logs(dir.path()), 3);
+    }
 }

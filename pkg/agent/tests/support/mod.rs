@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::broadcast;
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -19,11 +20,12 @@ type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 pub struct Api {
     objects: Arc<Mutex<BTreeMap<String, Value>>>,
     changes: broadcast::Sender<(String, Value)>,
+    silent: Arc<AtomicBool>,
 }
 
 impl Api {
     pub fn new() -> Self {
-        Self { objects: Arc::default(), changes: broadcast::Sender::new(1024) }
+        Self { objects: Arc::default(), changes: broadcast::Sender::new(1024), silent: Arc::default() }
     }
 
     pub fn client(&self) -> kube::Client {
@@ -33,6 +35,11 @@ impl Api {
             async move { Ok::<_, Infallible>(api.answer(request).await) }
         });
         client::in_process(service)
+    }
+
+    /// From now on nobody gets an answer, as when the network is cut.
+    pub fn fall_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
     }
 
     pub fn get(&self, path: &str) -> Option<Value> {
@@ -57,6 +64,9 @@ impl Api {
     }
 
     async fn answer(&self, request: Request<Body>) -> Answer {
+        if self.silent.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         let path = request.uri().path().trim_end_matches("/status").to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
         let method = request.method().clone();
@@ -119,7 +129,7 @@ fn below(path: &str, collection: &str) -> bool {
 }
 
 fn is_collection(path: &str) -> bool {
-    ["pods", "services"].iter().any(|kind| path.ends_with(kind))
+    ["pods", "services", "configmaps"].iter().any(|kind| path.ends_with(kind))
 }
 
 fn reply(status: StatusCode, value: &Value) -> Answer {

@@ -8,11 +8,14 @@ use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Resource};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Notices waiting to be written; a full queue drops the newest, as Events are best effort.
 const PENDING: usize = 1024;
+/// How long Events may still be written after shutdown began.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Bytes of a message; the API refuses longer ones.
 const MESSAGE_BYTES: usize = 1024;
 /// Bytes of an object's name that go into an Event's, leaving room for the time.
@@ -90,8 +93,20 @@ impl Service {
         self.recorder.clone()
     }
 
-    /// Writes until shutdown, then what is still waiting.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    /// Writes until shutdown, then what is still waiting, as far as that goes quickly: a server that is away must not
+    /// hold up the end.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let late = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            () = self.write_all(&shutdown) => {}
+            () = late => tracing::debug!("Events were left unwritten"),
+        }
+    }
+
+    async fn write_all(mut self, shutdown: &CancellationToken) {
         while let Some(Some(notice)) = shutdown.run_until_cancelled(self.notices.recv()).await {
             self.record(notice).await;
         }
