@@ -1,5 +1,6 @@
 //! One schema type as a JSON schema, in either version of OpenAPI.
 use super::Resource;
+use super::descriptions::Descriptions;
 use crate::GroupVersionKind;
 use crate::schema::{Definition, Field, List, ListKind, Schemas, StringFormat, Struct, Type};
 use serde_json::{Map, Value, json};
@@ -64,14 +65,23 @@ pub fn kind_extension(kind: &GroupVersionKind) -> Value {
 }
 
 /// Writes types and notes the names that they refer to.
-pub struct Renderer {
+pub struct Renderer<'a> {
     dialect: Dialect,
+    texts: &'a Descriptions,
     pub references: BTreeSet<String>,
 }
 
-impl Renderer {
-    pub fn new(dialect: Dialect) -> Self {
-        Self { dialect, references: BTreeSet::new() }
+/// The schema with a text, if there is one.
+pub fn described(mut schema: Value, text: Option<&str>) -> Value {
+    if let Some(text) = text {
+        schema["description"] = text.into();
+    }
+    schema
+}
+
+impl<'a> Renderer<'a> {
+    pub fn new(dialect: Dialect, texts: &'a Descriptions) -> Self {
+        Self { dialect, texts, references: BTreeSet::new() }
     }
 
     pub fn definition(&mut self, definition: &Definition) -> Value {
@@ -81,6 +91,7 @@ impl Renderer {
             Type::Struct(structure) => self.structure(structure, &definition.name),
             other => self.ty(other),
         };
+        out = described(out, self.texts.of(&definition.name, ""));
         if !definition.kinds.is_empty() {
             out["x-kubernetes-group-version-kind"] = definition.kinds.iter().map(kind_extension).collect();
         }
@@ -94,6 +105,9 @@ impl Renderer {
             let mut schema = self.field(field);
             if RETAIN_KEYS.contains(&(owner, name)) {
                 schema = self.beside(schema, "x-kubernetes-patch-strategy", "retainKeys".into());
+            }
+            if let Some(text) = self.texts.of(owner, name) {
+                schema = self.beside(schema, "description", text.into());
             }
             properties.insert(name.to_string(), schema);
         }
@@ -122,12 +136,8 @@ impl Renderer {
     }
 
     /// In v3 nothing may stand beside `$ref`, so it moves into `allOf`.
-    fn beside(&self, mut schema: Value, name: &str, value: Value) -> Value {
-        if self.dialect == Dialect::V3 && schema.get("$ref").is_some() {
-            schema = json!({ "allOf": [schema] });
-        }
-        schema[name] = value;
-        schema
+    fn beside(&self, schema: Value, name: &str, value: Value) -> Value {
+        beside(self.dialect, schema, name, value)
     }
 
     fn named(&mut self, name: &str) -> Value {
@@ -188,42 +198,92 @@ pub fn custom_list_name(resource: &Resource) -> String {
     custom_name(&GroupVersionKind { kind: resource.list_kind.clone(), ..resource.gvk.clone() })
 }
 
+fn beside(dialect: Dialect, mut schema: Value, name: &str, value: Value) -> Value {
+    if dialect == Dialect::V3 && schema.get("$ref").is_some() {
+        schema = json!({ "allOf": [schema] });
+    }
+    schema[name] = value;
+    schema
+}
+
+/// The type whose texts of `apiVersion`, `kind` and `metadata` serve custom resources, and lists of them.
+const SINGLE: &str = "io.k8s.api.core.v1.Pod";
+const LIST: &str = "io.k8s.api.core.v1.PodList";
+
+/// `apiVersion`, `kind` and `metadata`, put among the properties.
+fn add_own_fields(out: &mut Value, of: &str, meta: &str, dialect: Dialect, texts: &Descriptions) {
+    for name in ["apiVersion", "kind"] {
+        out["properties"][name] = described(json!({ "type": "string" }), texts.of(of, name));
+    }
+    let mut metadata = reference(meta, dialect);
+    if let Some(text) = texts.of(of, "metadata") {
+        metadata = beside(dialect, metadata, "description", text.into());
+    }
+    out["properties"]["metadata"] = metadata;
+}
+
 /// A custom resource's own schema, with the fields that every object has.
-pub fn custom(resource: &Resource, schema: &Value, dialect: Dialect) -> Value {
+pub fn custom(resource: &Resource, schema: &Value, dialect: Dialect, texts: &Descriptions) -> Value {
+    // v2 can't say that unknown fields are kept, and clients would refuse them: it says nothing.
+    let open = dialect == Dialect::V2 && schema["x-kubernetes-preserve-unknown-fields"] == true;
     let mut out = match dialect {
+        _ if open || !schema.is_object() => json!({}),
         Dialect::V3 => schema.clone(),
         Dialect::V2 => to_v2(schema),
     };
-    if !out.is_object() {
-        out = json!({});
-    }
     out["type"] = "object".into();
-    // v2 can't say that unknown fields are kept below the root, and clients would refuse them.
-    let open = dialect == Dialect::V2 && out["x-kubernetes-preserve-unknown-fields"] == true;
-    if open {
-        out.as_object_mut().expect("made an object above").remove("properties");
-    } else {
-        out["properties"]["apiVersion"] = json!({ "type": "string" });
-        out["properties"]["kind"] = json!({ "type": "string" });
-        out["properties"]["metadata"] = reference(OBJECT_META, dialect);
+    if schema.is_object() && !open {
+        embedded(&mut out, dialect, texts);
+        add_own_fields(&mut out, SINGLE, OBJECT_META, dialect, texts);
     }
     out["x-kubernetes-group-version-kind"] = json!([kind_extension(&resource.gvk)]);
+    if !resource.selectable_fields.is_empty() {
+        let fields = resource.selectable_fields.iter().map(|path| json!({ "fieldPath": path }));
+        out["x-kubernetes-selectable-fields"] = fields.collect();
+    }
     out
 }
 
-pub fn custom_list(resource: &Resource, dialect: Dialect) -> Value {
+/// Objects within objects have their own apiVersion, kind and metadata.
+fn embedded(schema: &mut Value, dialect: Dialect, texts: &Descriptions) {
+    for part in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get_mut(part).filter(|inner| inner.is_object()) {
+            embedded(inner, dialect, texts);
+        }
+    }
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        properties.values_mut().for_each(|property| embedded(property, dialect, texts));
+    }
+    let preserves = schema["x-kubernetes-preserve-unknown-fields"] == true;
+    if schema["x-kubernetes-embedded-resource"] != true || (preserves && dialect == Dialect::V2) {
+        return;
+    }
+    add_own_fields(schema, SINGLE, OBJECT_META, dialect, texts);
+    let mut required: Vec<Value> = schema["required"].as_array().cloned().unwrap_or_default();
+    for name in ["kind", "apiVersion"].map(Value::from) {
+        if !required.contains(&name) {
+            required.push(name);
+        }
+    }
+    schema["required"] = required.into();
+}
+
+pub fn custom_list(resource: &Resource, dialect: Dialect, texts: &Descriptions) -> Value {
     let list = GroupVersionKind { kind: resource.list_kind.clone(), ..resource.gvk.clone() };
-    json!({
+    let text = format!(
+        "List of {}. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md",
+        resource.plural
+    );
+    let items = reference(&custom_name(&resource.gvk), dialect);
+    let mut out = json!({
+        "description": format!("{} is a list of {}", resource.list_kind, resource.gvk.kind),
         "type": "object",
         "required": ["items"],
-        "properties": {
-            "apiVersion": { "type": "string" },
-            "kind": { "type": "string" },
-            "metadata": reference(LIST_META, dialect),
-            "items": { "type": "array", "items": reference(&custom_name(&resource.gvk), dialect) },
-        },
+        "properties": { "items": { "description": text, "type": "array", "items": items } },
         "x-kubernetes-group-version-kind": [kind_extension(&list)],
-    })
+    });
+    add_own_fields(&mut out, LIST, LIST_META, dialect, texts);
+    out
 }
 
 /// Drops what v2 has no words for (`apiextensions-apiserver/pkg/controller/openapi/v2/conversion.go`): combined

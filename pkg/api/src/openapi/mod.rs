@@ -4,6 +4,7 @@
 //! Documents are built when they are first asked for and kept compressed; their hashes come from what they are
 //! built from, so the index of all documents builds none of them.
 mod definition;
+mod descriptions;
 mod paths;
 mod proto;
 
@@ -11,6 +12,7 @@ use crate::schema::Schemas;
 use crate::{GroupVersion, GroupVersionKind};
 use bytes::Bytes;
 use definition::{Dialect, Renderer};
+use descriptions::Descriptions;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use parking_lot::Mutex;
@@ -41,6 +43,8 @@ pub struct Resource {
     pub schemas: Arc<Schemas>,
     /// The `openAPIV3Schema` of a custom resource's version, which is published as it was written.
     pub custom: Option<Arc<Value>>,
+    /// Of a custom resource, the JSON paths of its field selectors.
+    pub selectable_fields: Vec<String>,
 }
 
 /// `pods/status`, `deployments/scale`; a verb `create` is a POST.
@@ -155,7 +159,16 @@ impl Digests {
     fn hash(&mut self, resources: &[Resource]) -> String {
         let mut hasher = Sha256::new();
         for r in resources {
-            let facts = (&r.gvk, &r.list_kind, &r.plural, r.namespaced, &r.verbs, &r.subresources, &r.custom);
+            let facts = (
+                &r.gvk,
+                &r.list_kind,
+                &r.plural,
+                r.namespaced,
+                &r.verbs,
+                &r.subresources,
+                &r.custom,
+                &r.selectable_fields,
+            );
             write_debug(&mut hasher, &facts);
             hasher.update(self.of(&r.schemas));
         }
@@ -215,7 +228,8 @@ struct Components<S> {
 }
 
 fn v3_document(resources: &[Resource]) -> Vec<u8> {
-    let definitions = closure(resources.iter(), Dialect::V3);
+    let texts = Descriptions::load();
+    let definitions = closure(resources.iter(), Dialect::V3, &texts);
     let document = V3 {
         openapi: "3.0.0",
         info: info(),
@@ -240,7 +254,8 @@ struct V2<P, S> {
 }
 
 fn v2_document(groups: &BTreeMap<GroupVersion, Vec<Resource>>) -> Vec<u8> {
-    let definitions = closure(groups.values().flatten(), Dialect::V2);
+    let texts = Descriptions::load();
+    let definitions = closure(groups.values().flatten(), Dialect::V2, &texts);
     let document = V2 {
         swagger: "2.0",
         info: info(),
@@ -263,15 +278,19 @@ fn bearer() -> Value {
 type Make<'a> = Box<dyn Fn(Dialect) -> Value + 'a>;
 
 /// Every definition that the resources need, by name, each with the function that renders it.
-fn closure<'a>(resources: impl Iterator<Item = &'a Resource>, dialect: Dialect) -> BTreeMap<String, Make<'a>> {
+fn closure<'a>(
+    resources: impl Iterator<Item = &'a Resource>,
+    dialect: Dialect,
+    texts: &'a Descriptions,
+) -> BTreeMap<String, Make<'a>> {
     let mut out: BTreeMap<String, Make<'a>> = BTreeMap::new();
     let mut wanted: BTreeSet<String> = definition::COMMON.iter().map(|name| (*name).to_owned()).collect();
     for resource in resources {
         if let Some(schema) = &resource.custom {
             let name = definition::custom_name(&resource.gvk);
-            out.insert(name, Box::new(move |dialect| definition::custom(resource, schema, dialect)));
+            out.insert(name, Box::new(move |dialect| definition::custom(resource, schema, dialect, texts)));
             let list = definition::custom_list_name(resource);
-            out.insert(list, Box::new(move |dialect| definition::custom_list(resource, dialect)));
+            out.insert(list, Box::new(move |dialect| definition::custom_list(resource, dialect, texts)));
         }
         let list = GroupVersionKind { kind: resource.list_kind.clone(), ..resource.gvk.clone() };
         let kinds = [&resource.gvk, &list].into_iter().chain(resource.subresources.iter().map(|s| &s.kind));
@@ -283,12 +302,15 @@ fn closure<'a>(resources: impl Iterator<Item = &'a Resource>, dialect: Dialect) 
         }
         let (make, references): (Make<'a>, _) = match Schemas::builtin().get(&name) {
             Some(found) => {
-                let mut renderer = Renderer::new(dialect);
+                let mut renderer = Renderer::new(dialect, texts);
                 renderer.definition(found);
-                (Box::new(move |dialect| Renderer::new(dialect).definition(found)), renderer.references)
+                (Box::new(move |dialect| Renderer::new(dialect, texts).definition(found)), renderer.references)
             }
             None => match definition::scalar(&name) {
-                Some(make) => (Box::new(make), BTreeSet::new()),
+                Some(make) => {
+                    let text = texts.of(&name, "").map(str::to_owned);
+                    (Box::new(move |dialect| definition::described(make(dialect), text.as_deref())), BTreeSet::new())
+                }
                 None => continue,
             },
         };

@@ -276,7 +276,8 @@ struct Yaml {
 pub fn document(groups: &BTreeMap<GroupVersion, Vec<Resource>>) -> Vec<u8> {
     let path = groups.values().flat_map(|of| paths::paths(of, Dialect::V2));
     let path = path.map(|(name, item)| NamedPathItem { name, value: Some(path_item(&item)) }).collect();
-    let definitions = closure(groups.values().flatten(), Dialect::V2);
+    let texts = super::descriptions::Descriptions::load();
+    let definitions = closure(groups.values().flatten(), Dialect::V2, &texts);
     let definitions = definitions
         .iter()
         .map(|(name, make)| NamedSchema { name: name.clone(), value: Some(schema(&make(Dialect::V2))) })

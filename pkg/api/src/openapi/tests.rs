@@ -16,6 +16,7 @@ fn deployments() -> Resource {
         }],
         schemas: Schemas::builtin().clone(),
         custom: None,
+        selectable_fields: Vec::new(),
     }
 }
 
@@ -29,6 +30,7 @@ fn islands(schema: Value) -> Resource {
         subresources: vec![],
         schemas: Arc::default(),
         custom: Some(Arc::new(schema)),
+        selectable_fields: Vec::new(),
     }
 }
 

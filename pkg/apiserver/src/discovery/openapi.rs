@@ -90,6 +90,7 @@ fn describe(resource: &Resource) -> openapi::Resource {
         subresources: subresources.collect(),
         schemas: resource.schemas.clone(),
         custom: resource.custom.as_ref().map(|custom| custom.schema.clone()),
+        selectable_fields: if resource.custom.is_some() { resource.selectable_fields.clone() } else { Vec::new() },
     }
 }
 

@@ -92,6 +92,9 @@ fn check_options(write: &Write<'_>, patch: &Patch) -> Result<()> {
 /// The body of an apply, checked, without what this scope does not own.
 fn applied(write: &mut Write<'_>, body: &Bytes) -> Result<Value> {
     let resource = write.call.resource.clone();
+    if let Some(status) = undeclared(&resource, body) {
+        return Err(status);
+    }
     let mut applied = write.decode(body)?;
     write.check_place(&mut applied, true)?;
     let fields = applied.as_object_mut().expect("decode checked it");
@@ -103,6 +106,32 @@ fn applied(write: &mut Write<'_>, body: &Bytes) -> Result<Value> {
         _ => {}
     }
     Ok(applied)
+}
+
+/// Apply can't own a field that has no schema, whatever `fieldValidation` says (structured-merge-diff's words).
+fn undeclared(resource: &crate::registry::Resource, body: &Bytes) -> Option<Box<Status>> {
+    let strict = api::decode::FieldValidation::Strict;
+    let decoded = api::decode::decode(body, resource.ty(), &resource.schemas, strict);
+    let Err(api::decode::Error::Strict(complaints)) = decoded else { return None };
+    let unknown = complaints.iter().filter_map(|text| text.strip_prefix("unknown field \"")?.strip_suffix('"'));
+    let errors: Vec<String> = unknown.map(|path| format!(".{path}: field not declared in schema")).collect();
+    let text = match &errors[..] {
+        [] => return None,
+        [one] => one.clone(),
+        several => format!("errors:\n{}", several.iter().map(|error| format!("  {error}\n")).collect::<String>()),
+    };
+    let object: Value = serde_json::from_slice(body).ok()?;
+    let said = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    let gvr = &resource.gvr;
+    let text = format!(
+        "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {text}",
+        said("namespace"),
+        said("name"),
+        gvr.group,
+        gvr.version,
+        resource.kind
+    );
+    Some(Status::failure(500, "", text).into())
 }
 
 /// An applied resourceVersion or uid is a precondition, not a value to merge.
