@@ -20,6 +20,7 @@ mod environment;
 mod eval;
 mod library;
 mod macros;
+pub mod rules;
 mod schema;
 #[cfg(test)]
 mod tests;

@@ -89,7 +89,7 @@ fn scale(errors: &mut Errors, path: &Path<'_>, scale: &Value) {
         } else if !is_simple_path(value) {
             errors.invalid(&at, value, "must be a simple json path starting with .");
         } else if !value.starts_with(prefix) {
-            errors.invalid(&at, value, format!("must be a json path under {place}"));
+            errors.invalid(&at, value, format!("should be a json path under {place}"));
         }
     }
     let (at, value) = (path.child("labelSelectorPath"), scale.text("labelSelectorPath"));

@@ -5,6 +5,7 @@
 //! Upstream's functions of the same purpose are in `k8s.io/kubernetes/pkg/apis/*/validation`.
 mod apps;
 mod batch;
+mod classes;
 mod cluster;
 mod config;
 mod definition;
@@ -112,6 +113,7 @@ fn whole(errors: &mut Errors, kind: &GroupVersionKind, object: &Value) {
         ("", "Namespace") => cluster::namespace(errors, object),
         ("", "PersistentVolume") => storage::volume(errors, object),
         ("", "PersistentVolumeClaim") => storage::claim(errors, &spec, &object["spec"]),
+        ("", "Event") => classes::event(errors, object),
         ("", "ResourceQuota") => quota::resource_quota(errors, object),
         ("", "LimitRange") => quota::limit_range(errors, object),
         ("apps", "Deployment") => apps::deployment(errors, &spec, &object["spec"]),
@@ -124,6 +126,16 @@ fn whole(errors: &mut Errors, kind: &GroupVersionKind, object: &Value) {
         ("discovery.k8s.io", "EndpointSlice") => network::endpoint_slice(errors, object),
         ("networking.k8s.io", "NetworkPolicy") => network::network_policy(errors, &spec, &object["spec"]),
         ("networking.k8s.io", "Ingress") => network::ingress(errors, &spec, &object["spec"]),
+        ("networking.k8s.io", "IngressClass") => classes::ingress_class(errors, &spec, &object["spec"]),
+        ("networking.k8s.io", "ServiceCIDR") => classes::service_cidr(errors, &spec, &object["spec"]),
+        ("node.k8s.io", "RuntimeClass") => classes::runtime_class(errors, object),
+        ("storage.k8s.io", "CSIDriver") => classes::csi_driver(errors, &spec, &object["spec"]),
+        ("storage.k8s.io", "CSINode") => classes::csi_node(errors, &spec, &object["spec"]),
+        ("storage.k8s.io", "CSIStorageCapacity") => classes::csi_storage_capacity(errors, object),
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => classes::flow_schema(errors, &spec, &object["spec"]),
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => {
+            classes::priority_level(errors, &spec, &object["spec"]);
+        }
         ("networking.k8s.io", "IPAddress") => network::ip_address(errors, object),
         ("rbac.authorization.k8s.io", kind) => rbac::rbac(errors, kind, object),
         ("coordination.k8s.io", "Lease") => cluster::lease(errors, &spec, &object["spec"]),

@@ -181,10 +181,17 @@ pub fn ingress(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     if spec.has("defaultBackend") {
         backend(errors, &path.child("defaultBackend"), &spec["defaultBackend"]);
     }
+    let class = spec.text("ingressClassName");
+    if !class.is_empty() {
+        errors.each(&path.child("ingressClassName"), class, names::dns_subdomain(class));
+    }
     let rules = path.child("rules");
     for (i, rule) in spec.list("rules").iter().enumerate() {
         let (at, host) = (rules.index(i), rule.text("host"));
         if !host.is_empty() {
+            if host.parse::<std::net::IpAddr>().is_ok() {
+                errors.invalid(&at.child("host"), host, "must be a DNS name, not an IP address");
+            }
             let wrong = if host.contains('*') { names::wildcard_subdomain(host) } else { names::dns_subdomain(host) };
             errors.each(&at.child("host"), host, wrong);
         }

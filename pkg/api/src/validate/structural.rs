@@ -6,6 +6,8 @@ use serde_json::Value;
 
 const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
 const COMBINATIONS: &[&str] = &["allOf", "anyOf", "oneOf"];
+const RULE_REASONS: &[&str] =
+    &["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
 /// What only the schema itself may say, not a condition on it.
 const NOT_IN_CONDITIONS: &[&str] = &[
     "type",
@@ -55,6 +57,54 @@ fn node(errors: &mut Errors, path: &Path<'_>, schema: &Value, level: Level, dept
         node(errors, &path.child("items"), &schema["items"], Level::Item, depth + 1);
     }
     conditions(errors, path, schema, depth);
+    rules(errors, path, schema, level == Level::Root || schema.flag("x-kubernetes-embedded-resource"));
+}
+
+/// `x-kubernetes-validations`.
+fn rules(errors: &mut Errors, path: &Path<'_>, schema: &Value, resource: bool) {
+    let list = path.child("x-kubernetes-validations");
+    for (i, rule) in schema.list("x-kubernetes-validations").iter().enumerate() {
+        let at = list.index(i);
+        if rule_texts(errors, &at, rule)
+            && let Some((field, text)) = crate::cel::rules::check(schema, "selfType", resource, rule)
+        {
+            errors.invalid(&at.child(field), shown(rule), text);
+        }
+    }
+}
+
+/// A rule as upstream prints it.
+fn shown(rule: &Value) -> Value {
+    serde_json::json!({
+        "Rule": rule.text("rule"), "Message": rule.text("message"),
+        "MessageExpression": rule.text("messageExpression"), "Reason": rule["reason"],
+        "FieldPath": rule.text("fieldPath"), "OptionalOldSelf": rule["optionalOldSelf"],
+    })
+}
+
+/// Whether the texts of a rule are such that it can be compiled.
+fn rule_texts(errors: &mut Errors, path: &Path<'_>, rule: &Value) -> bool {
+    let (message, expression) = (rule.text("message"), rule.text("messageExpression"));
+    let lines = |text: &str| text.trim().contains(['\n', '\r']);
+    if rule.text("rule").trim().is_empty() {
+        errors.required(&path.child("rule"), "rule is not specified");
+        return false;
+    }
+    if !message.is_empty() && message.trim().is_empty() {
+        errors.invalid(&path.child("message"), message, "must be non-empty if specified");
+    } else if lines(message) {
+        errors.invalid(&path.child("message"), message, "must not contain line breaks");
+    } else if lines(rule.text("rule")) && message.trim().is_empty() {
+        errors.required(&path.child("message"), "message must be specified if rule contains line breaks");
+    }
+    if !expression.is_empty() && expression.trim().is_empty() {
+        errors.required(&path.child("messageExpression"), "messageExpression must be non-empty if specified");
+        return false;
+    }
+    if rule.has("reason") && !RULE_REASONS.contains(&rule.text("reason")) {
+        errors.unsupported(&path.child("reason"), rule.text("reason"), RULE_REASONS);
+    }
+    true
 }
 
 fn type_of(errors: &mut Errors, path: &Path<'_>, schema: &Value, level: Level) {

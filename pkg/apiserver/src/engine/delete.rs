@@ -3,7 +3,7 @@
 use super::list;
 use super::params::{self, ListOptions};
 use super::write::{self, RACE_ATTEMPTS, guarded};
-use super::{Call, Result, errors, media, output};
+use super::{Call, Result, errors, media, output, served};
 use crate::Body;
 use crate::admission::{self, Operation};
 use crate::registry::custom::names;
@@ -300,7 +300,7 @@ pub async fn delete(call: &Call<'_>) -> Result<Response<Body>> {
 pub async fn delete_named(call: &Call<'_>, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Deleted> {
     let key = call.resource.key(namespace, name);
     for _ in 0..RACE_ATTEMPTS {
-        let found = call.backend().get(key.as_bytes(), None).await.map_err(errors::from_store)?;
+        let found = served::get(call, &key).await?;
         let entry = found.ok_or_else(|| call.not_found(name))?;
         let live = write::parse(call, &entry)?;
         check_preconditions(call, name, &entry, &live, options)?;

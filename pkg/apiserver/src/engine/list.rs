@@ -2,7 +2,7 @@
 use super::media::{self, Shape};
 use super::output::{self, Form};
 use super::params::{ListOptions, VersionMatch};
-use super::{Call, Result, errors, splice};
+use super::{Call, Result, errors, served, splice};
 use crate::Body;
 use crate::registry::Resource;
 use api::Status;
@@ -53,15 +53,18 @@ pub async fn find(call: &Call<'_>, options: &ListOptions) -> Result<Found> {
         found.revision = page.revision;
         at = Some(page.revision);
         let last = page.entries.last().map(|e| e.key.clone());
-        for (i, entry) in page.entries.iter().enumerate() {
-            if !matches(&call.resource, entry, options) {
+        let entries = served::entries(&call.resource, page.entries);
+        let count = entries.len();
+        for (i, entry) in entries.into_iter().enumerate() {
+            if !matches(&call.resource, &entry, options) {
                 continue;
             }
-            found.entries.push(entry.clone());
-            let more = page.more || i + 1 < page.entries.len();
+            let key = entry.key.clone();
+            found.entries.push(entry);
+            let more = page.more || i + 1 < count;
             if options.limit > 0 && found.entries.len() == options.limit && more {
-                found.next = Some(plan.token(&entry.key, page.revision));
-                found.remaining = everything.then(|| page.count - page.entries.len() as u64);
+                found.next = Some(plan.token(&key, page.revision));
+                found.remaining = everything.then(|| page.count - count as u64);
                 return Ok(found);
             }
         }

@@ -14,6 +14,7 @@ mod params;
 mod patch;
 mod pods;
 mod read;
+mod served;
 mod splice;
 mod subresource;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Patches of four kinds, tried again when somebody else changed the object meanwhile.
 use super::write::{self, Outcome, RACE_ATTEMPTS, Scope, Write};
-use super::{Call, Result, errors, media};
+use super::{Call, Result, media, served};
 use crate::Body;
 use api::Status;
 use api::status::Details;
@@ -48,7 +48,7 @@ pub async fn patch(call: &Call<'_>) -> Result<Response<Body>> {
         _ => None,
     };
     for _ in 0..RACE_ATTEMPTS {
-        let found = call.backend().get(call.key().as_bytes(), None).await.map_err(errors::from_store)?;
+        let found = served::get(call, &call.key()).await?;
         let Some(entry) = found else {
             let Some(applied) = applied.filter(|_| write.scope == Scope::Main) else {
                 return Err(call.not_found(&call.info().name));

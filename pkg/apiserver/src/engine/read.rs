@@ -1,5 +1,5 @@
 //! Get: a stored object as it is.
-use super::{Call, Result, errors, output, params};
+use super::{Call, Result, errors, output, params, served};
 use crate::Body;
 use http::{Response, StatusCode};
 use std::sync::Arc;
@@ -27,6 +27,6 @@ fn check_version(call: &Call<'_>) -> Result<()> {
 /// 404 when there is none.
 pub async fn live(call: &Call<'_>) -> Result<Arc<Entry>> {
     let name = &call.info().name;
-    let found = call.backend().get(call.key().as_bytes(), None).await.map_err(errors::from_store)?;
+    let found = served::get(call, &call.key()).await?;
     found.ok_or_else(|| call.not_found(name))
 }

@@ -403,6 +403,13 @@ async fn a_definition_is_served_and_cleared_away() {
     wrong["spec"]["size"] = "many".into();
     let (code, refused) = bench.json(things(Verb::Create, ""), wrong).await;
     assert_eq!((code, &refused["details"]["causes"][0]["field"]), (422, &json!("spec.size")), "{refused}");
+    let before = json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "old", "namespace": "default"},
+        "spec": {"name": "abc"}});
+    bench.store("/registry/example.com/things/default/old", before).await;
+    let (_, old) = bench.json(things(Verb::Get, "old"), Value::Null).await;
+    assert_eq!(old["spec"]["size"], 2, "defaults that came later are read: {old}");
+    let (_, listed) = bench.json(things(Verb::List, ""), Value::Null).await;
+    assert!(listed["items"].as_array().unwrap().iter().all(|item| item["spec"]["size"] == 2), "{listed}");
 
     let (code, _) = bench.json(definitions(Verb::Delete, "things.example.com"), Value::Null).await;
     assert_eq!(code, 200);

@@ -3,7 +3,7 @@ use super::list::{self, Found};
 use super::media::Shape;
 use super::output::Form;
 use super::params::{ListOptions, VersionMatch};
-use super::{Call, Result, errors};
+use super::{Call, Result, errors, served};
 use crate::Body;
 use crate::registry::Resource;
 use api::Status;
@@ -139,7 +139,7 @@ impl Stream {
         loop {
             let wake = self.wait().await;
             let piece = match wake {
-                Wake::Item(Some(Ok(item))) => self.item(item),
+                Wake::Item(Some(Ok(item))) => self.item(served::item(&self.resource, item)),
                 Wake::Item(Some(Err(store::Error::Closed)) | None) => return None,
                 Wake::Item(Some(Err(error))) => {
                     self.over = true;

@@ -3,7 +3,7 @@
 //! `decode -> identity -> default -> managed fields -> admission -> strategy -> validate -> store`; an update
 //! whose result equals what is stored writes nothing.
 use super::params::WriteOptions;
-use super::{Call, Result, errors, media, output};
+use super::{Call, Result, errors, media, output, served};
 use crate::Body;
 use crate::admission::{self, Operation};
 use crate::alloc::Reservation;
@@ -539,7 +539,7 @@ pub async fn update(call: &Call<'_>) -> Result<Response<Body>> {
     let mut object = write.body()?;
     write.check_place(&mut object, true)?;
     for _ in 0..RACE_ATTEMPTS {
-        let found = call.backend().get(call.key().as_bytes(), None).await.map_err(errors::from_store)?;
+        let found = served::get(call, &call.key()).await?;
         let Some(entry) = found else { return create_by_update(&mut write, object).await };
         let live = parse(call, &entry)?;
         if let Some(outcome) = write.replace(&entry, &live, object.clone(), false).await? {

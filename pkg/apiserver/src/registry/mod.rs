@@ -6,8 +6,10 @@ pub mod custom;
 pub mod strategy;
 pub mod summarize;
 
+use api::validate::{FieldError, Reason};
 use api::{GroupVersion, GroupVersionKind, GroupVersionResource};
 use arc_swap::ArcSwap;
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 pub use strategy::Strategy;
@@ -63,6 +65,30 @@ pub struct Custom {
     pub scale: Option<Scale>,
     /// The schema's patterns, compiled.
     pub patterns: custom::validate::Patterns,
+    /// The schema's `x-kubernetes-validations`.
+    pub rules: api::cel::rules::Rules,
+    /// Whether the schema has defaults, which reading fills in.
+    pub has_defaults: bool,
+}
+
+impl Custom {
+    /// What the rules refuse. They rely on types and sizes: where `found` has those wrong, none is asked.
+    fn check_rules(&self, new: &Value, old: Option<&Value>, found: &[FieldError]) -> Vec<FieldError> {
+        let blocks = |e: &FieldError| {
+            matches!(e.reason, Reason::Required | Reason::TooLong | Reason::TooMany | Reason::TypeInvalid)
+        };
+        if self.rules.is_empty() || !found.iter().any(blocks) {
+            return self.rules.validate(new, old);
+        }
+        let detail = "some validation rules were not checked because the object was invalid; correct the existing errors \
+                      to complete validation";
+        vec![FieldError {
+            field: "<nil>".into(),
+            reason: Reason::Invalid,
+            value: Some(Value::Null),
+            detail: detail.into(),
+        }]
+    }
 }
 
 /// Where a custom resource keeps what its `scale` shows, as JSON pointers (`/spec/replicas`).
@@ -126,6 +152,7 @@ impl Resource {
             let before = custom::validate::validate(old, &custom.schema, &custom.patterns);
             found.retain(|error| !before.contains(error));
         }
+        found.extend(custom.check_rules(new, old, &found));
         errors.extend(found);
         errors
     }

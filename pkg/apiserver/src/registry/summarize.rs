@@ -31,7 +31,7 @@ impl Summarize for Summarizer {
 
 /// Reads labels, uid, owners, deletionTimestamp and the selectable `fields`. A value that is no JSON object has
 /// an empty summary without a place to splice.
-fn summarize(value: &[u8], fields: &[String], resource: Option<&Resource>) -> Summary {
+pub fn summarize(value: &[u8], fields: &[String], resource: Option<&Resource>) -> Summary {
     let mut scan = Scan { fields, found: Found::default() };
     let mut reader = serde_json::Deserializer::from_slice(value);
     if reader.deserialize_map(Root(&mut scan)).is_err() {

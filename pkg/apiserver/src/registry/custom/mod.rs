@@ -49,6 +49,8 @@ fn resource(spec: &Value, version: &Value, storage: &str, several: bool) -> Reso
             columns: version["additionalPrinterColumns"].as_array().cloned().unwrap_or_default(),
             scale: scale(&version["subresources"]["scale"]),
             patterns: validate::patterns(raw),
+            rules: api::cel::rules::Rules::compile(raw),
+            has_defaults: schema::has_defaults(raw),
         })),
         strategy: Strategy::PLAIN,
         storage_version: GroupVersion::new(group, storage),

@@ -26,6 +26,13 @@ pub fn default(value: &mut Value, schema: &Value) {
     }
 }
 
+/// Whether there is any default, at any depth.
+pub fn has_defaults(schema: &Value) -> bool {
+    let fields = schema["properties"].as_object().into_iter().flat_map(|fields| fields.values());
+    let parts = [&schema["items"], &schema["additionalProperties"]].into_iter();
+    schema.get("default").is_some() || fields.chain(parts).any(|part| part.is_object() && has_defaults(part))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
