@@ -274,6 +274,10 @@ impl<'a> Write<'a> {
         }
         let context = strategy::Context { user: &call.request.user, now: &self.now };
         (resource.strategy.on_create)(&mut new, &context);
+        if has_status && resource.custom.is_none() {
+            // The empty status has its counts, as upstream's struct does.
+            resource.default(&mut new);
+        }
         if call.is_service() {
             crate::alloc::service::normalize(&mut new, None);
         }
