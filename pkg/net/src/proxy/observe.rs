@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// A Service whose proxying another program has taken over (well-known labels, "service-proxy-name").
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
-/// A Service that no proxy is to serve, whatever its address (well-known labels).
+/// A Service or an EndpointSlice that no proxy is to serve, whatever its addresses (well-known labels).
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// The Service that an EndpointSlice belongs to.
@@ -62,7 +62,8 @@ pub fn desired(
     place: Place<'_>,
 ) -> Desired {
     let mut by_service = Slices::new();
-    for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
+    let proxied = |slice: &&Arc<EndpointSlice>| slice.address_type == "IPv4" && !slice.labels().contains_key(HEADLESS);
+    for slice in slices.iter().filter(proxied) {
         if let Some(name) = slice.labels().get(SERVICE_NAME) {
             let key = (slice.namespace().unwrap_or_default(), name.clone());
             by_service.entry(key).or_default().push(slice);

@@ -81,6 +81,14 @@ fn headless_external_and_foreign_services_have_no_rules() {
 }
 
 #[test]
+fn a_headless_slice_has_no_endpoints_for_a_proxy() {
+    let mut slice = (*slice(json!([endpoint("10.42.0.5", "here", json!({}))]))).clone();
+    slice.labels_mut().insert(HEADLESS.to_owned(), String::new());
+    let ports = desired(&[web()], &[Arc::new(slice)], &[], HERE).services;
+    assert!(!ports[0].has_any_endpoints);
+}
+
+#[test]
 fn a_port_of_another_name_or_protocol_is_not_its_endpoint() {
     let dns = service(json!({"clusterIP": "10.43.0.5", "ports": [{"name": "http", "port": 80, "protocol": "UDP"}]}));
     assert!(!only(&[dns], json!([endpoint("10.42.0.5", "here", json!({}))])).has_any_endpoints);
