@@ -20,7 +20,7 @@ pub(super) fn int_or_percent(errors: &mut Errors, path: &Path<'_>, value: &Value
     }
 }
 
-fn not_above_whole(errors: &mut Errors, path: &Path<'_>, value: &Value) {
+pub fn not_above_whole(errors: &mut Errors, path: &Path<'_>, value: &Value) {
     if let Value::String(text) = value
         && names::percent(text).is_ok_and(|percent| percent > 100)
     {

@@ -23,6 +23,21 @@ pub fn network(errors: &mut Errors, path: &Path<'_>, text: &str) {
     }
 }
 
+/// Whether a network lies within another, and is smaller; none where either is no network.
+pub fn is_strict_subset(inner: &str, outer: &str) -> Option<bool> {
+    let parse = |text: &str| {
+        let (ip, bits) = text.split_once('/')?;
+        Some((ip.parse::<IpAddr>().ok()?, bits.parse::<u32>().ok()?))
+    };
+    let ((inner, inner_bits), (outer, outer_bits)) = (parse(inner)?, parse(outer)?);
+    let same_start = match (inner, outer) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= outer_bits,
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= outer_bits,
+        _ => false,
+    };
+    Some(same_start && inner_bits > outer_bits)
+}
+
 /// An address that was never checked strictly, as upstream keeps two texts for it.
 pub fn sloppy_endpoint(errors: &mut Errors, path: &Path<'_>, text: &str) {
     match address(errors, path, text) {
@@ -53,5 +68,20 @@ pub fn endpoint(errors: &mut Errors, path: &Path<'_>, ip: IpAddr) {
     }
     if link_multicast(&ip) {
         errors.invalid(path, &*text, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_within_networks() {
+        assert_eq!(is_strict_subset("10.1.0.0/16", "10.0.0.0/8"), Some(true));
+        assert_eq!(is_strict_subset("11.0.0.0/16", "10.0.0.0/8"), Some(false));
+        assert_eq!(is_strict_subset("10.0.0.0/8", "10.0.0.0/8"), Some(false));
+        assert_eq!(is_strict_subset("2001:db8:1::/48", "2001:db8::/32"), Some(true));
+        assert_eq!(is_strict_subset("::/0", "10.0.0.0/8"), Some(false));
+        assert_eq!(is_strict_subset("x", "10.0.0.0/8"), None);
     }
 }

@@ -165,8 +165,13 @@ fn policy_peer(errors: &mut Errors, at: &Path<'_>, peer: &Value) {
         "" => errors.required(&path.child("cidr"), ""),
         cidr => ip::network(errors, &path.child("cidr"), cidr),
     }
+    let list = path.child("except");
     for (i, except) in block.texts("except").enumerate() {
-        ip::network(errors, &path.child("except").index(i), except);
+        let at = list.index(i);
+        ip::network(errors, &at, except);
+        if ip::is_strict_subset(except, block.text("cidr")) == Some(false) {
+            errors.invalid(&at, except, "must be a strict subset of `cidr`");
+        }
     }
     if selects {
         errors.forbidden(at, "may not specify both ipBlock and another peer");

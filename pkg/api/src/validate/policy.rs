@@ -1,5 +1,5 @@
 //! PodDisruptionBudgets and HorizontalPodAutoscalers.
-use super::apps::int_or_percent;
+use super::apps::{int_or_percent, not_above_whole};
 use super::field::{Errors, Path, Tree};
 use super::{names, selector};
 use serde_json::Value;
@@ -11,6 +11,7 @@ pub fn disruption_budget(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     }
     for name in ["minAvailable", "maxUnavailable"].iter().filter(|name| spec.has(name)) {
         int_or_percent(errors, &path.child(name), &spec[*name]);
+        not_above_whole(errors, &path.child(name), &spec[*name]);
     }
     selector::label_selector(errors, &path.child("selector"), &spec["selector"]);
     let eviction = spec.text("unhealthyPodEvictionPolicy");

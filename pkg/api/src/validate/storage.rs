@@ -117,6 +117,10 @@ pub fn volume(errors: &mut Errors, object: &Value) {
             None => errors.required(&affinity.child("required"), "must specify required node constraints"),
         }
     }
+    let host = spec["hostPath"].text("path");
+    if host.split('/').any(|part| part == "..") {
+        errors.invalid(&path.child("hostPath").child("path"), host, "must not contain '..'");
+    }
     match sources(spec).count() {
         0 => errors.required(&path, "must specify a volume type"),
         1 => {}
