@@ -55,12 +55,17 @@ impl Seen {
             let names = image.repo_tags.iter().chain(&image.repo_digests).chain([&image.id]);
             if names.clone().any(|name| in_use.contains(name)) {
                 *last_used = now;
-            } else if !image.pinned {
+            } else if !image.pinned && !names.clone().any(|name| is_pause(name)) {
                 unused.push(Unused { id: image.id.clone(), size_bytes: image.size, last_used: *last_used });
             }
         }
         unused
     }
+}
+
+/// Sandboxes are made from it, which no list of containers shows; without it no pod starts.
+fn is_pause(name: &str) -> bool {
+    name == crate::runtime::PAUSE_IMAGE || name.contains("/pause:") || name.contains("/pause@")
 }
 
 /// Which images go, the longest unused first, until so many bytes are free; none while there is room.
@@ -136,7 +141,12 @@ mod tests {
             pinned,
             ..Default::default()
         };
-        let images = [image("1", "a:1", false), image("2", "b:1", false), image("3", "pause", true)];
+        let images = [
+            image("1", "a:1", false),
+            image("2", "b:1", false),
+            image("3", "x:1", true),
+            image("4", crate::runtime::PAUSE_IMAGE, false),
+        ];
         let in_use = HashSet::from(["b:1".to_owned()]);
         let mut seen = Seen::default();
         let start = Instant::now();
