@@ -11,6 +11,7 @@ pub mod body;
 pub mod bootstrap;
 pub mod connect;
 pub mod discovery;
+mod endpoints;
 pub mod engine;
 pub mod front;
 pub mod health;

@@ -31,6 +31,7 @@ mod pod_autoscaler;
 mod pod_gc;
 mod pods;
 mod replica_set;
+mod resource_quota;
 mod root_ca;
 mod runner;
 mod secret_view;

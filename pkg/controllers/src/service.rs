@@ -5,8 +5,8 @@ use crate::options::Options;
 use crate::runner::{self, Reconciler};
 use crate::{
     account_token, bootstrap_token, cluster_role, cron_job, daemon_set, deployment, disruption, endpoint_slice,
-    garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_autoscaler, pod_gc, replica_set, root_ca,
-    service_account, service_lb, stateful_set, volume,
+    garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_autoscaler, pod_gc, replica_set, resource_quota,
+    root_ca, service_account, service_lb, stateful_set, volume,
 };
 use client::events;
 use client::informers::Cached;
@@ -84,6 +84,7 @@ impl Service {
         }
         start.controller(namespace::Namespaces { namespaces: start.cache() });
         start.controller(node_lifecycle::NodeLifecycle::new(start.cache(), start.cache(), start.cache()));
+        start.controller(resource_quota::ResourceQuotas { quotas: start.cache() });
         start.controller(pod_gc::PodGc::new(start.cache(), start.cache()));
         start.controller(stateful_set::StatefulSets {
             sets: start.cache(),

@@ -143,6 +143,35 @@ pub fn apply(
     Ok(merged)
 }
 
+/// Merges `patch` into `live` as apply does, without owners: what a mutating admission policy's
+/// `applyConfiguration` means.
+///
+/// # Errors
+/// A patch of something atomic, whose unsaid parts would be lost, and ambiguous list elements.
+pub fn merge_unowned(live: &Value, patch: &Value, ty: &Type, schemas: &Schemas) -> Result<Value, Error> {
+    let types = Types { schemas };
+    let mut atomics = Vec::new();
+    find_atomics(patch, Ty::Known(ty), &types, "", &mut atomics);
+    if !atomics.is_empty() {
+        let text = format!("may not mutate atomic arrays, maps or structs: {}", atomics.join(", "));
+        return Err(Error::Malformed(format!("invalid ApplyConfiguration: {text}")));
+    }
+    merge::merge(live, patch, Ty::Known(ty), &types)
+}
+
+fn find_atomics<'a>(value: &Value, ty: Ty<'a>, types: &Types<'a>, path: &str, found: &mut Vec<String>) {
+    match (types.shape(ty, value), value) {
+        (types::Shape::Object(fields), Value::Object(object)) => {
+            object.iter().for_each(|(k, v)| find_atomics(v, fields.child(k), types, &format!("{path}.{k}"), found));
+        }
+        (types::Shape::List(items), Value::Array(list)) => {
+            list.iter().for_each(|v| find_atomics(v, items.item(), types, &format!("{path}[]"), found));
+        }
+        (types::Shape::Leaf, Value::Object(_) | Value::Array(_)) => found.push(path.to_owned()),
+        _ => {}
+    }
+}
+
 struct Apply<'a> {
     writer: &'a Writer<'a>,
     types: Types<'a>,

@@ -39,7 +39,16 @@ pub fn set(name: &str, object: &mut Object) {
             webhook(object);
             fill(object, "reinvocationPolicy", "Never");
         }
-        "api.admissionregistration.v1.RuleWithOperations" => fill(object, "scope", "*"),
+        "api.admissionregistration.v1.RuleWithOperations" | "api.admissionregistration.v1.NamedRuleWithOperations" => {
+            fill(object, "scope", "*");
+        }
+        "api.admissionregistration.v1.ValidatingAdmissionPolicySpec"
+        | "api.admissionregistration.v1.MutatingAdmissionPolicySpec" => fill(object, "failurePolicy", "Fail"),
+        "api.admissionregistration.v1.MatchResources" => {
+            fill(object, "matchPolicy", "Equivalent");
+            fill(object, "namespaceSelector", empty());
+            fill(object, "objectSelector", empty());
+        }
         "api.admissionregistration.v1.ServiceReference" => fill(object, "port", 443),
         "kube-aggregator.pkg.apis.apiregistration.v1.ServiceReference" => fill(object, "port", 443),
         "apiextensions-apiserver.pkg.apis.apiextensions.v1.ServiceReference" => fill(object, "port", 443),

@@ -3,6 +3,7 @@
 //! Runs on defaulted objects, after decoding: types are right, and what is missing is missing. A kind's checks
 //! stand in the file of its area; types that many kinds share (PodSpec, selectors, metadata) have their own.
 //! Upstream's functions of the same purpose are in `k8s.io/kubernetes/pkg/apis/*/validation`.
+mod admission;
 mod apps;
 mod batch;
 mod classes;
@@ -144,7 +145,19 @@ fn whole(errors: &mut Errors, kind: &GroupVersionKind, object: &Value) {
         ("policy", "PodDisruptionBudget") => policy::disruption_budget(errors, &spec, &object["spec"]),
         ("autoscaling", "HorizontalPodAutoscaler") => policy::autoscaler(errors, &spec, &object["spec"]),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => definition::definition(errors, object),
+        ("admissionregistration.k8s.io", kind) => admission_kind(errors, kind, object),
         ("autoscaling", "Scale") => errors.none_negative(&spec, &object["spec"], &["replicas"]),
+        _ => {}
+    }
+}
+
+fn admission_kind(errors: &mut Errors, kind: &str, object: &Value) {
+    match kind {
+        "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => admission::webhooks(errors, object),
+        "ValidatingAdmissionPolicy" => admission::policy(errors, object, false),
+        "MutatingAdmissionPolicy" => admission::policy(errors, object, true),
+        "ValidatingAdmissionPolicyBinding" => admission::binding(errors, object, false),
+        "MutatingAdmissionPolicyBinding" => admission::binding(errors, object, true),
         _ => {}
     }
 }

@@ -46,7 +46,17 @@ fn pod(node: &str, write: &Write<'_>) -> Result<(), String> {
     let null = Value::Null;
     match (write.operation, write.subresource) {
         (Operation::Create, "") => mirror(node, write.new.unwrap_or(&null)),
-        (Operation::Delete, _) | (Operation::Create, "eviction") | (Operation::Update, "status") => {
+        // The delete that follows is judged by the pod.
+        (Operation::Create, "eviction") => Ok(()),
+        (Operation::Update, "status")
+            if write
+                .new
+                .zip(write.old)
+                .is_some_and(|(n, o)| n["metadata"].get("labels") != o["metadata"].get("labels")) =>
+        {
+            Err(format!("node {node:?} cannot update labels through pod status"))
+        }
+        (Operation::Delete, _) | (Operation::Update, "status") => {
             let pod = write.old.or(write.new).unwrap_or(&null);
             let bound = node_of(pod);
             let act = if write.operation == Operation::Update { "update pod status" } else { "delete pods" };
@@ -82,11 +92,61 @@ fn own_node(node: &str, write: &Write<'_>) -> Result<(), String> {
     if write.operation == Operation::Delete {
         return Err(format!("node {node:?} is not allowed to delete itself"));
     }
-    let (Some(new), Some(old)) = (write.new, write.old) else { return Ok(()) };
+    let Some(new) = write.new else { return Ok(()) };
+    let Some(old) = write.old else {
+        let forbidden = forbidden_labels(new, &Value::Null);
+        return match forbidden.is_empty() {
+            true => Ok(()),
+            false => Err(format!("node {node:?} is not allowed to set the following labels: {forbidden}")),
+        };
+    };
     if new["spec"].get("taints") != old["spec"].get("taints") {
         return Err(format!("node {node:?} is not allowed to modify taints"));
     }
-    Ok(())
+    if new["metadata"].get("ownerReferences") != old["metadata"].get("ownerReferences") {
+        return Err(format!("node {node:?} is not allowed to modify ownerReferences"));
+    }
+    let forbidden = forbidden_labels(new, old);
+    if forbidden.is_empty() { Ok(()) } else { Err(format!("is not allowed to modify labels: {forbidden}")) }
+}
+
+/// Labels of Kubernetes that an agent sets on its own node (`k8s.io/kubelet/pkg/apis`).
+const OWN_LABELS: &[&str] = &[
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/instance-type",
+    "beta.kubernetes.io/os",
+    "failure-domain.beta.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "kubernetes.io/arch",
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "node.kubernetes.io/instance-type",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+];
+/// The same for whole prefixes. Unlike upstream's, a node may name its roles, which grant nothing: a server's own
+/// agent says so that it is one.
+const OWN_PREFIXES: &[&str] = &["kubelet.kubernetes.io", "node.kubernetes.io", "node-role.kubernetes.io"];
+/// Labels that say what may run on a node: never its own to set.
+const RESTRICTED: &str = "node-restriction.kubernetes.io";
+
+/// The labels that differ and are not the node's to change, sorted.
+fn forbidden_labels(new: &Value, old: &Value) -> String {
+    let labels = |node: &Value| node["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    let (new, old) = (labels(new), labels(old));
+    let changed = new.keys().chain(old.keys()).filter(|key| new.get(*key) != old.get(*key));
+    let forbidden: std::collections::BTreeSet<&str> = changed.map(String::as_str).filter(|key| !is_own(key)).collect();
+    Vec::from_iter(forbidden).join(", ")
+}
+
+fn is_own(label: &str) -> bool {
+    let prefix = label.split_once('/').map_or("", |(prefix, _)| prefix);
+    let under = |domain: &str| prefix == domain || prefix.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+    if under(RESTRICTED) {
+        return false;
+    }
+    let of_kubernetes = under("kubernetes.io") || under("k8s.io");
+    !of_kubernetes || OWN_LABELS.contains(&label) || OWN_PREFIXES.iter().any(|own| under(own))
 }
 
 fn lease(node: &str, write: &Write<'_>) -> Result<(), String> {
@@ -122,6 +182,23 @@ mod tests {
         assert!(check(&node(), &write("pods", "p", &mine, &mine)).is_ok());
         assert!(check(&node(), &write("pods", "p", &other, &other)).is_err());
         assert!(check(&User::default(), &write("pods", "p", &other, &other)).is_ok());
+    }
+
+    #[test]
+    fn a_node_labels_itself_within_bounds() {
+        let labelled = |key: &str| json!({"metadata": {"labels": {key: "x"}}, "spec": {}});
+        let plain = json!({"metadata": {}, "spec": {}});
+        let allowed = |key: &str| check(&node(), &write("nodes", "n1", &labelled(key), &plain));
+        for own in ["team", "example.com/x", "kubernetes.io/hostname", "node.kubernetes.io/speed"] {
+            assert!(allowed(own).is_ok(), "{own}");
+        }
+        let forbidden = ["node-restriction.kubernetes.io/zone", "pool.kubernetes.io/fast", "x.k8s.io/y"];
+        for other in forbidden {
+            assert_eq!(allowed(other).unwrap_err(), format!("is not allowed to modify labels: {other}"));
+        }
+        let create =
+            Write { operation: Operation::Create, subresource: "", old: None, ..write("nodes", "n1", &plain, &plain) };
+        assert!(check(&node(), &create).is_ok());
     }
 
     #[test]

@@ -52,18 +52,27 @@ pub async fn serve(front: &Arc<Front>, info: RequestInfo, user: &User, request: 
     }
     match &*info.subresource {
         "log" => log::serve(front, &info, request).await,
-        "proxy" => proxy::serve(front, &info, request).await,
+        "proxy" => {
+            admit(front, &info, user).await?;
+            proxy::serve(front, &info, request).await
+        }
         subresource => {
             if !matches!(info.verb, Verb::Get | Verb::Create) {
                 return Err(method_not_allowed());
             }
             may_create(front, &info, user)?;
+            admit(front, &info, user).await?;
             match subresource {
                 "portforward" => tunnel::port_forward(front, &info, request).await,
                 _ => exec::serve(front, &info, request).await,
             }
         }
     }
+}
+
+/// An upgrade's answer has no room for warnings.
+async fn admit(front: &Front, info: &RequestInfo, user: &User) -> Result<(), Status> {
+    front.engine.admit_connection(info, user).await.map(drop)
 }
 
 /// A WebSocket begins with a GET, which would let readers enter containers: they need `create` as well

@@ -5,7 +5,7 @@ use super::params::{self, ListOptions};
 use super::write::{self, RACE_ATTEMPTS, guarded};
 use super::{Call, Result, errors, media, output, served};
 use crate::Body;
-use crate::admission::{self, Operation};
+use crate::admission::{self, Attributes, Charge, Operation};
 use crate::registry::custom::names;
 use crate::registry::strategy;
 use api::Status;
@@ -14,6 +14,7 @@ use api::validate::{FieldError, Reason};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use http::{Response, StatusCode};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use store::{Entry, Op, OpResult, Revision};
@@ -119,6 +120,28 @@ impl DeleteOptions {
             propagation,
             dry_run,
         })
+    }
+}
+
+impl DeleteOptions {
+    /// As reviews show them.
+    fn to_value(&self) -> Value {
+        let mut value = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if let Some(seconds) = self.grace_period_seconds {
+            value["gracePeriodSeconds"] = seconds.into();
+        }
+        if let Some(policy) = self.propagation {
+            value["propagationPolicy"] = format!("{policy:?}").into();
+        }
+        for (key, text) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(text) = text {
+                value["preconditions"][key] = text.clone().into();
+            }
+        }
+        if self.dry_run {
+            value["dryRun"] = json!(["All"]);
+        }
+        value
     }
 }
 
@@ -292,19 +315,26 @@ pub enum Deleted {
 /// DELETE of one object.
 pub async fn delete(call: &Call<'_>) -> Result<Response<Body>> {
     let options = DeleteOptions::parse(call)?;
-    let deleted = delete_named(call, call.namespace(), &call.info().name, &options).await?;
-    Ok(respond(call, deleted))
+    let mut warnings = Vec::new();
+    let deleted = delete_named(call, call.namespace(), &call.info().name, &options, &mut warnings).await?;
+    Ok(output::with_warnings(respond(call, deleted), &warnings))
 }
 
-/// Deletes one object of the call's resource.
-pub async fn delete_named(call: &Call<'_>, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Deleted> {
+/// Deletes one object of the call's resource, once admission agrees; it may have warnings.
+pub async fn delete_named(
+    call: &Call<'_>,
+    namespace: &str,
+    name: &str,
+    options: &DeleteOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Deleted> {
     let key = call.resource.key(namespace, name);
     for _ in 0..RACE_ATTEMPTS {
         let found = served::get(call, &key).await?;
         let entry = found.ok_or_else(|| call.not_found(name))?;
         let live = write::parse(call, &entry)?;
         check_preconditions(call, name, &entry, &live, options)?;
-        admission::validate(call, Operation::Delete, None, Some(&live)).await?;
+        admit(call, name, &entry, &live, options, warnings).await?;
         let step = plan(&live, options, rules(call), (call.engine.clock)());
         if options.dry_run {
             let marked = if let Step::Mark(new) = step { Some(new) } else { None };
@@ -316,6 +346,25 @@ pub async fn delete_named(call: &Call<'_>, namespace: &str, name: &str, options:
     }
     let gvr = &call.resource.gvr;
     Err(Status::modified(&gvr.group, &gvr.resource, name).into())
+}
+
+async fn admit(
+    call: &Call<'_>,
+    name: &str,
+    entry: &Entry,
+    live: &Value,
+    options: &DeleteOptions,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let mut attributes = Attributes::new(call, Operation::Delete).named(name).at(entry.mod_revision);
+    (attributes.options, attributes.dry_run) = (options.to_value(), options.dry_run);
+    if !call.sub().is_empty() {
+        // An eviction was admitted as such.
+        return admission::check(&attributes, None, Some(live));
+    }
+    let admitted = call.engine.admission.admit(&attributes, None, Some(live)).await;
+    warnings.extend(attributes.take_warnings());
+    admitted
 }
 
 fn rules(call: &Call<'_>) -> Rules {
@@ -340,7 +389,15 @@ async fn execute(call: &Call<'_>, entry: Arc<Entry>, live: &Value, step: Step) -
         }
         Step::Remove => Op::Delete { key: entry.key.clone() },
     };
-    let result = call.backend().txn(guarded(&entry, op)).await.map_err(errors::from_store)?;
+    let removes = matches!(op, Op::Delete { .. });
+    let mut txn = guarded(&entry, op);
+    let charge = if removes {
+        call.engine.admission.charge(&Attributes::new(call, Operation::Delete), None, Some(live)).await?
+    } else {
+        Charge::default()
+    };
+    charge.join(&mut txn);
+    let result = call.backend().txn(txn).await.map_err(errors::from_store)?;
     Ok(match result.results.into_iter().next() {
         Some(OpResult::Put { entry, .. }) => Some(Deleted::Later(entry)),
         Some(OpResult::Delete { .. }) => {
@@ -406,22 +463,31 @@ pub async fn delete_collection(call: &Call<'_>) -> Result<Response<Body>> {
     let options = DeleteOptions::parse(call)?;
     let selection = ListOptions::parse(call.info(), &call.resource)?;
     let found = list::find(call, &selection).await?;
+    let warnings = Mutex::default();
     let mut deletes: Vec<BoxFuture<'_, Result<()>>> = Vec::with_capacity(found.entries.len());
     for entry in &found.entries {
-        deletes.push(Box::pin(delete_member(call, entry, &options)));
+        deletes.push(Box::pin(delete_member(call, entry, &options, &warnings)));
     }
     let mut deletes = futures::stream::iter(deletes).buffer_unordered(COLLECTION_WORKERS);
     while let Some(deleted) = deletes.next().await {
         deleted?;
     }
     drop(deletes);
-    Ok(list::render(call, found))
+    Ok(output::with_warnings(list::render(call, found), &warnings.into_inner()))
 }
 
 /// One of a collection; it may be gone already.
-async fn delete_member(call: &Call<'_>, entry: &Entry, options: &DeleteOptions) -> Result<()> {
+async fn delete_member(
+    call: &Call<'_>,
+    entry: &Entry,
+    options: &DeleteOptions,
+    warnings: &Mutex<Vec<String>>,
+) -> Result<()> {
     let Some((namespace, name)) = call.resource.parse_key(&entry.key) else { return Ok(()) };
-    match delete_named(call, namespace, name, options).await {
+    let mut own = Vec::new();
+    let deleted = delete_named(call, namespace, name, options, &mut own).await;
+    warnings.lock().extend(own);
+    match deleted {
         Err(status) if status.code != 404 => Err(status),
         _ => Ok(()),
     }

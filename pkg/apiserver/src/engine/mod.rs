@@ -4,6 +4,7 @@
 //! store::Backend`. Writes pass `decode -> default -> managed fields -> admission -> strategy -> validate` and
 //! end in one compare-and-set; reads hand out stored bytes with the resourceVersion spliced in.
 
+mod connection;
 mod definitions;
 mod delete;
 mod errors;
@@ -26,6 +27,7 @@ mod virtuals;
 mod watch;
 mod write;
 
+use crate::admission::{Admission, Attributes, Operation};
 use crate::alloc::Allocator;
 use crate::alloc::pools::{Cidr, Pools};
 use crate::registry::{Registry, Resource};
@@ -59,6 +61,10 @@ pub struct Request {
 #[async_trait::async_trait]
 pub trait Serve: Send + Sync {
     async fn serve(&self, request: Request) -> Response<Body>;
+
+    /// Asks admission about a connection (exec, attach, port-forward, proxy) that `user` may make. Returns what
+    /// there is to warn of.
+    async fn admit_connection(&self, info: &RequestInfo, user: &User) -> std::result::Result<Vec<String>, Status>;
 }
 
 /// What an engine stands on.
@@ -80,6 +86,7 @@ pub struct Engine {
     clock: fn() -> jiff::Timestamp,
     ttl: ttl::Ttl,
     alloc: Arc<Allocator>,
+    pub(crate) admission: Admission,
     /// Ends all watches, so that connections drain at shutdown.
     ending: CancellationToken,
 }
@@ -93,6 +100,7 @@ impl Engine {
             clock: options.clock,
             ttl: ttl::Ttl::default(),
             alloc: Allocator::new(pools),
+            admission: Admission::default(),
             ending: CancellationToken::new(),
         })
     }
@@ -106,6 +114,18 @@ impl Engine {
         };
         let definitions = definitions::run(self, shutdown.clone());
         tokio::join!(watches, self.alloc.run(self.backend.clone(), shutdown), definitions);
+    }
+
+    pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    pub(crate) fn clock(&self) -> fn() -> jiff::Timestamp {
+        self.clock
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// Gives back what a deleted object held.
@@ -146,6 +166,19 @@ impl Engine {
 impl Serve for Engine {
     async fn serve(&self, request: Request) -> Response<Body> {
         self.dispatch(&request).await.unwrap_or_else(|status| output::failure(&status))
+    }
+
+    async fn admit_connection(&self, info: &RequestInfo, user: &User) -> std::result::Result<Vec<String>, Status> {
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        let request = Request { info: info.clone(), user: user.clone(), headers, body, escalation: None };
+        let admit = async {
+            let call = Call::new(self, &request)?;
+            let attributes = Attributes::new(&call, Operation::Connect);
+            let mut options = connection::options(info, &attributes.kind);
+            self.admission.admit(&attributes, Some(&mut options), None).await?;
+            Ok(attributes.take_warnings())
+        };
+        admit.await.map_err(|status: Box<Status>| *status)
     }
 }
 

@@ -3,6 +3,7 @@ use super::delete::{self, DeleteOptions, Deleted};
 use super::write::{self, Outcome, RACE_ATTEMPTS, Scope, Write, guarded};
 use super::{Call, Result, errors, media, output, pods};
 use crate::Body;
+use crate::admission::Operation;
 use crate::registry::strategy;
 use api::Status;
 use http::{Response, StatusCode};
@@ -43,6 +44,8 @@ pub async fn bind(call: &Call<'_>) -> Result<Response<Body>> {
         return Err(Status::bad_request("a binding needs target.name, the name of a Node").into());
     }
     let (write, name) = (Write::new(call, "CreateOptions")?, &call.info().name);
+    let mut binding = binding;
+    let warnings = admit(&write, Operation::Create, &mut binding, None).await?;
     for _ in 0..RACE_ATTEMPTS {
         let found = call.backend().get(call.key().as_bytes(), None).await.map_err(errors::from_store)?;
         let entry = found.ok_or_else(|| call.not_found(name))?;
@@ -56,29 +59,37 @@ pub async fn bind(call: &Call<'_>) -> Result<Response<Body>> {
         let new =
             pods::bind(&pod, &binding, &write.now).map_err(|why| Status::conflict("", "pods/binding", name, &why))?;
         if write.options.dry_run {
-            return Ok(created(call));
+            return Ok(created(call, &warnings));
         }
         let value = serde_json::to_vec(&new).expect("a tree is JSON").into();
         let put = Op::Put { key: entry.key.clone(), value, lease: None };
         let result = call.backend().txn(guarded(&entry, put)).await.map_err(errors::from_store)?;
         if result.succeeded {
-            return Ok(created(call));
+            return Ok(created(call, &warnings));
         }
     }
     Err(write::lost_race(call))
 }
 
-fn created(call: &Call<'_>) -> Response<Body> {
+fn created(call: &Call<'_>, warnings: &[String]) -> Response<Body> {
     let mut status = Status::success(None);
     status.code = 201;
-    output::status(call, &status)
+    output::with_warnings(output::status(call, &status), warnings)
+}
+
+/// Admission of a body that has a kind of its own. Returns the warnings.
+async fn admit(write: &Write<'_>, operation: Operation, body: &mut Value, old: Option<&Value>) -> Result<Vec<String>> {
+    let attributes = write.attributes(operation, body).named(&write.call.info().name);
+    write.call.engine.admission.admit(&attributes, Some(body), old).await?;
+    Ok(attributes.take_warnings())
 }
 
 /// `pods/eviction`: a delete that disruption budgets may refuse for now.
 pub async fn evict(call: &Call<'_>) -> Result<Response<Body>> {
-    let eviction = foreign_body(call)?;
+    let (mut eviction, write) = (foreign_body(call)?, Write::new(call, "CreateOptions")?);
+    let mut warnings = admit(&write, Operation::Create, &mut eviction, None).await?;
     let mut options = DeleteOptions::from_value(&eviction["deleteOptions"])?;
-    options.dry_run |= Write::new(call, "CreateOptions")?.options.dry_run;
+    options.dry_run |= write.options.dry_run;
     let (namespace, name) = (call.namespace(), &call.info().name);
     let found = call.backend().get(call.key().as_bytes(), None).await.map_err(errors::from_store)?;
     let entry = found.ok_or_else(|| call.not_found(name))?;
@@ -89,8 +100,8 @@ pub async fn evict(call: &Call<'_>) -> Result<Response<Body>> {
     if !options.dry_run {
         mark_disrupted(call).await?;
     }
-    let _: Deleted = delete::delete_named(call, namespace, name, &options).await?;
-    Ok(created(call))
+    let _: Deleted = delete::delete_named(call, namespace, name, &options, &mut warnings).await?;
+    Ok(created(call, &warnings))
 }
 
 /// Says on the pod why it goes: Jobs' failure policies tell a disruption from a failure by it (KEP-3329).
@@ -301,11 +312,12 @@ pub async fn scale(call: &Call<'_>) -> Result<Response<Body>> {
         let entry = found.ok_or_else(|| call.not_found(name))?;
         let object = write::parse(call, &entry)?;
         let now = scale_of(&paths, &object, entry.mod_revision);
-        let wanted = match call.info().verb {
+        let mut wanted = match call.info().verb {
             crate::Verb::Get => return Ok(output::plain(call, StatusCode::OK, &now)),
             crate::Verb::Patch => super::patch::scale(call, &now)?,
             _ => foreign_body(call)?,
         };
+        write.warnings = admit(&write, Operation::Update, &mut wanted, Some(&now)).await?;
         let mut new = object.clone();
         set_replicas(&mut new, &paths.spec, &wanted)?;
         let said = &wanted["metadata"]["resourceVersion"];
@@ -319,7 +331,7 @@ pub async fn scale(call: &Call<'_>) -> Result<Response<Body>> {
             Some(Outcome::DryRun(new)) => scale_of(&paths, &new, entry.mod_revision),
             Some(Outcome::Deleted(_, revision)) => scale_of(&paths, &object, revision),
         };
-        return Ok(output::plain(call, StatusCode::OK, &after));
+        return Ok(output::with_warnings(output::plain(call, StatusCode::OK, &after), &write.warnings));
     }
     Err(write::lost_race(call))
 }

@@ -5,7 +5,7 @@
 use super::params::WriteOptions;
 use super::{Call, Result, errors, media, output, served};
 use crate::Body;
-use crate::admission::{self, Operation};
+use crate::admission::{self, Attributes, Charge, Operation};
 use crate::alloc::Reservation;
 use crate::registry::strategy::{self, Generation};
 use api::Status;
@@ -49,10 +49,6 @@ impl Scope {
             "resize" => Self::Resize,
             _ => Self::Main,
         }
-    }
-
-    fn operation(self) -> Operation {
-        Operation::Update
     }
 }
 
@@ -253,6 +249,12 @@ impl<'a> Write<'a> {
             self.record_fields(None, &mut object);
         }
         let generated = object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
+        wipe(&mut object);
+        let attributes = self.attributes(Operation::Create, &object);
+        let admitted = call.engine.admission.mutate(&attributes, Some(&mut object), None).await;
+        self.warnings.extend(attributes.take_warnings());
+        admitted?;
+        let generated = generated && object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
         for attempt in 1.. {
             let mut new = if generated { object.clone() } else { std::mem::take(&mut object) };
             self.identify(&mut new, generated)?;
@@ -268,7 +270,6 @@ impl<'a> Write<'a> {
     async fn create_once(&mut self, mut new: Value, name: &str, has_status: bool) -> Result<Outcome> {
         let call = self.call;
         let resource = &call.resource;
-        admission::mutate(call, Operation::Create, &mut new, None).await?;
         if has_status && resource.custom.is_none() {
             new["status"] = json!({});
         }
@@ -282,10 +283,11 @@ impl<'a> Write<'a> {
             crate::alloc::service::normalize(&mut new, None);
         }
         self.require_valid(&new, None, name)?;
-        admission::validate(call, Operation::Create, Some(&new), None).await?;
+        self.ask(Operation::Create, None, &new, None).await?;
         let reserved = self.reserve(&mut new, None, name).await?;
         let stored = resource.to_stored(new);
         if self.options.dry_run {
+            self.charge(Operation::Create, Some(&stored), None).await?;
             return self.dry_create(stored, name).await;
         }
         let outcome = self.put_new(stored, name).await;
@@ -293,6 +295,46 @@ impl<'a> Write<'a> {
             reserved.keep();
         }
         outcome
+    }
+
+    /// What admission knows of this write.
+    pub fn attributes(&self, operation: Operation, object: &Value) -> Attributes<'a> {
+        let kind = match (operation, self.call.info().verb) {
+            (Operation::Create, _) => "CreateOptions",
+            (_, crate::Verb::Patch) => "PatchOptions",
+            _ => "UpdateOptions",
+        };
+        let validation = match self.options.validation {
+            FieldValidation::Strict => "Strict",
+            FieldValidation::Ignore => "Ignore",
+            FieldValidation::Warn => "",
+        };
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let attributes = Attributes::new(self.call, operation).named(name);
+        attributes.with_options(kind, self.options.dry_run, &self.options.field_manager, validation)
+    }
+
+    /// Whether the object itself is what the request is about: the body of `scale` is admitted as such.
+    fn admits(&self) -> bool {
+        self.call.sub() != "scale"
+    }
+
+    /// Asks admission about an object that is complete and valid.
+    async fn ask(
+        &mut self,
+        operation: Operation,
+        revision: Option<Revision>,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> Result<()> {
+        if !self.admits() {
+            return Ok(());
+        }
+        let mut attributes = self.attributes(operation, new);
+        attributes.revision = revision;
+        let asked = self.call.engine.admission.validate(&attributes, Some(new), old).await;
+        self.warnings.extend(attributes.take_warnings());
+        asked
     }
 
     /// The addresses and ports of a Service.
@@ -317,11 +359,6 @@ impl<'a> Write<'a> {
             }
             meta.insert("name".into(), generate_name(base).into());
         }
-        for server_set in
-            ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"]
-        {
-            meta.remove(server_set);
-        }
         if first {
             meta.insert("generation".into(), 1.into());
         }
@@ -338,21 +375,35 @@ impl<'a> Write<'a> {
         }
     }
 
+    /// What quotas charge for the write.
+    async fn charge(&self, operation: Operation, new: Option<&Value>, old: Option<&Value>) -> Result<Charge> {
+        let attributes = self.attributes(operation, new.or(old).unwrap_or(&Value::Null));
+        self.call.engine.admission.charge(&attributes, new, old).await
+    }
+
     async fn put_new(&self, stored: Value, name: &str) -> Result<Outcome> {
-        let key: Bytes = self.call.resource.key(self.call.namespace(), name).into();
-        let value = serde_json::to_vec(&stored).expect("a tree is JSON").into();
-        let lease = self.call.engine.ttl.lease(self.call).await?;
-        let txn = Txn {
-            compare: vec![Compare::ModRevision { key: key.clone(), revision: Revision::ZERO }],
-            then: vec![Op::Put { key: key.clone(), value, lease }],
-            otherwise: vec![Op::Get { key }],
-        };
-        let result = self.call.backend().txn(txn).await.map_err(errors::from_store)?;
-        match result.results.into_iter().next() {
-            Some(OpResult::Put { entry, .. }) => Ok(Outcome::Stored(entry)),
-            Some(OpResult::Get { entry: Some(entry) }) => Err(self.exists(name, &entry)),
-            _ => Err(Status::internal("the store answered a put with something else").into()),
+        let call = self.call;
+        let key: Bytes = call.resource.key(call.namespace(), name).into();
+        let lease = call.engine.ttl.lease(call).await?;
+        let value: Bytes = serde_json::to_vec(&stored).expect("a tree is JSON").into();
+        for _ in 0..RACE_ATTEMPTS {
+            let charge = self.charge(Operation::Create, Some(&stored), None).await?;
+            let mut txn = Txn {
+                compare: vec![Compare::ModRevision { key: key.clone(), revision: Revision::ZERO }],
+                then: vec![Op::Put { key: key.clone(), value: value.clone(), lease }],
+                otherwise: vec![Op::Get { key: key.clone() }],
+            };
+            charge.join(&mut txn);
+            let result = call.backend().txn(txn).await.map_err(errors::from_store)?;
+            match result.results.into_iter().next() {
+                Some(OpResult::Put { entry, .. }) => return Ok(Outcome::Stored(entry)),
+                Some(OpResult::Get { entry: Some(entry) }) => return Err(self.exists(name, &entry)),
+                // A quota changed meanwhile.
+                Some(OpResult::Get { entry: None }) => {}
+                _ => return Err(Status::internal("the store answered a put with something else").into()),
+            }
         }
+        Err(lost_race(call))
     }
 
     fn exists(&self, name: &str, entry: &Entry) -> Box<Status> {
@@ -381,7 +432,12 @@ impl<'a> Write<'a> {
         if !applied {
             self.record_fields(Some(live), &mut new);
         }
-        admission::mutate(call, self.scope.operation(), &mut new, Some(live)).await?;
+        if self.admits() {
+            let attributes = self.attributes(Operation::Update, live).at(entry.mod_revision);
+            let admitted = call.engine.admission.mutate(&attributes, Some(&mut new), Some(live)).await;
+            self.warnings.extend(attributes.take_warnings());
+            admitted?;
+        }
         keep_identity(&mut new, live);
         self.keep_out_of_scope(&mut new, live);
         let context = strategy::Context { user: &call.request.user, now: &self.now };
@@ -395,47 +451,52 @@ impl<'a> Write<'a> {
         }
         self.count_generation(&mut new, live);
         if new == *live {
+            self.ask(Operation::Update, Some(entry.mod_revision), &new, Some(live)).await?;
             return Ok(Some(Outcome::Stored(entry.clone())));
         }
         self.require_valid(&new, Some(live), &call.info().name)?;
-        admission::validate(call, self.scope.operation(), Some(&new), Some(live)).await?;
+        self.ask(Operation::Update, Some(entry.mod_revision), &new, Some(live)).await?;
         let reserved = self.reserve(&mut new, Some(live), &call.info().name).await?;
         let gone = is_finished(&new, live, &resource.kind);
+        let charge = self.charge(Operation::Update, Some(&new).filter(|_| !gone), Some(live)).await?;
         let stored = resource.to_stored(new);
         if self.options.dry_run {
             return Ok(Some(Outcome::DryRun(with_version(stored, entry.mod_revision))));
         }
         if gone {
-            let outcome = self.remove(entry).await?;
+            let outcome = self.remove(entry, &charge).await?;
             if outcome.is_some() {
                 call.engine.removed(call, live);
             }
             return Ok(outcome);
         }
-        let outcome = self.put(entry, &stored).await?;
+        let outcome = self.put(entry, &stored, &charge).await?;
         if let (Some(_), Some(reserved)) = (&outcome, reserved) {
             reserved.keep();
         }
         Ok(outcome)
     }
 
-    async fn put(&self, entry: &Arc<Entry>, stored: &Value) -> Result<Option<Outcome>> {
+    async fn put(&self, entry: &Arc<Entry>, stored: &Value, charge: &Charge) -> Result<Option<Outcome>> {
         let value = serde_json::to_vec(stored).expect("a tree is JSON").into();
         let lease = match self.call.engine.ttl.lease(self.call).await? {
             Some(fresh) => Some(fresh),
             None => entry.lease,
         };
         let put = Op::Put { key: entry.key.clone(), value, lease };
-        let result = self.call.backend().txn(guarded(entry, put)).await.map_err(errors::from_store)?;
+        let mut txn = guarded(entry, put);
+        charge.join(&mut txn);
+        let result = self.call.backend().txn(txn).await.map_err(errors::from_store)?;
         Ok(match result.results.into_iter().next() {
             Some(OpResult::Put { entry, .. }) => Some(Outcome::Stored(entry)),
             _ => None,
         })
     }
 
-    async fn remove(&self, entry: &Arc<Entry>) -> Result<Option<Outcome>> {
-        let delete = Op::Delete { key: entry.key.clone() };
-        let result = self.call.backend().txn(guarded(entry, delete)).await.map_err(errors::from_store)?;
+    async fn remove(&self, entry: &Arc<Entry>, charge: &Charge) -> Result<Option<Outcome>> {
+        let mut txn = guarded(entry, Op::Delete { key: entry.key.clone() });
+        charge.join(&mut txn);
+        let result = self.call.backend().txn(txn).await.map_err(errors::from_store)?;
         Ok(result.succeeded.then(|| Outcome::Deleted(entry.clone(), result.revision)))
     }
 
@@ -643,6 +704,22 @@ pub fn generate_name(base: &str) -> String {
     }
     let suffix = (0..SUFFIX_LENGTH).map(|_| SUFFIX_ALPHABET[rand::random_range(0..SUFFIX_ALPHABET.len())] as char);
     base[..end].chars().chain(suffix).collect()
+}
+
+/// Takes away what only the server sets, before anybody else sees a new object (`WipeObjectMetaSystemFields`).
+fn wipe(object: &mut Value) {
+    let meta = strategy::child(object, "metadata");
+    for server_set in [
+        "resourceVersion",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "generation",
+        "uid",
+        "creationTimestamp",
+    ] {
+        meta.remove(server_set);
+    }
 }
 
 /// What no update changes (`rest.BeforeUpdate`).
