@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn planned(claim: &Arc<PersistentVolumeClaim>, volumes: &[Arc<PersistentVolume>]) -> Vec<Work> {
-        plan(&here(&node()), &[claim.clone()], volumes, &[Arc::new(class())])
+        plan(&here(&node()), std::slice::from_ref(claim), volumes, &[Arc::new(class())])
     }
 
     #[test]
