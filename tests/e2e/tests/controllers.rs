@@ -69,13 +69,22 @@ async fn nothing_is_made_twice() -> anyhow::Result<()> {
         seen.lock().values().filter(|pod| pod.labels().get("app").is_some_and(|a| a == app)).cloned().collect()
     };
     assert_eq!(made("web").len(), REPLICAS, "{:?}", made("web").iter().map(ResourceExt::name_any).collect::<Vec<_>>());
+    // A start that the kill cuts off fails in containerd, and its pod is rightly replaced; no other may be.
+    let (cut_off, whole): (Vec<_>, Vec<_>) = made("count").into_iter().partition(was_cut_off);
     let index = |pod: &Pod| pod.annotations()["batch.kubernetes.io/job-completion-index"].parse().unwrap_or(usize::MAX);
-    let mut indexes: Vec<usize> = made("count").iter().map(index).collect();
+    let mut indexes: Vec<usize> = whole.iter().map(index).collect();
     indexes.sort_unstable();
-    assert_eq!(indexes, (0..COMPLETIONS).collect::<Vec<_>>(), "each index has one pod");
-    let counted = cluster.kubectl(&["get", "job", "count", "-o", "jsonpath={.status.succeeded} {.status.failed}"])?;
-    assert_eq!(counted.trim(), COMPLETIONS.to_string());
+    assert_eq!(indexes, (0..COMPLETIONS).collect::<Vec<_>>(), "each index has one pod, besides {}", cut_off.len());
+    let counted = cluster.kubectl(&["get", "job", "count", "-o", "jsonpath={.status.succeeded}"])?;
+    assert_eq!(counted, COMPLETIONS.to_string());
     Ok(())
+}
+
+/// Whether the runtime never got the container to run.
+fn was_cut_off(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let mut reasons = statuses.filter_map(|status| status.state.as_ref()?.terminated.as_ref()?.reason.as_deref());
+    reasons.any(|reason| reason == "StartError")
 }
 
 /// Follows the pods across restarts of the server.
