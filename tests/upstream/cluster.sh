@@ -3,6 +3,7 @@
 #   cluster.sh up [DIR]      starts etcd, kube-apiserver, kube-controller-manager, kube-scheduler, containerd, kubelet, kube-proxy
 #   cluster.sh down [DIR]    ends them and what they left on the host
 # DIR (default /var/tmp/eyot-rival) gets admin.kubeconfig, pids, ready (seconds from start to node Ready), logs.
+# No other Kubernetes may run meanwhile: the programs have ports of their own.
 # UPSTREAM_BIN names the directory with the programs of one Kubernetes release, and etcd.
 set -euo pipefail
 bin=${UPSTREAM_BIN:-/var/cache/eyot-upstream/bin}
@@ -98,7 +99,7 @@ up() {
 		--enable-admission-plugins NodeRestriction --allow-privileged
 	until_true 60 "${kubectl[@]}" get --raw /readyz
 	run "$bin/kube-controller-manager" --kubeconfig "$dir/controllers.kubeconfig" --leader-elect=false --kube-api-qps 5000 --kube-api-burst 5000 \
-		--root-ca-file "$dir/ca.crt" --service-account-private-key-file "$dir/accounts.key" --cluster-cidr 10.245.0.0/16
+		--root-ca-file "$dir/ca.crt" --service-account-private-key-file "$dir/accounts.key" --use-service-account-credentials --cluster-cidr 10.245.0.0/16
 	run "$bin/kube-scheduler" --kubeconfig "$dir/scheduler.kubeconfig" --leader-elect=false --kube-api-qps 5000 --kube-api-burst 5000
 	run "$bin/kubelet" --config "$dir/kubelet.yaml" --kubeconfig "$dir/kubelet.kubeconfig" --root-dir "$dir/kubelet" --node-ip "$address"
 	run "$bin/kube-proxy" --kubeconfig "$dir/admin.kubeconfig" --proxy-mode nftables --cluster-cidr 10.245.0.0/16 --hostname-override "$node"
@@ -110,21 +111,30 @@ up() {
 	echo "upstream is Ready after $(cat "$dir/ready") s: $dir/admin.kubeconfig"
 }
 
+# Ends a program that up started; a server that drains its connections for long is not waited for.
+end() { # NAME
+	local pid
+	[ -f "$dir/pid.$1" ] && pid=$(cat "$dir/pid.$1") || return 0
+	kill "$pid" 2>/dev/null || return 0
+	for _ in $(seq 50); do
+		kill -0 "$pid" 2>/dev/null || return 0
+		sleep 0.1
+	done
+	kill -9 "$pid" 2>/dev/null || true
+}
+
 down() {
 	local name task ctr=(ctr --address "$dir/containerd.sock" --namespace k8s.io)
 	[ -d "$dir" ] || return 0
 	"${kubectl[@]}" delete pods --all-namespaces --all --grace-period=0 --force >/dev/null 2>&1 || true
-	for name in kubelet kube-proxy kube-scheduler kube-controller-manager kube-apiserver etcd; do
-		[ ! -f "$dir/pid.$name" ] || kill "$(cat "$dir/pid.$name")" 2>/dev/null || true
-	done
+	for name in kubelet kube-proxy kube-scheduler kube-controller-manager kube-apiserver etcd; do end "$name"; done
 	for task in $("${ctr[@]}" tasks list -q 2>/dev/null); do "${ctr[@]}" tasks kill --signal 9 --all "$task" >/dev/null 2>&1 || true; done
 	sleep 1
 	for task in $("${ctr[@]}" containers list -q 2>/dev/null); do
 		"${ctr[@]}" tasks delete --force "$task" >/dev/null 2>&1 || true
 		"${ctr[@]}" containers delete "$task" >/dev/null 2>&1 || true
 	done
-	[ ! -f "$dir/pid.containerd" ] || kill "$(cat "$dir/pid.containerd")" 2>/dev/null || true
-	sleep 1
+	end containerd
 	awk -v dir="$dir/" 'index($2, dir) == 1 {print $2}' /proc/mounts | sort -r | xargs -r -n1 umount -l
 	ip link delete rival0 2>/dev/null || true
 	nft delete table ip kube-proxy 2>/dev/null || true
