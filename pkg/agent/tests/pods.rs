@@ -249,10 +249,11 @@ async fn pods_live_and_leave() {
     eventually("the change is seen", || std::fs::read_to_string(&shown).is_ok_and(|text| text == "news")).await;
 
     // A resize changes the container that runs.
-    let mut resized = api.get(&path("long")).expect("it is there");
-    resized["metadata"]["generation"] = 2.into();
-    resized["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "48Mi", "cpu": "500m"}});
-    api.put(&path("long"), resized);
+    let resized = api.edit(&path("long"), |pod| {
+        pod["metadata"]["generation"] = 2.into();
+        pod["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "48Mi", "cpu": "500m"}});
+    });
+    assert!(resized.is_some(), "it is there");
     let long = until(&api, &path("long"), "resized", |pod| {
         pod["status"]["containerStatuses"][0]["resources"]["limits"]["memory"] == "48Mi"
     })
@@ -281,10 +282,11 @@ async fn pods_live_and_leave() {
     let agent = Agent::start(&place, &api);
 
     for name in ["long", "once"] {
-        let mut pod = api.get(&path(name)).expect("it is there");
-        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-        pod["metadata"]["deletionGracePeriodSeconds"] = 1.into();
-        api.put(&path(name), pod);
+        let deleted = api.edit(&path(name), |pod| {
+            pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            pod["metadata"]["deletionGracePeriodSeconds"] = 1.into();
+        });
+        assert!(deleted.is_some(), "{name} is there");
     }
     for name in ["long", "once"] {
         until(&api, &path(name), "deleted", Value::is_null).await;

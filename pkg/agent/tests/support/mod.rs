@@ -1,6 +1,5 @@
 //! As much of an API server as an agent talks to: objects in memory, patches merged, changes watched.
 use bytes::Bytes;
-use futures::StreamExt;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
@@ -11,21 +10,29 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::broadcast;
+use tokio::sync::watch;
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// The API; cloning shares it.
 #[derive(Clone)]
 pub struct Api {
-    objects: Arc<Mutex<BTreeMap<String, Value>>>,
-    changes: broadcast::Sender<(String, Value)>,
+    state: Arc<Mutex<State>>,
+    /// How many changes there were.
+    changed: watch::Sender<usize>,
     silent: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Value>,
+    /// Every change with its object's path; the nth is version n.
+    changes: Vec<(String, Value)>,
 }
 
 impl Api {
     pub fn new() -> Self {
-        Self { objects: Arc::default(), changes: broadcast::Sender::new(1024), silent: Arc::default() }
+        Self { state: Arc::default(), changed: watch::Sender::new(0), silent: Arc::default() }
     }
 
     pub fn client(&self) -> kube::Client {
@@ -43,24 +50,39 @@ impl Api {
     }
 
     pub fn get(&self, path: &str) -> Option<Value> {
-        self.objects.lock().get(path).cloned()
+        self.state.lock().objects.get(path).cloned()
     }
 
     /// Makes or changes an object and tells watchers.
-    pub fn put(&self, path: &str, mut object: Value) -> Value {
-        let mut objects = self.objects.lock();
-        let kind = if objects.contains_key(path) { "MODIFIED" } else { "ADDED" };
-        let version = objects.values().filter_map(|o| o["metadata"]["resourceVersion"].as_str()?.parse().ok()).max();
-        object["metadata"]["resourceVersion"] = (version.unwrap_or(0u64) + 1).to_string().into();
-        objects.insert(path.to_owned(), object.clone());
-        let _ = self.changes.send((path.to_owned(), json!({"type": kind, "object": object})));
+    pub fn put(&self, path: &str, object: Value) -> Value {
+        self.change(&mut self.state.lock(), path, object)
+    }
+
+    /// Changes an object that is there, whatever others write meanwhile.
+    pub fn edit(&self, path: &str, edit: impl FnOnce(&mut Value)) -> Option<Value> {
+        let mut state = self.state.lock();
+        let mut object = state.objects.get(path)?.clone();
+        edit(&mut object);
+        Some(self.change(&mut state, path, object))
+    }
+
+    pub fn remove(&self, path: &str) -> Option<Value> {
+        let mut state = self.state.lock();
+        let object = state.objects.remove(path)?;
+        self.tell(&mut state, path, "DELETED", object.clone());
+        Some(object)
+    }
+
+    fn change(&self, state: &mut State, path: &str, mut object: Value) -> Value {
+        object["metadata"]["resourceVersion"] = (state.changes.len() + 1).to_string().into();
+        let known = state.objects.insert(path.to_owned(), object.clone()).is_some();
+        self.tell(state, path, if known { "MODIFIED" } else { "ADDED" }, object.clone());
         object
     }
 
-    pub fn remove(&self, path: &str) {
-        if let Some(object) = self.objects.lock().remove(path) {
-            let _ = self.changes.send((path.to_owned(), json!({"type": "DELETED", "object": object})));
-        }
+    fn tell(&self, state: &mut State, path: &str, kind: &str, object: Value) {
+        state.changes.push((path.to_owned(), json!({"type": kind, "object": object})));
+        self.changed.send_replace(state.changes.len());
     }
 
     async fn answer(&self, request: Request<Body>) -> Answer {
@@ -73,46 +95,51 @@ impl Api {
         let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         match method {
-            Method::GET if query.contains("watch=true") => self.watch(&path),
+            Method::GET if query.contains("watch=true") => self.watch(&path, &query),
             Method::GET if is_collection(&path) => self.list(&path),
             Method::POST => {
                 let name = body["metadata"]["name"].as_str().unwrap_or_default();
                 reply(StatusCode::CREATED, &self.put(&format!("{path}/{name}"), body.clone()))
             }
-            _ => match (self.get(&path), method) {
-                (None, _) => {
-                    let status = json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "not found"});
-                    reply(StatusCode::NOT_FOUND, &status)
-                }
-                (Some(mut object), Method::PATCH) => {
-                    merge(&mut object, body);
-                    reply(StatusCode::OK, &self.put(&path, object))
-                }
-                (Some(object), Method::DELETE) => {
-                    self.remove(&path);
-                    reply(StatusCode::OK, &object)
-                }
-                (Some(object), _) => reply(StatusCode::OK, &object),
-            },
+            method => {
+                let object = match method {
+                    Method::PATCH => self.edit(&path, |object| merge(object, body)),
+                    Method::DELETE => self.remove(&path),
+                    _ => self.get(&path),
+                };
+                let missing =
+                    json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "not found"});
+                let status = if object.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
+                reply(status, &object.unwrap_or(missing))
+            }
         }
     }
 
     fn list(&self, path: &str) -> Answer {
-        let items: Vec<Value> =
-            self.objects.lock().iter().filter(|(p, _)| below(p, path)).map(|(_, o)| o.clone()).collect();
-        reply(StatusCode::OK, &json!({"metadata": {"resourceVersion": "1"}, "items": items}))
+        let state = self.state.lock();
+        let items: Vec<&Value> = state.objects.iter().filter(|(p, _)| below(p, path)).map(|(_, o)| o).collect();
+        let version = state.changes.len().to_string();
+        reply(StatusCode::OK, &json!({"metadata": {"resourceVersion": version}, "items": items}))
     }
 
-    fn watch(&self, path: &str) -> Answer {
-        let path = path.to_owned();
-        let changes = futures::stream::unfold(self.changes.subscribe(), async |mut changes| {
-            Some((changes.recv().await.ok()?, changes))
+    /// All changes after the version that was listed.
+    fn watch(&self, path: &str, query: &str) -> Answer {
+        let from = query.split('&').find_map(|part| part.strip_prefix("resourceVersion="));
+        let from: usize = from.and_then(|from| from.parse().ok()).unwrap_or_default();
+        let (state, path) = (Arc::clone(&self.state), path.to_owned());
+        let changes = futures::stream::unfold((from, self.changed.subscribe()), move |(from, mut changed)| {
+            let (state, path) = (Arc::clone(&state), path.clone());
+            async move {
+                let until = *changed.wait_for(|until| *until > from).await.ok()?;
+                let lines: String = {
+                    let state = state.lock();
+                    let ours = state.changes[from..until].iter().filter(|(at, _)| below(at, &path));
+                    ours.map(|(_, change)| format!("{change}\n")).collect()
+                };
+                Some((Ok::<_, Infallible>(Frame::data(Bytes::from(lines))), (until, changed)))
+            }
         });
-        let frames = changes.filter_map(move |(at, change)| {
-            let line = below(&at, &path).then(|| Ok::<_, Infallible>(Frame::data(Bytes::from(format!("{change}\n")))));
-            std::future::ready(line)
-        });
-        Response::new(StreamBody::new(frames).boxed_unsync())
+        Response::new(StreamBody::new(changes).boxed_unsync())
     }
 }
 
