@@ -127,7 +127,7 @@ impl Store {
         let threads = [self.writer.lock().take(), self.deriver.lock().take()];
         for thread in threads.into_iter().flatten() {
             let name = thread.thread().name().unwrap_or_default().to_owned();
-            if thread.join().is_err() {
+            if !tokio::task::spawn_blocking(move || thread.join()).await.is_ok_and(|joined| joined.is_ok()) {
                 tracing::error!(name, "a thread of the store had panicked");
             }
         }

@@ -78,20 +78,21 @@ impl Writer {
     /// Works until told to close or until nobody is left to ask.
     pub fn run(mut self, commands: &Receiver<Command>) {
         loop {
-            match commands.recv_timeout(self.patience()) {
-                Ok(Command::Close(reply)) => {
+            let next = match commands.recv_timeout(self.patience()) {
+                Ok(Command::Txn(txn, reply)) => self.batch((txn, reply), commands),
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return self.shared.hub.close(),
+            };
+            match next {
+                Some(Command::Close(reply)) => {
                     self.shared.hub.close();
+                    // Whoever asked may have gone.
                     let _ = reply.send(Ok(()));
                     return;
                 }
-                Ok(Command::Txn(txn, reply)) => {
-                    if let Some(next) = self.batch((txn, reply), commands) {
-                        self.other(next);
-                    }
-                }
-                Ok(command) => self.other(command),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.shared.hub.close(),
+                Some(command) => self.other(command),
+                None => {}
             }
             self.expire();
             self.compact_a_little();
@@ -183,8 +184,7 @@ impl Writer {
             Command::Lease(id, reply) => drop(reply.send(self.leases.get(id, Instant::now()))),
             Command::Leases(reply) => drop(reply.send(Ok(self.leases.ids()))),
             Command::Compact(revision, reply) => drop(reply.send(self.compact(revision))),
-            // Replies are dropped, which callers read as closed; the loop ends when the senders are gone.
-            Command::Txn(..) | Command::Close(_) => self.shared.hub.close(),
+            Command::Txn(..) | Command::Close(_) => unreachable!("the loop takes these itself"),
         }
     }
 

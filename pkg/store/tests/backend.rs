@@ -290,3 +290,21 @@ async fn watches_of_one_key_one_resource_and_everything_see_what_is_theirs() {
         }
     }
 }
+
+/// The store is told to close while it gathers writes for a batch: they are answered, and it closes.
+#[tokio::test]
+async fn it_closes_right_behind_a_crowd_of_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let writes: Vec<_> = (0..32)
+        .map(|n| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { write(&store, put(&format!("/{n}"), "x")).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    tokio::time::timeout(Duration::from_secs(30), store.close()).await.expect("it closes").unwrap();
+    for write in writes {
+        write.await.expect("what was asked before is written");
+    }
+}
