@@ -25,6 +25,7 @@ pub mod service;
 pub mod spdy;
 mod tls;
 pub mod version;
+mod webhook;
 
 pub use body::Body;
 pub use options::{Cluster, FrontProxy, Options, Tls, TokenKeys};

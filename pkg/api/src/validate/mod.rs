@@ -79,6 +79,14 @@ pub fn validate_metadata(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.0
 }
 
+/// The labels and annotations of a `metadata` alone.
+pub fn validate_labels(meta: &Value) -> Vec<FieldError> {
+    let (mut errors, path) = (Errors::default(), Path::field("metadata"));
+    meta::labels(&mut errors, &path.child("labels"), meta, "labels");
+    meta::annotations(&mut errors, &path.child("annotations"), meta);
+    errors.0
+}
+
 /// What names of this kind look like.
 pub fn name_rule(kind: &GroupVersionKind) -> NameRule {
     match (kind.group.as_str(), kind.kind.as_str()) {

@@ -1,6 +1,6 @@
 //! What admission knows of a request besides the object itself.
 use super::webhook::Question;
-use crate::engine::{Call, from_store};
+use crate::engine::{Call, Result, from_store, served};
 use crate::registry::Resource;
 use api::decode::FieldValidation;
 use api::{GroupVersionKind, Status};
@@ -126,7 +126,7 @@ impl<'a> Attributes<'a> {
     }
 
     /// The stored namespace of the request; none for cluster scope or where it is not there.
-    pub async fn stored_namespace(&self) -> crate::engine::Result<Option<Arc<Entry>>> {
+    pub async fn stored_namespace(&self) -> Result<Option<Arc<Entry>>> {
         if self.namespace().is_empty() {
             return Ok(None);
         }
@@ -140,28 +140,39 @@ impl<'a> Attributes<'a> {
     }
 
     /// The object as somebody outside sees it in `resource`'s version.
-    pub fn shown(&self, resource: &Resource, object: &Value) -> Value {
+    ///
+    /// # Errors
+    /// 500 when a conversion webhook does not convert.
+    pub async fn shown(&self, resource: &Resource, object: &Value) -> Result<Value> {
         let mut shown = object.clone();
         if let (Some(revision), true) = (self.revision, object["metadata"].is_object()) {
             shown["metadata"]["resourceVersion"] = revision.to_string().into();
         }
-        if self.own_kind() && resource.gvr != self.resource().gvr {
-            shown = resource.to_served(self.resource().to_stored(shown));
+        if self.own_kind() {
+            shown = served::convert(self.call.engine, self.resource(), resource, shown).await?;
         }
-        shown
+        Ok(shown)
+    }
+
+    async fn shown_if(&self, resource: &Resource, object: Option<&Value>) -> Result<Option<Value>> {
+        match object {
+            Some(object) => self.shown(resource, object).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// What came back of [`Self::shown`], in the request's version, pruned and defaulted.
     ///
     /// # Errors
-    /// It is no object of the kind any more.
-    pub fn taken(&self, from: &Resource, object: Value) -> std::result::Result<Value, api::decode::Error> {
+    /// It is no object of the kind any more, or could not be converted.
+    pub async fn taken(&self, from: &Resource, object: Value) -> Result<Value> {
         let own = self.resource();
         if !self.own_kind() {
             return Ok(object);
         }
-        let object = if from.gvr == own.gvr { object } else { own.to_served(from.to_stored(object)) };
-        let decoded = api::decode::check(object, own.ty(), &own.schemas, FieldValidation::Ignore)?;
+        let object = served::convert(self.call.engine, from, own, object).await?;
+        let decoded = api::decode::check(object, own.ty(), &own.schemas, FieldValidation::Ignore);
+        let decoded = decoded.map_err(Status::internal)?;
         let mut object = decoded.value;
         if self.revision.is_some()
             && let Some(meta) = object["metadata"].as_object_mut()
@@ -173,18 +184,20 @@ impl<'a> Attributes<'a> {
     }
 
     /// Hands `ask` what a review says, with the objects in `resource`'s version.
-    pub fn question<T>(
+    ///
+    /// # Errors
+    /// As [`Self::shown`].
+    pub async fn question<T>(
         &self,
         uid: &str,
         resource: &Resource,
         object: Option<&Value>,
         old: Option<&Value>,
         ask: impl FnOnce(&Question<'_>) -> T,
-    ) -> T {
-        let show = |object: Option<&Value>| object.map(|object| self.shown(resource, object));
-        let (object, old) = (show(object), show(old));
+    ) -> Result<T> {
+        let (object, old) = (self.shown_if(resource, object).await?, self.shown_if(resource, old).await?);
         let kind = if self.own_kind() { resource.gvk() } else { self.kind.clone() };
-        ask(&Question {
+        Ok(ask(&Question {
             uid,
             kind: &kind,
             resource: &resource.gvr,
@@ -199,6 +212,6 @@ impl<'a> Attributes<'a> {
             old: old.as_ref(),
             options: &self.options,
             dry_run: self.dry_run,
-        })
+        }))
     }
 }

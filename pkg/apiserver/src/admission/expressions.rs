@@ -72,18 +72,22 @@ impl Scene {
         object: Option<&Value>,
         old: Option<&Value>,
     ) -> crate::engine::Result<Self> {
-        let mut request = attributes.question("", resource, None, None, |question| question.request());
+        let mut request = attributes.question("", resource, None, None, |question| question.request()).await?;
         if let Some(request) = request.as_object_mut() {
             for field in ["uid", "object", "oldObject"] {
                 request.remove(field);
             }
         }
-        let show = |object: Option<&Value>| object.map_or(Value::Null, |object| attributes.shown(resource, object));
+        let show = async |object: Option<&Value>| match object {
+            Some(object) => attributes.shown(resource, object).await,
+            None => Ok(Value::Null),
+        };
+        let (object, old) = (show(object).await?, show(old).await?);
         // A namespace is in no namespace, though its requests name one.
         let own = attributes.resource().gvr.resource == "namespaces" && attributes.resource().gvr.group.is_empty();
         let namespace = if own { None } else { attributes.stored_namespace().await? };
         let namespace = namespace.and_then(|entry| super::cache::object(&entry)).map_or(Value::Null, seen_of_namespace);
-        Ok(Self { object: show(object), old: show(old), request, namespace })
+        Ok(Self { object, old, request, namespace })
     }
 
     pub fn object(&self) -> &Value {

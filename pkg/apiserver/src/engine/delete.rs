@@ -384,7 +384,8 @@ async fn execute(call: &Call<'_>, entry: Arc<Entry>, live: &Value, step: Step) -
         Step::Pending => return Ok(Some(Deleted::Later(entry))),
         Step::Mark(new) if *new == *live => return Ok(Some(Deleted::Later(entry))),
         Step::Mark(new) => {
-            let value = serde_json::to_vec(&call.resource.to_stored(*new)).expect("a tree is JSON").into();
+            let stored = served::stored(call, *new).await?;
+            let value = serde_json::to_vec(&stored).expect("a tree is JSON").into();
             Op::Put { key: entry.key.clone(), value, lease: entry.lease }
         }
         Step::Remove => Op::Delete { key: entry.key.clone() },
@@ -399,7 +400,7 @@ async fn execute(call: &Call<'_>, entry: Arc<Entry>, live: &Value, step: Step) -
     charge.join(&mut txn);
     let result = call.backend().txn(txn).await.map_err(errors::from_store)?;
     Ok(match result.results.into_iter().next() {
-        Some(OpResult::Put { entry, .. }) => Some(Deleted::Later(entry)),
+        Some(OpResult::Put { entry, .. }) => Some(Deleted::Later(served::written(call, entry).await?)),
         Some(OpResult::Delete { .. }) => {
             call.engine.removed(call, live);
             Some(Deleted::Gone(entry, result.revision))

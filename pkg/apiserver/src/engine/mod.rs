@@ -5,6 +5,8 @@
 //! end in one compare-and-set; reads hand out stored bytes with the resourceVersion spliced in.
 
 mod connection;
+#[cfg(test)]
+mod conversion_tests;
 mod definitions;
 mod delete;
 mod errors;
@@ -15,7 +17,7 @@ mod params;
 mod patch;
 mod pods;
 mod read;
-mod served;
+pub(crate) mod served;
 mod splice;
 mod subresource;
 #[cfg(test)]

@@ -104,7 +104,9 @@ impl Form {
 
     /// Stored bytes are what is served.
     pub fn is_raw(&self) -> bool {
-        self.media.shape == Shape::Object && self.resource.conversion == crate::registry::Conversion::Identity
+        use crate::registry::Conversion;
+        self.media.shape == Shape::Object
+            && matches!(self.resource.conversion, Conversion::Identity | Conversion::Webhook)
     }
 
     /// The object as JSON bytes in the asked shape.

@@ -1,7 +1,7 @@
 //! Subresources that are not a part of the object: binding, eviction, scale.
 use super::delete::{self, DeleteOptions, Deleted};
 use super::write::{self, Outcome, RACE_ATTEMPTS, Scope, Write, guarded};
-use super::{Call, Result, errors, media, output, pods};
+use super::{Call, Result, errors, media, output, pods, served};
 use crate::Body;
 use crate::admission::Operation;
 use crate::registry::strategy;
@@ -308,7 +308,7 @@ pub async fn scale(call: &Call<'_>) -> Result<Response<Body>> {
     write.scope = Scope::Main;
     let name = &call.info().name;
     for _ in 0..RACE_ATTEMPTS {
-        let found = call.backend().get(call.key().as_bytes(), None).await.map_err(errors::from_store)?;
+        let found = served::get(call, &call.key()).await?;
         let entry = found.ok_or_else(|| call.not_found(name))?;
         let object = write::parse(call, &entry)?;
         let now = scale_of(&paths, &object, entry.mod_revision);

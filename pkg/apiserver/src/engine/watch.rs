@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Change, Entry, Revision, WatchFrom, WatchItem};
+use store::{Backend, Change, Entry, Revision, WatchFrom, WatchItem};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +79,7 @@ async fn begin(call: &Call<'_>, options: ListOptions) -> Result<Stream> {
         resource: call.resource.clone(),
         options,
         watch,
+        backend: call.engine.backend.clone(),
         initial,
         announce_end_at: announces_end.then_some(started),
         seen: started,
@@ -102,6 +103,7 @@ struct Stream {
     resource: Arc<Resource>,
     options: ListOptions,
     watch: Box<dyn store::Watch>,
+    backend: Arc<dyn Backend>,
     initial: VecDeque<Arc<Entry>>,
     /// The initial state ends with a bookmark of this revision.
     announce_end_at: Option<Revision>,
@@ -139,7 +141,13 @@ impl Stream {
         loop {
             let wake = self.wait().await;
             let piece = match wake {
-                Wake::Item(Some(Ok(item))) => self.item(served::item(&self.resource, item)),
+                Wake::Item(Some(Ok(item))) => match served::item(&self.backend, &self.resource, item).await {
+                    Ok(item) => self.item(item),
+                    Err(status) => {
+                        self.over = true;
+                        Some(error_event(&status))
+                    }
+                },
                 Wake::Item(Some(Err(store::Error::Closed)) | None) => return None,
                 Wake::Item(Some(Err(error))) => {
                     self.over = true;

@@ -285,10 +285,11 @@ impl<'a> Write<'a> {
         self.require_valid(&new, None, name)?;
         self.ask(Operation::Create, None, &new, None).await?;
         let reserved = self.reserve(&mut new, None, name).await?;
-        let stored = resource.to_stored(new);
-        if self.options.dry_run {
+        let shown = self.options.dry_run.then(|| new.clone());
+        let stored = served::stored(call, new).await?;
+        if let Some(shown) = shown {
             self.charge(Operation::Create, Some(&stored), None).await?;
-            return self.dry_create(stored, name).await;
+            return self.dry_create(shown, name).await;
         }
         let outcome = self.put_new(stored, name).await;
         if let (Ok(_), Some(reserved)) = (&outcome, reserved) {
@@ -367,11 +368,11 @@ impl<'a> Write<'a> {
         Ok(())
     }
 
-    async fn dry_create(&self, stored: Value, name: &str) -> Result<Outcome> {
+    async fn dry_create(&self, shown: Value, name: &str) -> Result<Outcome> {
         let key = self.call.resource.key(self.call.namespace(), name);
         match self.call.backend().get(key.as_bytes(), None).await.map_err(errors::from_store)? {
             Some(entry) => Err(self.exists(name, &entry)),
-            None => Ok(Outcome::DryRun(stored)),
+            None => Ok(Outcome::DryRun(shown)),
         }
     }
 
@@ -396,7 +397,7 @@ impl<'a> Write<'a> {
             charge.join(&mut txn);
             let result = call.backend().txn(txn).await.map_err(errors::from_store)?;
             match result.results.into_iter().next() {
-                Some(OpResult::Put { entry, .. }) => return Ok(Outcome::Stored(entry)),
+                Some(OpResult::Put { entry, .. }) => return Ok(Outcome::Stored(served::written(call, entry).await?)),
                 Some(OpResult::Get { entry: Some(entry) }) => return Err(self.exists(name, &entry)),
                 // A quota changed meanwhile.
                 Some(OpResult::Get { entry: None }) => {}
@@ -450,7 +451,7 @@ impl<'a> Write<'a> {
             crate::alloc::service::normalize(&mut new, Some(live));
         }
         self.count_generation(&mut new, live);
-        if new == *live {
+        if new == *live && served::is_current(call, entry).await? {
             self.ask(Operation::Update, Some(entry.mod_revision), &new, Some(live)).await?;
             return Ok(Some(Outcome::Stored(entry.clone())));
         }
@@ -459,9 +460,10 @@ impl<'a> Write<'a> {
         let reserved = self.reserve(&mut new, Some(live), &call.info().name).await?;
         let gone = is_finished(&new, live, &resource.kind);
         let charge = self.charge(Operation::Update, Some(&new).filter(|_| !gone), Some(live)).await?;
-        let stored = resource.to_stored(new);
-        if self.options.dry_run {
-            return Ok(Some(Outcome::DryRun(with_version(stored, entry.mod_revision))));
+        let shown = self.options.dry_run.then(|| new.clone());
+        let stored = served::stored(call, new).await?;
+        if let Some(shown) = shown {
+            return Ok(Some(Outcome::DryRun(with_version(shown, entry.mod_revision))));
         }
         if gone {
             let outcome = self.remove(entry, &charge).await?;
@@ -488,7 +490,7 @@ impl<'a> Write<'a> {
         charge.join(&mut txn);
         let result = self.call.backend().txn(txn).await.map_err(errors::from_store)?;
         Ok(match result.results.into_iter().next() {
-            Some(OpResult::Put { entry, .. }) => Some(Outcome::Stored(entry)),
+            Some(OpResult::Put { entry, .. }) => Some(Outcome::Stored(served::written(self.call, entry).await?)),
             _ => None,
         })
     }
@@ -577,7 +579,7 @@ impl<'a> Write<'a> {
         match outcome {
             Outcome::Stored(entry) => output::entry(call, code, &entry, &self.warnings),
             Outcome::Deleted(entry, revision) => output::at_revision(call, code, &entry, revision, &self.warnings),
-            Outcome::DryRun(stored) => output::value(call, code, call.resource.to_served(stored), &self.warnings),
+            Outcome::DryRun(shown) => output::value(call, code, shown, &self.warnings),
         }
     }
 

@@ -39,7 +39,7 @@ impl Resource {
     /// A stored object in this version.
     pub fn to_served(&self, mut value: Value) -> Value {
         match self.conversion {
-            Conversion::Identity => return value,
+            Conversion::Identity | Conversion::Webhook => return value,
             Conversion::Rewrite => {}
             Conversion::Events => rename(&mut value, EVENT_FIELDS.iter().map(|&(new, old)| (old, new))),
             Conversion::Autoscaler => autoscaler_to_v1(&mut value),
@@ -51,7 +51,7 @@ impl Resource {
     /// An object of this version as it is stored.
     pub fn to_stored(&self, mut value: Value) -> Value {
         match self.conversion {
-            Conversion::Identity => return value,
+            Conversion::Identity | Conversion::Webhook => return value,
             Conversion::Rewrite => {}
             Conversion::Events => rename(&mut value, EVENT_FIELDS.iter().copied()),
             Conversion::Autoscaler => autoscaler_to_v2(&mut value),

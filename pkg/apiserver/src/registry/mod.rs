@@ -49,6 +49,8 @@ pub enum Conversion {
     Identity,
     /// Only `apiVersion` differs, object by object (custom resources of several versions).
     Rewrite,
+    /// A definition's webhook converts, before trees get here: [`Custom::converter`].
+    Webhook,
     /// `events.k8s.io/v1` over stored core events.
     Events,
     /// `autoscaling/v1` over stored `autoscaling/v2`.
@@ -69,6 +71,8 @@ pub struct Custom {
     pub rules: api::cel::rules::Rules,
     /// Whether the schema has defaults, which reading fills in.
     pub has_defaults: bool,
+    /// Asks the definition's webhook to convert between versions.
+    pub converter: Option<Arc<custom::conversion::Converter>>,
 }
 
 impl Custom {

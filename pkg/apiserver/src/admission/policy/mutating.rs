@@ -70,10 +70,13 @@ async fn run(
         }
         for mutation in &policy.mutations {
             let changed = change(policy, mutation, &scene, params.as_ref(), &matched.resource);
-            let taken = changed.and_then(|new| attributes.taken(&matched.resource, new).map_err(|e| e.to_string()));
+            let taken = match changed {
+                Ok(new) => attributes.taken(&matched.resource, new).await.map_err(|status| status.message),
+                Err(error) => Err(error),
+            };
             match taken {
                 Ok(new) => {
-                    scene.set_object(attributes.shown(&matched.resource, &new));
+                    scene.set_object(attributes.shown(&matched.resource, &new).await?);
                     *object = new;
                 }
                 Err(error) => fail(object, error)?,

@@ -1,7 +1,7 @@
 //! The objects that a binding hands its policy as `params` (`CollectParams` of upstream's generic policies).
 use super::definition::{Binding, Policy};
 use crate::admission::{Attributes, cache};
-use crate::engine::from_store;
+use crate::engine::{from_store, served};
 use crate::registry::Resource;
 use api::selector::LabelSelector;
 use serde_json::Value;
@@ -33,12 +33,14 @@ pub async fn collect(
             let selector = LabelSelector::from_json(selector).map_err(|error| error.to_string())?;
             let range = Range::prefix(resource.range_prefix(namespace).into_bytes());
             let page = attributes.call.backend().list(&range, None, 0).await.map_err(|e| from_store(e).message)?;
-            page.entries.into_iter().filter(|entry| selector.matches(&entry.summary)).collect()
+            let mut entries = read(attributes, resource, page.entries).await?;
+            entries.retain(|entry| selector.matches(&entry.summary));
+            entries
         }
         (name, _) => {
             let key = resource.key(namespace, name);
             let entry = attributes.call.backend().get(key.as_bytes(), None).await.map_err(|e| from_store(e).message)?;
-            Vec::from_iter(entry)
+            read(attributes, resource, Vec::from_iter(entry)).await?
         }
     };
     if found.is_empty() && reference["parameterNotFoundAction"] == "Deny" {
@@ -46,6 +48,16 @@ pub async fn collect(
     }
     let served = |entry: &Arc<Entry>| cache::object(entry).map(|object| Some(resource.to_served(object)));
     Ok(found.iter().filter_map(served).collect())
+}
+
+/// Stored entries in the version that the policy names.
+async fn read(
+    attributes: &Attributes<'_>,
+    resource: &Resource,
+    entries: Vec<Arc<Entry>>,
+) -> Result<Vec<Arc<Entry>>, String> {
+    let backend = attributes.call.engine.backend();
+    served::entries(backend, resource, entries).await.map_err(|status| status.message)
 }
 
 fn namespace<'a>(resource: &Resource, given: &'a str, attributes: &'a Attributes<'_>) -> Result<&'a str, String> {

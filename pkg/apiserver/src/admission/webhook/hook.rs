@@ -1,8 +1,8 @@
 //! One webhook of a configuration, ready to be matched and called.
-use super::client::{Client, Place};
 use crate::admission::cache;
 use crate::admission::expressions::{Conditions, environment};
 use crate::admission::rules::Matcher;
+use crate::webhook::{Client, Place};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,7 +3,6 @@
 //!
 //! Mutating webhooks are called one after the other, in the order of their configurations' names; those that want
 //! it once more when a later one changed the object. Validating webhooks are called at once.
-mod client;
 mod hook;
 #[cfg(test)]
 #[path = "tests.rs"]
@@ -216,9 +215,9 @@ impl Hook {
             let why = "attempted to modify the object, which is not supported for this operation";
             return Err(refused(Status::internal(format!("admission webhook {:?} {why}", self.name))));
         };
-        let shown = attributes.shown(resource, object);
+        let shown = attributes.shown(resource, object).await.map_err(Failure::Refused)?;
         let patched = api::patch::json_patch(&shown, &patch).map_err(|error| refused(Status::internal(error)))?;
-        let new = attributes.taken(resource, patched).map_err(|error| refused(Status::internal(error)))?;
+        let new = attributes.taken(resource, patched).await.map_err(Failure::Refused)?;
         let changed = new != *object;
         *object = new;
         Ok(changed)
@@ -244,6 +243,7 @@ impl Hook {
         let client = self.client.as_ref().map_err(unreachable)?;
         let uid = uuid::Uuid::new_v4().to_string();
         let review = attributes.question(&uid, resource, object, old, |question| question.review(version));
+        let review = review.await.map_err(Failure::Refused)?;
         let body = serde_json::to_vec(&review).expect("a tree is JSON").into();
         let answer = client.post(attributes.call.engine.backend(), body, self.timeout).await;
         let answer = answer.map_err(|error| Failure::Call(format!("failed to call webhook: {error}")))?;

@@ -1,32 +1,9 @@
 //! Webhooks that are really called, over TLS, by an engine on the store's double.
 use crate::Verb;
 use crate::engine::testing::{Bench, info};
+use crate::webhook::testing::Server;
 use base64::Engine;
-use http_body_util::{BodyExt, Full};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
-use rcgen::{CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::time::Duration;
-
-/// A webhook server whose answer depends on the path.
-struct Server {
-    port: u16,
-    ca_bundle: String,
-    /// The requests that came, in order.
-    seen: Arc<Mutex<Vec<Value>>>,
-    running: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.running.abort();
-    }
-}
 
 /// A path's `response`, without the uid.
 fn respond(path: &str, request: &Value) -> Value {
@@ -46,35 +23,11 @@ fn respond(path: &str, request: &Value) -> Value {
     }
 }
 
-impl Server {
-    async fn start() -> Self {
-        let ca_key = KeyPair::generate().unwrap();
-        let mut ca = CertificateParams::default();
-        ca.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["hook.ns.svc".to_owned(), "localhost".to_owned()]).unwrap();
-        let pem = params.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap().pem();
-        let chain = vec![CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let tls = tls.with_no_client_auth().with_single_cert(chain, key).unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let record = seen.clone();
-        let running = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(acceptor.clone(), stream, record.clone()));
-            }
-        });
-        let ca_bundle = base64::engine::general_purpose::STANDARD.encode(ca_pem);
-        Self { port, ca_bundle, seen, running }
-    }
+trait Hooks {
+    fn hook(&self, name: &str, path: &str, change: Value) -> Value;
+}
 
+impl Hooks for Server {
     fn hook(&self, name: &str, path: &str, change: Value) -> Value {
         let rule = json!({"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]});
         let mut hook = json!({
@@ -85,27 +38,6 @@ impl Server {
         hook.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         hook
     }
-}
-
-async fn serve(acceptor: tokio_rustls::TlsAcceptor, stream: tokio::net::TcpStream, seen: Arc<Mutex<Vec<Value>>>) {
-    let Ok(stream) = acceptor.accept(stream).await else { return };
-    let answer = |request: http::Request<hyper::body::Incoming>| {
-        let seen = seen.clone();
-        async move {
-            let path = request.uri().path().to_owned();
-            let body = request.into_body().collect().await.unwrap().to_bytes();
-            let review: Value = serde_json::from_slice(&body).unwrap();
-            seen.lock().push(review["request"].clone());
-            if path == "/slow" {
-                tokio::time::sleep(Duration::from_secs(30)).await;
-            }
-            let mut response = respond(&path, &review["request"]);
-            response["uid"] = review["request"]["uid"].clone();
-            let answer = json!({"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response});
-            Ok::<_, hyper::Error>(http::Response::new(Full::<bytes::Bytes>::from(answer.to_string())))
-        }
-    };
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
 }
 
 async fn bench() -> Bench {
@@ -131,7 +63,7 @@ async fn create(bench: &Bench, name: &str) -> (u16, Value) {
 
 #[tokio::test]
 async fn webhooks_mutate_in_order_and_once_more_where_they_want() {
-    let (server, bench) = (Server::start().await, bench().await);
+    let (server, bench) = (Server::start(respond).await, bench().await);
     let first = server.hook("first.x.y", "/first", json!({"reinvocationPolicy": "IfNeeded"}));
     configure(&bench, "mutating", "a", vec![first]).await;
     configure(&bench, "mutating", "b", vec![server.hook("second.x.y", "/second", json!({}))]).await;
@@ -149,7 +81,7 @@ async fn webhooks_mutate_in_order_and_once_more_where_they_want() {
 
 #[tokio::test]
 async fn a_refusal_is_the_webhooks_own() {
-    let (server, bench) = (Server::start().await, bench().await);
+    let (server, bench) = (Server::start(respond).await, bench().await);
     configure(&bench, "validating", "a", vec![server.hook("no.x.y", "/deny", json!({}))]).await;
     let (code, status) = create(&bench, "m").await;
     let message = json!("admission webhook \"no.x.y\" denied the request: not here");
@@ -167,7 +99,7 @@ async fn a_refusal_is_the_webhooks_own() {
 
 #[tokio::test]
 async fn who_can_not_be_asked_is_a_matter_of_policy() {
-    let (server, bench) = (Server::start().await, bench().await);
+    let (server, bench) = (Server::start(respond).await, bench().await);
     let slow = |policy: &str| server.hook("slow.x.y", "/slow", json!({"timeoutSeconds": 1, "failurePolicy": policy}));
     configure(&bench, "validating", "a", vec![slow("Fail")]).await;
     let (code, status) = create(&bench, "m").await;
@@ -189,7 +121,7 @@ async fn who_can_not_be_asked_is_a_matter_of_policy() {
 
 #[tokio::test]
 async fn a_service_is_called_at_its_endpoint_and_dry_runs_have_no_side_effects() {
-    let (server, bench) = (Server::start().await, bench().await);
+    let (server, bench) = (Server::start(respond).await, bench().await);
     let service = json!({"service": {"namespace": "ns", "name": "hook", "port": 443, "path": "/warn"}, "caBundle": server.ca_bundle});
     let hook = server.hook("w.x.y", "", json!({"clientConfig": service, "sideEffects": "Some"}));
     configure(&bench, "validating", "a", vec![hook]).await;

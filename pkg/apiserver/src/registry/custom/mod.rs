@@ -1,5 +1,6 @@
 //! Custom resources: from a CustomResourceDefinition to the descriptors by which the engine serves it.
 
+pub mod conversion;
 pub mod names;
 pub mod schema;
 mod types;
@@ -9,6 +10,7 @@ use super::builtin::ALL_VERBS;
 use super::{Conversion, Custom, Resource, Scale, Strategy, Subresource};
 use api::schema::{Definition, Schemas};
 use api::{GroupVersion, GroupVersionKind, GroupVersionResource};
+use conversion::Converter;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -21,10 +23,28 @@ pub fn resources(definition: &Value) -> Vec<Resource> {
     let storage = versions().find(|v| v["storage"] == true).map_or("", |v| text(&v["name"]));
     let several =
         versions().count() > 1 || definition["status"]["storedVersions"].as_array().is_some_and(|s| s.len() > 1);
-    versions().filter(|v| v["served"] == true).map(|v| resource(spec, v, storage, several)).collect()
+    let versions_of = Versions { storage, several, converter: Converter::parse(&spec["conversion"]).map(Arc::new) };
+    versions().filter(|v| v["served"] == true).map(|v| resource(spec, v, &versions_of)).collect()
 }
 
-fn resource(spec: &Value, version: &Value, storage: &str, several: bool) -> Resource {
+/// What the versions of a definition share.
+struct Versions<'a> {
+    storage: &'a str,
+    several: bool,
+    converter: Option<Arc<Converter>>,
+}
+
+impl Versions<'_> {
+    fn conversion(&self) -> Conversion {
+        match (self.several, &self.converter) {
+            (false, _) => Conversion::Identity,
+            (true, None) => Conversion::Rewrite,
+            (true, Some(_)) => Conversion::Webhook,
+        }
+    }
+}
+
+fn resource(spec: &Value, version: &Value, versions: &Versions<'_>) -> Resource {
     let (group, name, names) = (text(&spec["group"]), text(&version["name"]), &spec["names"]);
     let (plural, kind) = (text(&names["plural"]), text(&names["kind"]));
     let or = |given: &Value, default: String| if text(given).is_empty() { default } else { text(given).into() };
@@ -51,10 +71,11 @@ fn resource(spec: &Value, version: &Value, storage: &str, several: bool) -> Reso
             patterns: validate::patterns(raw),
             rules: api::cel::rules::Rules::compile(raw),
             has_defaults: schema::has_defaults(raw),
+            converter: versions.converter.clone().filter(|_| versions.several),
         })),
         strategy: Strategy::PLAIN,
-        storage_version: GroupVersion::new(group, storage),
-        conversion: if several { Conversion::Rewrite } else { Conversion::Identity },
+        storage_version: GroupVersion::new(group, versions.storage),
+        conversion: versions.conversion(),
     }
 }
 

@@ -1,4 +1,5 @@
 //! HTTPS to a webhook, by URL or by Service: a pool of connections a webhook, verified against its CA bundle.
+use super::trust::Trust;
 use crate::endpoints::{self, Address};
 use base64::Engine;
 use bytes::Bytes;
@@ -85,6 +86,12 @@ pub struct Client {
     backend: Arc<OnceLock<Arc<dyn Backend>>>,
 }
 
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
 impl Client {
     /// `ca_bundle` is PEM in base64; empty: what the system trusts.
     ///
@@ -163,19 +170,27 @@ fn cause(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn tls(ca_bundle: &str) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
+    let (mut roots, mut bundle) = (RootCertStore::empty(), Vec::new());
     if ca_bundle.is_empty() {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     } else {
         let pem = base64::engine::general_purpose::STANDARD.decode(ca_bundle).map_err(|e| format!("caBundle: {e}"))?;
         for certificate in CertificateDer::pem_slice_iter(&pem) {
             let certificate = certificate.map_err(|error| format!("caBundle: {error}"))?;
-            roots.add(certificate).map_err(|error| format!("caBundle: {error}"))?;
+            roots.add(certificate.clone()).map_err(|error| format!("caBundle: {error}"))?;
+            bundle.push(certificate);
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut config = builder.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth();
+    // Where nothing is trusted at all, the handshake says so.
+    let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| error.to_string())?;
+    let mut config = if bundle.is_empty() {
+        config.with_root_certificates(roots).with_no_client_auth()
+    } else {
+        let trust = Trust::new(roots, bundle, &provider).map_err(|error| format!("caBundle: {error}"))?;
+        config.dangerous().with_custom_certificate_verifier(Arc::new(trust)).with_no_client_auth()
+    };
     // A pool of HTTP/1.1 connections notices a peer that went away; one shared HTTP/2 connection would not.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
