@@ -99,13 +99,59 @@ pub enum Compare {
     /// The key was last changed at this revision; [`Revision::ZERO`]: it does not exist. A revision that
     /// another server made never equals a local one: the compare fails, nothing is corrupted.
     ModRevision { key: Bytes, revision: Revision },
+    /// Every key of the range passes; of a range without keys, one that has nothing must pass.
+    Each { range: Range, field: Field, is: Relation },
 }
 
+/// What is compared, with the number or bytes that it is compared to. A key that does not exist has zeros, and
+/// no value: comparing its value never holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Field {
+    Version(i64),
+    CreateRevision(i64),
+    ModRevision(i64),
+    Lease(i64),
+    Value(Bytes),
+}
+
+/// How what is stored must stand to what was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    Equal,
+    NotEqual,
+    Greater,
+    Less,
+}
+
+#[derive(Clone, Debug)]
 pub enum Op {
-    Put { key: Bytes, value: Bytes, lease: Option<LeaseId> },
-    Delete { key: Bytes },
-    Get { key: Bytes },
+    Put {
+        key: Bytes,
+        value: Bytes,
+        lease: Option<LeaseId>,
+    },
+    /// Writes a key that must exist; what is none stays as it is.
+    Amend {
+        key: Bytes,
+        value: Option<Bytes>,
+        lease: Option<Option<LeaseId>>,
+    },
+    Delete {
+        key: Bytes,
+    },
+    DeleteRange {
+        range: Range,
+    },
+    Get {
+        key: Bytes,
+    },
+    /// At most `limit` entries (0: all), as the operations before it left them.
+    List {
+        range: Range,
+        limit: usize,
+    },
+    /// Its compares are judged, like those of the whole, before anything is written.
+    Txn(Txn),
 }
 
 /// If all compares hold then `then`, else `otherwise`; atomically, at one revision. Two writes of one key in a
@@ -127,8 +173,16 @@ pub enum OpResult {
     Delete {
         previous: Option<Arc<Entry>>,
     },
+    DeleteRange {
+        previous: Vec<Arc<Entry>>,
+    },
     Get {
         entry: Option<Arc<Entry>>,
+    },
+    List(Page),
+    Txn {
+        succeeded: bool,
+        results: Vec<OpResult>,
     },
 }
 
@@ -147,6 +201,9 @@ pub enum WatchFrom {
     Now,
     /// Everything after this revision, which may lie in the past down to the compacted one.
     After(Revision),
+    /// Everything from this revision on, itself included. One below the first that any server could make means
+    /// from the beginning, as long as nothing was compacted.
+    At(Revision),
 }
 
 /// What a watch yields, in the order of revisions, each change once.
@@ -186,6 +243,8 @@ pub enum Error {
     DuplicateKey { key: String },
     #[error("{ops} writes in one transaction are more than the {limit} allowed")]
     TooManyOps { ops: usize, limit: usize },
+    #[error("key {key} does not exist")]
+    KeyNotFound { key: String },
     #[error("lease {0:?} does not exist")]
     LeaseNotFound(LeaseId),
     #[error("lease {0:?} exists already")]
@@ -244,6 +303,9 @@ pub trait Backend: Send + Sync {
 
     /// Forgets what is older than `revision`.
     async fn compact(&self, revision: Revision) -> Result<()>;
+
+    /// Returns when what [`Backend::compact`] forgot is gone from the disk.
+    async fn compacted(&self, revision: Revision) -> Result<()>;
 
     /// Bytes on disk.
     async fn size_bytes(&self) -> Result<u64>;

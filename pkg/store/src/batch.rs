@@ -1,20 +1,28 @@
 //! One group of transactions on its way to disk: each sees those before it, none is visible outside until all
 //! are durable. Pure but for the time it is given.
-use crate::log::{MAX_OPS, Record};
-use crate::state::State;
-use crate::watch::change;
-use crate::{Change, Compare, Entry, Error, LeaseId, Op, OpResult, Result, Revision, TxnResult};
-use api::summary::Summary;
+use crate::log::Record;
+use crate::staged::Staged;
+use crate::state::{Overlay, State};
+use crate::{Change, Compare, Entry, Field, LeaseId, Op, OpResult, Page, Range, Relation, Result, Revision, TxnResult};
+use api::summary::{Summarize, Summary};
 use bytes::Bytes;
 use crdt::HybridClock;
-use std::collections::{HashMap, HashSet};
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// An operation with the summary of its value, taken by the caller so that the one writer need not.
-pub enum Prepared {
+pub enum Single {
     Put { key: Bytes, value: Bytes, lease: Option<LeaseId>, summary: Summary },
+    Amend { key: Bytes, value: Option<(Bytes, Summary)>, lease: Option<Option<LeaseId>> },
     Delete { key: Bytes },
+    DeleteRange { range: Range },
     Get { key: Bytes },
+    List { range: Range, limit: usize },
+}
+
+pub enum Prepared {
+    One(Single),
+    Txn(PreparedTxn),
 }
 
 /// A transaction whose operations are prepared.
@@ -25,39 +33,52 @@ pub struct PreparedTxn {
 }
 
 impl PreparedTxn {
-    pub fn new(txn: crate::Txn, summarize: &dyn api::summary::Summarize) -> Result<Self> {
-        let prepare = |ops: Vec<Op>| {
-            check_keys(&ops)?;
-            Ok(ops.into_iter().map(|op| prepared(op, summarize)).collect())
-        };
-        Ok(Self { compare: txn.compare, then: prepare(txn.then)?, otherwise: prepare(txn.otherwise)? })
+    pub fn new(txn: crate::Txn, summarize: &dyn Summarize) -> Self {
+        let prepare = |ops: Vec<Op>| ops.into_iter().map(|op| prepared(op, summarize)).collect();
+        Self { compare: txn.compare, then: prepare(txn.then), otherwise: prepare(txn.otherwise) }
+    }
+
+    /// Whether neither branch writes.
+    pub fn reads_only(&self) -> bool {
+        self.then.iter().chain(&self.otherwise).all(|op| match op {
+            Prepared::One(Single::Get { .. } | Single::List { .. }) => true,
+            Prepared::One(_) => false,
+            Prepared::Txn(txn) => txn.reads_only(),
+        })
     }
 }
 
-fn prepared(op: Op, summarize: &dyn api::summary::Summarize) -> Prepared {
-    match op {
+fn prepared(op: Op, summarize: &dyn Summarize) -> Prepared {
+    Prepared::One(match op {
         Op::Put { key, value, lease } => {
             let summary = summarize.summarize(&key, &value);
-            Prepared::Put { key, value, lease, summary }
+            Single::Put { key, value, lease, summary }
         }
-        Op::Delete { key } => Prepared::Delete { key },
-        Op::Get { key } => Prepared::Get { key },
-    }
+        Op::Amend { key, value, lease } => {
+            let summed = |value: Bytes| {
+                let summary = summarize.summarize(&key, &value);
+                (value, summary)
+            };
+            let value = value.map(summed);
+            Single::Amend { key, value, lease }
+        }
+        Op::Delete { key } => Single::Delete { key },
+        Op::DeleteRange { range } => Single::DeleteRange { range },
+        Op::Get { key } => Single::Get { key },
+        Op::List { range, limit } => Single::List { range, limit },
+        Op::Txn(txn) => return Prepared::Txn(PreparedTxn::new(txn, summarize)),
+    })
 }
 
-fn check_keys(ops: &[Op]) -> Result<()> {
-    let mut written = HashSet::new();
-    for op in ops {
-        if let Op::Put { key, .. } | Op::Delete { key } = op
-            && !written.insert(key)
-        {
-            return Err(Error::DuplicateKey { key: String::from_utf8_lossy(key).into_owned() });
-        }
-    }
-    match written.len() > MAX_OPS {
-        true => Err(Error::TooManyOps { ops: written.len(), limit: MAX_OPS }),
-        false => Ok(()),
-    }
+/// A transaction whose compares are judged: what is left is to be done.
+struct Path {
+    succeeded: bool,
+    steps: Vec<Step>,
+}
+
+enum Step {
+    One(Single),
+    Txn(Path),
 }
 
 /// The group under construction.
@@ -65,7 +86,7 @@ pub struct Batch<'a> {
     state: &'a State,
     clock: HybridClock,
     server: u16,
-    overlay: HashMap<Bytes, Option<Arc<Entry>>>,
+    overlay: Overlay,
     revision: Revision,
     pub records: Vec<Record>,
     pub changes: Vec<Vec<Arc<Change>>>,
@@ -80,29 +101,24 @@ pub struct Done {
 impl<'a> Batch<'a> {
     pub fn new(state: &'a State, clock: HybridClock, server: u16) -> Self {
         let revision = state.revision;
-        Self { state, clock, server, overlay: HashMap::new(), revision, records: Vec::new(), changes: Vec::new() }
+        Self { state, clock, server, overlay: Overlay::new(), revision, records: Vec::new(), changes: Vec::new() }
     }
 
-    /// Runs one transaction; `has_lease` knows which leases exist.
+    /// Runs one transaction; `has_lease` knows which leases exist. A transaction that fails leaves nothing.
     pub fn run(&mut self, txn: PreparedTxn, now_ms: u64, has_lease: impl Fn(LeaseId) -> bool) -> Result<TxnResult> {
-        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
-        let ops = if succeeded { txn.then } else { txn.otherwise };
-        for op in &ops {
-            if let Prepared::Put { lease: Some(lease), .. } = op
-                && !has_lease(*lease)
-            {
-                return Err(Error::LeaseNotFound(*lease));
-            }
-        }
-        let mut changes = Vec::new();
+        let path = self.judge(txn);
         let next = self.next_revision(now_ms);
-        let results = ops.into_iter().map(|op| self.apply(op, next, &mut changes)).collect();
+        let mut staged = Staged::new(self, next, &has_lease);
+        let results = follow(&mut staged, path.steps)?;
+        let (overlay, records, changes) = staged.into_parts();
         if !changes.is_empty() {
             self.clock = HybridClock::after(next.clock());
             self.revision = next;
+            self.overlay.extend(overlay);
+            self.records.extend(records);
             self.changes.push(changes);
         }
-        Ok(TxnResult { succeeded, revision: self.revision, results })
+        Ok(TxnResult { succeeded: path.succeeded, revision: self.revision, results })
     }
 
     pub fn done(self) -> Done {
@@ -114,11 +130,27 @@ impl<'a> Batch<'a> {
         Revision::new(clock.tick(now_ms), self.server)
     }
 
-    fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
+    pub fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
         match self.overlay.get(key) {
             Some(entry) => entry.clone(),
             None => self.state.get(key),
         }
+    }
+
+    /// A page of what is stored, of what the batch has written and of what `newest` says beyond.
+    pub fn page(&self, range: &Range, limit: usize, newest: &Overlay) -> Page {
+        Page { revision: self.revision, ..self.state.page_with(range, limit, [&self.overlay, newest]) }
+    }
+
+    /// Chooses the branches of a transaction and of those within it.
+    fn judge(&self, txn: PreparedTxn) -> Path {
+        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
+        let ops = if succeeded { txn.then } else { txn.otherwise };
+        let step = |op| match op {
+            Prepared::One(op) => Step::One(op),
+            Prepared::Txn(txn) => Step::Txn(self.judge(txn)),
+        };
+        Path { succeeded, steps: ops.into_iter().map(step).collect() }
     }
 
     fn holds(&self, compare: &Compare) -> bool {
@@ -126,57 +158,43 @@ impl<'a> Batch<'a> {
             Compare::ModRevision { key, revision } => {
                 self.get(key).map_or(Revision::ZERO, |entry| entry.mod_revision) == *revision
             }
-        }
-    }
-
-    fn apply(&mut self, op: Prepared, revision: Revision, changes: &mut Vec<Arc<Change>>) -> OpResult {
-        match op {
-            Prepared::Get { key } => OpResult::Get { entry: self.get(&key) },
-            Prepared::Delete { key } => {
-                let previous = self.get(&key);
-                if previous.is_some() {
-                    self.write(key, None, previous.clone(), revision, changes);
+            Compare::Each { range, field, is } => {
+                let entries = self.page(range, 0, &Overlay::new()).entries;
+                match entries.is_empty() {
+                    true => passes(None, field, *is),
+                    false => entries.iter().all(|entry| passes(Some(entry), field, *is)),
                 }
-                OpResult::Delete { previous }
-            }
-            Prepared::Put { key, value, lease, summary } => {
-                let previous = self.get(&key);
-                let entry = Arc::new(Entry {
-                    key: key.clone(),
-                    value,
-                    create_revision: previous.as_ref().map_or(revision, |entry| entry.create_revision),
-                    mod_revision: revision,
-                    index: changes.len() as u32,
-                    version: previous.as_ref().map_or(1, |entry| entry.version + 1),
-                    lease,
-                    summary,
-                });
-                self.write(key, Some(entry.clone()), previous.clone(), revision, changes);
-                OpResult::Put { entry, previous }
             }
         }
     }
+}
 
-    fn write(
-        &mut self,
-        key: Bytes,
-        entry: Option<Arc<Entry>>,
-        previous: Option<Arc<Entry>>,
-        revision: Revision,
-        changes: &mut Vec<Arc<Change>>,
-    ) {
-        let record = Record {
-            revision,
-            index: changes.len() as u32,
-            key: key.clone(),
-            value: entry.as_ref().map(|entry| entry.value.clone()),
-            create_revision: entry.as_ref().map_or(Revision::ZERO, |entry| entry.create_revision),
-            version: entry.as_ref().map_or(0, |entry| entry.version),
-            lease: entry.as_ref().and_then(|entry| entry.lease),
-            parent: previous.as_ref().map_or(0, |entry| entry.mod_revision.get() + u64::from(entry.index)),
-        };
-        changes.push(change(&record, entry.clone(), previous));
-        self.records.push(record);
-        self.overlay.insert(key, entry);
+fn follow<F: Fn(LeaseId) -> bool>(staged: &mut Staged<'_, F>, steps: Vec<Step>) -> Result<Vec<OpResult>> {
+    let one = |step| match step {
+        Step::One(op) => staged.apply(op),
+        Step::Txn(path) => {
+            follow(staged, path.steps).map(|results| OpResult::Txn { succeeded: path.succeeded, results })
+        }
+    };
+    steps.into_iter().map(one).collect()
+}
+
+fn passes(entry: Option<&Arc<Entry>>, field: &Field, is: Relation) -> bool {
+    let number = |read: fn(&Entry) -> i64, given: &i64| entry.map_or(0, |entry| read(entry)).cmp(given);
+    let order = match field {
+        Field::Version(given) => number(|entry| entry.version as i64, given),
+        Field::CreateRevision(given) => number(|entry| entry.create_revision.get() as i64, given),
+        Field::ModRevision(given) => number(|entry| entry.mod_revision.get() as i64, given),
+        Field::Lease(given) => number(|entry| entry.lease.map_or(0, |lease| lease.0), given),
+        Field::Value(given) => match entry {
+            Some(entry) => entry.value.cmp(given),
+            None => return false,
+        },
+    };
+    match is {
+        Relation::Equal => order == Ordering::Equal,
+        Relation::NotEqual => order != Ordering::Equal,
+        Relation::Greater => order == Ordering::Greater,
+        Relation::Less => order == Ordering::Less,
     }
 }

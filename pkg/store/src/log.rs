@@ -143,6 +143,14 @@ impl Log {
         last.map(|position| position as u64).map_err(|e| self.explain(e))
     }
 
+    /// Whether anything was written up to a revision.
+    pub fn has_any(&self, up_to: Revision) -> Result<bool> {
+        let found = self
+            .connection
+            .query_row("SELECT min(position) <= ? FROM log", [end_of(up_to)], |row| row.get::<_, Option<bool>>(0));
+        found.map(Option::unwrap_or_default).map_err(|e| self.explain(e))
+    }
+
     /// A key's newest record at or before a revision; a deletion counts as one.
     pub fn get(&self, key: &[u8], at: Revision) -> Result<Option<Record>> {
         let mut found = None;

@@ -18,6 +18,11 @@ impl Revision {
         Self((clock << Self::LOW_BITS) | ((server as u64) << 1))
     }
 
+    /// What an empty store of a server shows: below everything that it will write, and not zero.
+    pub const fn first(server: u16) -> Self {
+        Self::new(1, server)
+    }
+
     pub const fn from_u64(n: u64) -> Self {
         Self(n)
     }

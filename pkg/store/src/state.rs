@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+/// What was written beyond a state, by key; none: deleted.
+pub type Overlay = BTreeMap<Bytes, Option<Arc<Entry>>>;
+
 /// All entries by key, and the revision that they show.
 #[derive(Default)]
 pub struct State {
@@ -23,6 +26,25 @@ impl State {
         let entries: Vec<_> = inside.by_ref().take(limit).cloned().collect();
         let rest = inside.count();
         Page { revision: self.revision, count: (entries.len() + rest) as u64, more: rest > 0, entries }
+    }
+
+    /// The same with what was written since, the later overlay winning.
+    pub fn page_with(&self, range: &Range, limit: usize, overlays: [&Overlay; 2]) -> Page {
+        let inside = |overlay: &Overlay| overlay.range::<[u8], _>(bounds(range)).next().is_some();
+        if !overlays.into_iter().any(inside) {
+            return self.page(range, limit);
+        }
+        let stored = self.entries.range::<[u8], _>(bounds(range));
+        let mut merged: BTreeMap<&[u8], Option<&Arc<Entry>>> =
+            stored.map(|(key, entry)| (&key[..], Some(entry))).collect();
+        for overlay in overlays {
+            let written = overlay.range::<[u8], _>(bounds(range));
+            merged.extend(written.map(|(key, entry)| (&key[..], entry.as_ref())));
+        }
+        let mut entries: Vec<_> = merged.into_values().flatten().cloned().collect();
+        let count = entries.len();
+        entries.truncate(if limit == 0 { count } else { limit });
+        Page { revision: self.revision, count: count as u64, more: count > entries.len(), entries }
     }
 }
 

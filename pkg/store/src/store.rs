@@ -1,5 +1,5 @@
 //! The store as a [`Backend`]: reads of now from memory, reads of the past from SQLite, writes through the writer.
-use crate::batch::PreparedTxn;
+use crate::batch::{Batch, PreparedTxn};
 use crate::changes::Changes;
 use crate::derive::Deriver;
 use crate::hub::Hub;
@@ -8,7 +8,7 @@ use crate::log::Log;
 use crate::reader::{Reader, entry};
 use crate::state::State;
 use crate::watch::Watcher;
-use crate::writer::{Command, Reply, Shared, Writer};
+use crate::writer::{Command, Reply, Shared, Writer, now_ms};
 use crate::{
     Backend, Entry, Error, Lease, LeaseId, Numbered, Op, Page, Range, Replica, Result, Revision, Txn, TxnResult, Watch,
     WatchFrom,
@@ -70,7 +70,7 @@ impl Store {
         let path = options.dir.join("store.db");
         let log = Log::open(&path)?;
         private(&path)?;
-        let (shared, leases) = load(&log, &*options.summarize)?;
+        let (shared, leases) = load(&log, &*options.summarize, options.server)?;
         let compaction = (log.meta("swept")?.unwrap_or(0), *shared.compacted.read());
         // The newest rows may be deletions that compaction has removed.
         let newest = log.last_position()?.max(shared.state.read().revision.get());
@@ -159,6 +159,23 @@ impl Store {
     }
 }
 
+/// Refuses values that are too large, wherever in a transaction they are.
+fn check_sizes(txn: &Txn) -> Result<()> {
+    for op in txn.then.iter().chain(&txn.otherwise) {
+        match op {
+            Op::Put { key, value, .. } | Op::Amend { key, value: Some(value), .. }
+                if value.len() > VALUE_LIMIT_BYTES =>
+            {
+                let key = String::from_utf8_lossy(key).into_owned();
+                return Err(Error::TooLarge { key, size_bytes: value.len(), limit_bytes: VALUE_LIMIT_BYTES });
+            }
+            Op::Txn(txn) => check_sizes(txn)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn spawn(name: &str, path: &Path, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(run);
     thread.map_err(|source| Error::Io { path: path.display().to_string(), source })
@@ -178,7 +195,7 @@ fn private(path: &Path) -> Result<()> {
     std::fs::set_permissions(path, mode).map_err(|source| Error::Io { path: path.display().to_string(), source })
 }
 
-fn load(log: &Log, summarize: &dyn Summarize) -> Result<(Arc<Shared>, Leases)> {
+fn load(log: &Log, summarize: &dyn Summarize, server: u16) -> Result<(Arc<Shared>, Leases)> {
     let mut leases = Leases::restore(log.leases()?, Instant::now());
     let mut state = State::default();
     log.current(|record| {
@@ -191,9 +208,10 @@ fn load(log: &Log, summarize: &dyn Summarize) -> Result<(Arc<Shared>, Leases)> {
     let compacted = Revision::from_u64(log.meta("compacted")?.unwrap_or(0));
     let last = log.last_position()?;
     let newest = log.at_position(last)?.map_or(Revision::ZERO, |record| record.revision);
-    state.revision = newest.max(compacted);
+    state.revision = newest.max(compacted).max(Revision::first(server));
     let hub = Arc::new(Hub::new(state.revision));
-    Ok((Arc::new(Shared { state: RwLock::new(state), compacted: RwLock::new(compacted), hub }), leases))
+    let swept = tokio::sync::watch::Sender::new(log.meta("swept")?.unwrap_or(0));
+    Ok((Arc::new(Shared { state: RwLock::new(state), compacted: RwLock::new(compacted), swept, hub }), leases))
 }
 
 #[async_trait]
@@ -230,15 +248,14 @@ impl Backend for Store {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnResult> {
-        for op in txn.then.iter().chain(&txn.otherwise) {
-            if let Op::Put { key, value, .. } = op
-                && value.len() > VALUE_LIMIT_BYTES
-            {
-                let key = String::from_utf8_lossy(key).into_owned();
-                return Err(Error::TooLarge { key, size_bytes: value.len(), limit_bytes: VALUE_LIMIT_BYTES });
-            }
+        check_sizes(&txn)?;
+        let prepared = PreparedTxn::new(txn, &*self.summarize);
+        if prepared.reads_only() {
+            // What is visible is durable: nobody needs to queue for reading it.
+            let state = self.shared.state.read();
+            let clock = HybridClock::after(state.revision.clock());
+            return Batch::new(&state, clock, self.server).run(prepared, now_ms(), |_| false);
         }
-        let prepared = PreparedTxn::new(txn, &*self.summarize)?;
         self.ask(|reply| Command::Txn(prepared, reply)).await
     }
 
@@ -249,8 +266,16 @@ impl Backend for Store {
                 self.check(after)?;
                 after
             }
+            WatchFrom::At(first) => {
+                let from_the_beginning = first.clock() == 0 && self.compacted_revision().is_zero();
+                if !from_the_beginning {
+                    self.check(first)?;
+                }
+                Revision::from_u64(first.get().saturating_sub(1))
+            }
         };
-        Ok(Box::new(Watcher::new(self.shared.clone(), self.reader.clone(), range, after)?))
+        let inclusive = matches!(from, WatchFrom::At(_));
+        Ok(Box::new(Watcher::new(self.shared.clone(), self.reader.clone(), range, after, inclusive)?))
     }
 
     async fn lease_grant(&self, id: Option<LeaseId>, ttl: Duration) -> Result<Lease> {
@@ -275,6 +300,12 @@ impl Backend for Store {
 
     async fn compact(&self, revision: Revision) -> Result<()> {
         self.ask(|reply| Command::Compact(revision, reply)).await
+    }
+
+    async fn compacted(&self, revision: Revision) -> Result<()> {
+        let mut swept = self.shared.swept.subscribe();
+        let done = swept.wait_for(|swept| *swept >= revision.get()).await;
+        done.map(drop).map_err(|_| Error::Closed)
     }
 
     async fn size_bytes(&self) -> Result<u64> {

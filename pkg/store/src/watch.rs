@@ -32,9 +32,16 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    pub fn new(shared: Arc<Shared>, reader: Arc<Reader>, range: crate::Range, after: Revision) -> Result<Self> {
+    /// A watch of all after `after`, which is a whole revision, or, when `inclusive`, of all from the number after it.
+    pub fn new(
+        shared: Arc<Shared>,
+        reader: Arc<Reader>,
+        range: crate::Range,
+        after: Revision,
+        inclusive: bool,
+    ) -> Result<Self> {
         let registered = shared.hub.register(range, after)?;
-        let last_position = after.get() + crate::log::MAX_OPS as u64 - 1;
+        let last_position = if inclusive { after.get() } else { after.get() + crate::log::MAX_OPS as u64 - 1 };
         let catch_up = registered.catch_up_to.map(|up_to| CatchUp { at: last_position, up_to });
         let (id, queue) = (registered.id, registered.queue);
         Ok(Self { shared, id, queue, reader, catch_up, progress_wanted: false, ended: false })
@@ -50,7 +57,7 @@ impl Watcher {
                 let last = records.last().map(|record| record.revision);
                 records.retain(|record| Some(record.revision) != last);
             }
-            let (up_to, from) = (catch_up.up_to, Revision::from_u64(catch_up.at));
+            let (up_to, from) = (catch_up.up_to, Revision::from_u64(catch_up.at + 1));
             let at = records.last().map_or(catch_up.at, Record::position);
             records.retain(|record| self.queue.range().contains(&record.key));
             // Only then forward: whoever drops this future at the await gets the same records again.

@@ -1,6 +1,6 @@
 //! The one writer: a thread that owns the log, gathers what waits into one batch with one fsync, and answers only
 //! when that is done. It also ends leases and compacts, between batches.
-use crate::batch::{Batch, Done, PreparedTxn};
+use crate::batch::{Batch, Done, Prepared, PreparedTxn, Single};
 use crate::hub::Hub;
 use crate::lease::Leases;
 use crate::log::{Log, MAX_OPS};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// Transactions in one batch at most.
 const BATCH_TXNS: usize = 512;
@@ -49,6 +49,8 @@ pub enum Command {
 pub struct Shared {
     pub state: RwLock<State>,
     pub compacted: RwLock<Revision>,
+    /// Position up to which compaction has swept the log.
+    pub swept: watch::Sender<u64>,
     pub hub: Arc<Hub>,
 }
 
@@ -202,7 +204,7 @@ impl Writer {
         let mut revision = self.shared.state.read().revision;
         // One revision, unless there are more keys than a revision has places.
         for keys in lease.keys.chunks(MAX_OPS) {
-            let then = keys.iter().map(|key| crate::batch::Prepared::Delete { key: key.clone() }).collect();
+            let then = keys.iter().map(|key| Prepared::One(Single::Delete { key: key.clone() })).collect();
             let txn = PreparedTxn { compare: Vec::new(), then, otherwise: Vec::new() };
             let mut results = self.commit(vec![txn])?;
             revision = results.pop().expect("one transaction has one result")?.revision;
@@ -251,9 +253,12 @@ impl Writer {
             self.next_compaction = Instant::now() + COMPACT_EVERY;
             let old = now_ms().saturating_sub(self.keep.as_millis() as u64);
             let goal = Revision::new(HybridClock::at(old), self.server).min(self.shared.state.read().revision);
-            if goal > *self.shared.compacted.read()
-                && let Err(error) = self.compact(goal)
-            {
+            // With nothing so old, a client may still ask for all from the beginning.
+            let old = self.log.has_any(goal).and_then(|any| match any && goal > *self.shared.compacted.read() {
+                true => self.compact(goal),
+                false => Ok(()),
+            });
+            if let Err(error) = old {
                 tracing::warn!(%error, "setting the goal of compaction");
             }
         }
@@ -276,6 +281,7 @@ impl Writer {
             Ok(reached)
         });
         self.compaction.0 = step.inspect_err(|_| self.log.rollback())?;
+        self.shared.swept.send_replace(self.compaction.0);
         self.log.vacuum_step(VACUUM_PAGES)
     }
 }

@@ -11,7 +11,11 @@ const FORBIDDEN: &[(&[&str], &[&str])] = &[
     ),
     (&["eyot-api", "eyot-crdt"], &["tokio", "hyper", "rusqlite"]),
     (&["eyot-store"], &["eyot-apiserver", "eyot-client", "hyper"]),
-    (&["eyot-apiserver"], &["eyot-controllers", "eyot-scheduler", "eyot-agent", "eyot-net", "eyot-client"]),
+    (&["eyot-etcd"], &["eyot-apiserver", "eyot-client"]),
+    (
+        &["eyot-apiserver"],
+        &["eyot-etcd", "eyot-controllers", "eyot-scheduler", "eyot-agent", "eyot-net", "eyot-client"],
+    ),
 ];
 /// Nothing stands on the binary.
 const TOP: &str = "eyot";

@@ -111,7 +111,8 @@ impl Backend for Memory {
 
     async fn txn(&self, txn: Txn) -> Result<TxnResult> {
         let mut state = self.state.lock();
-        let succeeded = txn.compare.iter().all(|Compare::ModRevision { key, revision }| {
+        let succeeded = txn.compare.iter().all(|compare| {
+            let Compare::ModRevision { key, revision } = compare else { panic!("the engine compares nothing else") };
             state.now.get(key).map_or(Revision::ZERO, |e| e.mod_revision) == *revision
         });
         let ops = if succeeded { txn.then } else { txn.otherwise };
@@ -142,6 +143,7 @@ impl Backend for Memory {
                     let previous = state.change(index, key, Some(entry.clone()));
                     OpResult::Put { entry, previous }
                 }
+                _ => panic!("the engine does nothing else"),
             });
         }
         self.grown.send_replace(state.log.len());
@@ -156,6 +158,7 @@ impl Backend for Memory {
                 state.check(revision)?;
                 state.log.partition_point(|c| c.revision <= revision)
             }
+            WatchFrom::At(_) => panic!("the engine watches what comes after a revision"),
         };
         let grown = self.grown.subscribe();
         Ok(Box::new(Follow { range, at, grown, wants_progress: false, state: self.state.clone() }))
@@ -188,6 +191,10 @@ impl Backend for Memory {
 
     async fn compact(&self, revision: Revision) -> Result<()> {
         self.state.lock().compacted = revision;
+        Ok(())
+    }
+
+    async fn compacted(&self, _: Revision) -> Result<()> {
         Ok(())
     }
 

@@ -68,7 +68,7 @@ async fn begin(call: &Call<'_>, options: ListOptions) -> Result<Stream> {
         }
     };
     let started = match from {
-        WatchFrom::After(revision) => revision,
+        WatchFrom::After(revision) | WatchFrom::At(revision) => revision,
         WatchFrom::Now => Revision::ZERO,
     };
     let watch = call.backend().watch(range, from).await.map_err(errors::from_store)?;
