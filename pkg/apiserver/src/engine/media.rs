@@ -126,10 +126,22 @@ pub fn to_json(body: &bytes::Bytes, format: Format) -> Result<bytes::Bytes> {
     match format {
         Format::Json => Ok(body.clone()),
         Format::Yaml => {
-            let value: serde_json::Value = serde_saphyr::from_slice(body)
-                .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
+            let value: serde_json::Value = serde_saphyr::from_slice(body).map_err(|error| {
+                Status::bad_request(format!("error converting YAML to JSON: {}", yaml_error(&error)))
+            })?;
             Ok(serde_json::to_vec(&value).expect("a tree is JSON").into())
         }
+    }
+}
+
+/// What is wrong with a YAML text, in the form of Go's yaml.
+fn yaml_error(error: &serde_saphyr::Error) -> String {
+    let line = error.location().map_or(0, |location| location.line());
+    match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map")
+        }
+        other => format!("yaml: {other}"),
     }
 }
 
@@ -196,6 +208,15 @@ mod tests {
         let yaml = render(json, Media { format: Format::Yaml, ..Media::JSON });
         let back: serde_json::Value = serde_saphyr::from_slice(&yaml).unwrap();
         assert_eq!(back["a"]["b"][1], "x");
+    }
+
+    #[test]
+    fn a_key_that_comes_twice_is_named_with_its_line() {
+        let error = to_json(&"a: 1\nb:\n  foo: x\n  foo: y\n".into(), Format::Yaml).unwrap_err();
+        let text = "error converting YAML to JSON: yaml: unmarshal errors:\n  line 4: key \"foo\" already set in map";
+        assert_eq!((error.code, error.message.as_str()), (400, text));
+        let error = to_json(&"a: [1\n".into(), Format::Yaml).unwrap_err();
+        assert!(!error.message.contains("-->"), "one line, without a picture: {}", error.message);
     }
 
     #[test]
