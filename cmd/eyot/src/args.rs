@@ -1,6 +1,6 @@
 //! Flags, environment and the configuration file, as one command line.
 use clap::{Args, Parser, Subcommand};
-use node::config::{Ipv4Net, Node, Server};
+use node::config::{Etcd, EtcdListen, Ipv4Net, Node, Server};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -125,6 +125,18 @@ pub struct ServerArgs {
     /// Run no node in this process
     #[arg(long)]
     pub disable_agent: bool,
+    /// Serve etcd's API: https:// asks for certificates of <data-dir>/server/tls/etcd-ca.crt, http:// is for loopback
+    #[arg(long, env = "EYOT_ETCD_LISTEN", value_name = "https://IP:PORT")]
+    pub etcd_listen: Option<EtcdListen>,
+    /// Largest request of etcd's clients
+    #[arg(long, default_value_t = 1_572_864, value_name = "BYTES")]
+    pub etcd_max_request_bytes: usize,
+    /// Most operations in a transaction of etcd's clients
+    #[arg(long, default_value_t = 128, value_name = "COUNT")]
+    pub etcd_max_txn_ops: usize,
+    /// Run the store and etcd's API alone, for a kube-apiserver of your own
+    #[arg(long, requires = "etcd_listen")]
+    pub datastore_only: bool,
     /// Parts to leave out: servicelb, where another program serves Services of type LoadBalancer
     #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = ["servicelb"])]
     pub disable: Vec<String>,
@@ -186,6 +198,12 @@ impl ServerArgs {
             cluster_domain: self.cluster_domain,
             service_node_port_range: self.service_node_port_range,
             disable_agent: self.disable_agent,
+            datastore_only: self.datastore_only,
+            etcd: self.etcd_listen.map(|listen| Etcd {
+                listen,
+                max_request_bytes: self.etcd_max_request_bytes,
+                max_txn_ops: self.etcd_max_txn_ops,
+            }),
             disable_service_lb: self.disable.iter().any(|part| part == "servicelb"),
             node: self.node.into(),
         })

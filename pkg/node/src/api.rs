@@ -92,7 +92,7 @@ fn join_user() -> User {
 }
 
 /// The cluster's identity, made on first start.
-fn cluster_id(path: &Path) -> anyhow::Result<uuid::Uuid> {
+pub(crate) fn cluster_id(path: &Path) -> anyhow::Result<uuid::Uuid> {
     if let Some(text) = files::read_if_there(path)? {
         return uuid::Uuid::parse_str(text.trim()).with_context(|| path.display().to_string());
     }

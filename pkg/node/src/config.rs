@@ -1,6 +1,6 @@
 //! What a server was told to be. The binary fills this in from flags, environment and the configuration file.
 pub use ipnet::Ipv4Net;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// Everything that `eyot server` can be told; names and defaults follow k3s.
@@ -22,6 +22,9 @@ pub struct Server {
     pub cluster_domain: String,
     pub service_node_port_range: (u16, u16),
     pub disable_agent: bool,
+    /// No API, no components, no node: the store and etcd's endpoint alone.
+    pub datastore_only: bool,
+    pub etcd: Option<Etcd>,
     /// Services of type LoadBalancer are another program's.
     pub disable_service_lb: bool,
     pub node: Node,
@@ -39,6 +42,48 @@ pub struct Node {
     pub resolv_conf: Option<PathBuf>,
     pub agent_port: u16,
     pub max_pods: u32,
+}
+
+/// How etcd's API is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Etcd {
+    pub listen: EtcdListen,
+    /// Largest request.
+    pub max_request_bytes: usize,
+    /// Most operations in a transaction.
+    pub max_txn_ops: usize,
+}
+
+/// Where etcd's API listens: `https://ADDRESS:PORT`, or `http://` on a loopback address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EtcdListen {
+    pub tls: bool,
+    pub address: SocketAddr,
+}
+
+impl std::str::FromStr for EtcdListen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "write it as https://ADDRESS:PORT, with an IP address";
+        let (tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            _ => return Err(FORM),
+        };
+        let rest = rest.trim_end_matches('/').replacen("localhost:", "127.0.0.1:", 1);
+        let address: SocketAddr = rest.parse().map_err(|_| FORM)?;
+        match tls || address.ip().is_loopback() {
+            true => Ok(Self { tls, address }),
+            false => Err("http:// is for loopback addresses alone: others would read every Secret; use https://"),
+        }
+    }
+}
+
+impl std::fmt::Display for EtcdListen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.address)
+    }
 }
 
 impl Server {
@@ -74,5 +119,20 @@ impl Server {
 
     pub fn dns_ip(&self) -> Ipv4Addr {
         self.cluster_dns.unwrap_or_else(|| self.service_ip(10))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_is_for_loopback_alone() {
+        let parse = |text: &str| text.parse::<EtcdListen>().map(|listen| listen.to_string());
+        assert_eq!(parse("https://10.0.0.1:2379"), Ok("https://10.0.0.1:2379".into()));
+        assert_eq!(parse("http://localhost:2379/"), Ok("http://127.0.0.1:2379".into()));
+        assert!(parse("http://10.0.0.1:2379").unwrap_err().contains("loopback"));
+        assert!(parse("http://0.0.0.0:2379").is_err() && parse("10.0.0.1:2379").is_err());
+        assert!(parse("https://example.com:2379").is_err());
     }
 }

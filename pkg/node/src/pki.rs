@@ -43,6 +43,12 @@ pub struct Pair {
     pub key_pem: String,
 }
 
+/// What etcd's endpoint serves with, and whose certificates it asks for.
+pub struct EtcdCertificates {
+    pub ca_pem: String,
+    pub serving: Pair,
+}
+
 /// Whom a leaf speaks for.
 #[derive(Clone, Debug, Default)]
 pub struct Subject {
@@ -107,17 +113,26 @@ impl Authority {
 
     /// The kept leaf of this name if it still fits its subject and has enough life, else a new one.
     pub fn leaf(&self, name: &str, subject: &Subject) -> Result<Pair> {
-        let (certificate, key) = (self.dir.join(format!("{name}.crt")), self.dir.join(format!("{name}.key")));
-        if let (Some(chain_pem), Some(key_pem)) = (files::read_if_there(&certificate)?, files::read_if_there(&key)?)
-            && fits(&chain_pem, subject)
-            && chain_pem.ends_with(&self.intermediate_pem)
-        {
-            return Ok(Pair { chain_pem, key_pem });
-        }
-        let pair = self.sign(subject)?;
-        files::write(&key, pair.key_pem.as_bytes(), 0o600)?;
-        files::write(&certificate, pair.chain_pem.as_bytes(), 0o600)?;
-        Ok(pair)
+        kept_leaf(&self.dir, name, subject, &self.intermediate_pem, || self.sign(subject))
+    }
+
+    /// Who may speak etcd's API with this server. A CA of its own says: whoever holds one of its certificates reads and
+    /// writes the whole store, past all that the API judges.
+    pub fn etcd(&self, serving: &Subject) -> Result<EtcdCertificates> {
+        let (ca_pem, ca_key) = ensure_self_signed(&self.dir, "etcd-ca", 0)?;
+        let leaf = |name: &str, subject: &Subject| {
+            let making = |source| Error::Making { subject: subject.common_name.clone(), source };
+            kept_leaf(&self.dir, name, subject, &ca_pem, || {
+                let issuer = Issuer::from_ca_cert_pem(&ca_pem, &ca_key).map_err(making)?;
+                let key = KeyPair::generate().map_err(making)?;
+                let leaf = leaf_params(subject).and_then(|params| params.signed_by(&key, &issuer)).map_err(making)?;
+                Ok(Pair { chain_pem: leaf.pem() + &ca_pem, key_pem: key.serialize_pem() })
+            })
+        };
+        let serving = leaf("serving-etcd", serving)?;
+        // Kept for whoever administrates this server: etcdctl, or a kube-apiserver on the same host.
+        leaf("client-etcd", &Subject::user("etcd-client", &[]))?;
+        Ok(EtcdCertificates { ca_pem, serving })
     }
 
     /// A new key and a leaf for it, kept nowhere.
@@ -153,6 +168,28 @@ impl Authority {
         let leaf = leaf_params(subject).and_then(|params| params.signed_by(key, &issuer)).map_err(making)?;
         Ok(leaf.pem() + &self.intermediate_pem)
     }
+}
+
+/// The leaf that is kept under this name if it still fits, has enough life and comes from the issuer; else what `sign`
+/// makes, kept from now on.
+fn kept_leaf(
+    dir: &Path,
+    name: &str,
+    subject: &Subject,
+    issuer_pem: &str,
+    sign: impl FnOnce() -> Result<Pair>,
+) -> Result<Pair> {
+    let (certificate, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+    if let (Some(chain_pem), Some(key_pem)) = (files::read_if_there(&certificate)?, files::read_if_there(&key)?)
+        && fits(&chain_pem, subject)
+        && chain_pem.ends_with(issuer_pem)
+    {
+        return Ok(Pair { chain_pem, key_pem });
+    }
+    let pair = sign()?;
+    files::write(&key, pair.key_pem.as_bytes(), 0o600)?;
+    files::write(&certificate, pair.chain_pem.as_bytes(), 0o600)?;
+    Ok(pair)
 }
 
 fn ensure_root(dir: &Path) -> Result<(String, KeyPair)> {

@@ -2,7 +2,7 @@
 use crate::config::Server;
 use crate::pki::{Authority, Pair, Subject};
 use crate::token::Token;
-use crate::{api, components, files, host, kubeconfig, lock, token};
+use crate::{api, components, etcd, files, host, kubeconfig, lock, token};
 use anyhow::Context;
 use apiserver::registry::Registry;
 use apiserver::registry::summarize::Summarizer;
@@ -19,6 +19,10 @@ use tokio_util::task::TaskTracker;
 const DRAIN: Duration = Duration::from_secs(20);
 /// This server's number in revisions, until it has joined others.
 const FIRST_SERVER: u16 = 1;
+
+/// History kept by a store whose clients compact it themselves, as kube-apiserver does every five minutes: for those that
+/// forget to.
+const KEEP_FOR_CLIENTS: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Runs a server until it is told to end (SIGTERM, SIGINT) or a part that it can't be without fails.
 ///
@@ -100,23 +104,27 @@ impl Known {
     /// What the API serves with.
     pub fn serving(&self) -> anyhow::Result<Pair> {
         let domain = &self.config.cluster_domain;
-        let fixed = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned);
-        let mut subject = Subject { common_name: "kube-apiserver".into(), ..Subject::default() };
+        let fixed = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned);
+        let mut subject = self.reached_as("kube-apiserver");
         subject.dns_names.extend(fixed);
-        subject.dns_names.extend([format!("kubernetes.default.svc.{domain}"), self.node_name.clone()]);
-        subject.addresses.extend([
-            Ipv4Addr::LOCALHOST.into(),
-            std::net::Ipv6Addr::LOCALHOST.into(),
-            IpAddr::V4(self.address),
-            IpAddr::V4(self.config.kubernetes_ip()),
-        ]);
+        subject.dns_names.push(format!("kubernetes.default.svc.{domain}"));
+        subject.addresses.push(IpAddr::V4(self.config.kubernetes_ip()));
+        Ok(self.authority.leaf("serving-apiserver", &subject)?)
+    }
+
+    /// A server under all names and addresses that this host is reached at.
+    pub fn reached_as(&self, common_name: &str) -> Subject {
+        let mut subject = Subject { common_name: common_name.into(), ..Subject::default() };
+        subject.dns_names.extend(["localhost".into(), self.node_name.clone()]);
+        let loopback = [Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
+        subject.addresses.extend(loopback.into_iter().chain([IpAddr::V4(self.address)]));
         for san in &self.config.tls_san {
             match san.parse() {
                 Ok(address) => subject.addresses.push(address),
                 Err(_) => subject.dns_names.push(san.clone()),
             }
         }
-        Ok(self.authority.leaf("serving-apiserver", &subject)?)
+        subject
     }
 
     /// What the agent serves the kubelet's API with.
@@ -148,19 +156,27 @@ impl Known {
 }
 
 impl Parts {
-    /// Opens the store, starts the API, then everything that stands on it.
+    /// Opens the store, starts the API, then everything that stands on it; or etcd's endpoint alone.
     async fn open(config: Server) -> anyhow::Result<Self> {
         let (sender, failures) = tokio::sync::mpsc::channel(1);
         let tasks = Tasks { tracker: TaskTracker::new(), shutdown: CancellationToken::new(), failures: sender };
         let known = Known::new(config)?;
+        let datastore_only = known.config.datastore_only;
         // The slowest part by far, and it needs nothing of the others.
-        let runtime = (!known.config.disable_agent).then(|| components::start_runtime(&known, &tasks));
+        let node = !known.config.disable_agent && !datastore_only;
+        let runtime = node.then(|| components::start_runtime(&known, &tasks));
         let registry = Arc::new(Registry::builtin(::api::schema::Schemas::builtin()));
-        let store = open_store(&known.config.store_dir(), registry.clone()).await?;
-        let api = api::start(&known, registry, store.clone(), &tasks).await?;
-        known.write_kubeconfig()?;
-        tracing::info!(address = %known.address, port = known.config.https_listen_port, "the API serves");
-        components::start(&known, &api, runtime, &tasks)?;
+        let keep = if datastore_only { KEEP_FOR_CLIENTS } else { store::KEEP };
+        let store = open_store(&known.config.store_dir(), registry.clone(), keep).await?;
+        if let Some(settings) = &known.config.etcd {
+            etcd::start(&known, settings, store.clone(), &tasks)?;
+        }
+        if !datastore_only {
+            let api = api::start(&known, registry, store.clone(), &tasks).await?;
+            known.write_kubeconfig()?;
+            tracing::info!(address = %known.address, port = known.config.https_listen_port, "the API serves");
+            components::start(&known, &api, runtime, &tasks)?;
+        }
         Ok(Self { store, tasks, failures })
     }
 
@@ -182,12 +198,12 @@ impl Parts {
     }
 }
 
-async fn open_store(dir: &Path, registry: Arc<Registry>) -> anyhow::Result<Arc<Store>> {
+async fn open_store(dir: &Path, registry: Arc<Registry>, keep: Duration) -> anyhow::Result<Arc<Store>> {
     let options = store::Options {
         dir: dir.to_owned(),
         server: FIRST_SERVER,
         summarize: Arc::new(Summarizer::new(registry)),
-        keep: store::KEEP,
+        keep,
     };
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
 }

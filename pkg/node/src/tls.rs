@@ -46,6 +46,14 @@ pub fn server(root_pem: &str, pair: &Pair) -> Result<ServerConfig> {
         .with_single_cert(certificates(&pair.chain_pem)?, key(&pair.key_pem)?)?)
 }
 
+/// A server for those alone who show a certificate of this CA.
+pub fn mutual(ca_pem: &str, pair: &Pair) -> Result<ServerConfig> {
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots(ca_pem)?)).build()?;
+    Ok(ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(&pair.chain_pem)?, key(&pair.key_pem)?)?)
+}
+
 /// A client that trusts the cluster's root alone.
 pub fn client(root_pem: &str, pair: Option<&Pair>) -> Result<ClientConfig> {
     let builder = ClientConfig::builder().with_root_certificates(roots(root_pem)?);
