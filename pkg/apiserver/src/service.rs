@@ -1,7 +1,7 @@
 //! The listener and its life: accept, TLS, HTTP, and an orderly end.
 use crate::authn::jwt::{self, PublicKey, Signer};
 use crate::authn::{Authenticator, ServiceAccounts};
-use crate::authz::{self, Authorizer};
+use crate::authz;
 use crate::body::{self, Body, BoxError};
 use crate::connect::Agents;
 use crate::discovery::Discovery;
@@ -68,7 +68,7 @@ impl Service {
         bootstrap::run(&*options.backend, &wanted, jiff::Timestamp::now()).await?;
         let acceptor = TlsAcceptor::from(tls::server_config(options.tls)?);
         let service_accounts = service_accounts(options.service_accounts, options.backend.clone())?;
-        let authorizer = Arc::new(Authorizer::default());
+        let authorizer = options.engine.authorizer().clone();
         let follower = authz::load(&authorizer, &*options.backend).await?;
         let stopping = CancellationToken::new();
         let tasks = TaskTracker::new();

@@ -136,6 +136,15 @@ fn start_agent(
 ) -> anyhow::Result<()> {
     let client = client_as(api, &format!("system:node:{}", known.node_name), &["system:nodes"]);
     let mut options = agent_options(known, client, informers.clone())?;
+    let (roles, own) = options.labels.into_iter().partition(|(key, _)| key.starts_with(crate::role::PREFIX));
+    options.labels = own;
+    let role = crate::role::Service {
+        client: client_as(api, "eyot:server", &["system:masters"]),
+        informers: informers.clone(),
+        node_name: known.node_name.clone(),
+        labels: roles,
+    };
+    tasks.tracker.spawn(role.run(tasks.shutdown.clone()));
     let shutdown = tasks.shutdown.clone();
     tasks.run("agent", async move {
         let Some(Some(endpoint)) = shutdown.run_until_cancelled(runtime.ready()).await else { return Ok(()) };
@@ -149,7 +158,6 @@ fn agent_options(known: &Known, client: kube::Client, informers: Informers) -> a
     let config = &known.config;
     let port = config.node.agent_port;
     let own_runtime = config.node.container_runtime_endpoint.is_none();
-    let role = ("node-role.kubernetes.io/control-plane".to_owned(), "true".to_owned());
     let given = config.node.node_label.iter().map(|label| {
         let (key, value) = label.split_once('=').unwrap_or((label, ""));
         (key.to_owned(), value.to_owned())
@@ -170,7 +178,7 @@ fn agent_options(known: &Known, client: kube::Client, informers: Informers) -> a
         resolv_conf: resolv_conf(known),
         serving_tls: Arc::new(known.agent_tls()?),
         listen: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
-        labels: std::iter::once(role).chain(given).collect(),
+        labels: given.collect(),
         taints: config.node.node_taint.iter().map(|text| taint(text)).collect::<anyhow::Result<_>>()?,
         max_pods: config.node.max_pods,
         kubelet_version: apiserver::version::GIT_VERSION.to_owned(),

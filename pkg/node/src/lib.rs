@@ -13,6 +13,7 @@ pub mod host;
 pub mod kubeconfig;
 pub mod lock;
 pub mod pki;
+mod role;
 pub mod server;
 mod signing;
 pub mod status;

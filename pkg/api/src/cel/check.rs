@@ -91,7 +91,8 @@ impl Checker<'_> {
     }
 
     fn select(&mut self, whole: &IdedExpr, select: &ast::SelectExpr) -> Checked {
-        let qualified = macros::qualified(whole).filter(|name| Type::named(name).is_some());
+        let declared = |name: &String| Type::named(name).is_some() || self.environment.variable_type(name).is_some();
+        let qualified = macros::qualified(whole).filter(|name| name.contains('.') && declared(name));
         if let Some(known) = qualified.and_then(|name| self.known(&name)) {
             return known;
         }

@@ -14,6 +14,7 @@
 //! assert_eq!(program.evaluate(&variables, &mut Budget::default())?, Value::Bool(true));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+pub mod authorizer;
 mod check;
 mod compile;
 mod environment;

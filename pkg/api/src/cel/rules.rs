@@ -79,6 +79,13 @@ pub fn check(schema: &Json, name: &str, root: bool, rule: &Json) -> Option<(&'st
     Some(("messageExpression", text.replacen("compilation failed", "messageExpression compilation failed", 1)))
 }
 
+/// Whether a rule that compiles asks for what a value was before.
+pub fn is_transition(schema: &Json, root: bool, rule: &Json) -> bool {
+    let Some(ty) = declared(schema, "selfType", root) else { return false };
+    let program = environment(&ty, rule["optionalOldSelf"] == true).compile(rule["rule"].as_str().unwrap_or_default());
+    program.is_ok_and(|program| program.uses("oldSelf"))
+}
+
 fn environment(ty: &Type, optional_old: bool) -> Environment {
     let old = if optional_old { Type::optional(ty.clone()) } else { ty.clone() };
     Environment::new().variable("self", ty.clone()).variable("oldSelf", old)

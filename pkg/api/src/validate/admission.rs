@@ -70,7 +70,7 @@ fn full_name(errors: &mut Errors, at: &Path<'_>, name: &str) {
     }
 }
 
-fn client_config(errors: &mut Errors, at: &Path<'_>, config: &Value) {
+pub(super) fn client_config(errors: &mut Errors, at: &Path<'_>, config: &Value) {
     match (config.has("url"), config.has("service")) {
         (true, false) => url(errors, &at.child("url"), config.text("url")),
         (false, true) => service(errors, &at.child("service"), &config["service"]),
@@ -121,6 +121,11 @@ fn review_versions(errors: &mut Errors, at: &Path<'_>, hook: &Value) {
     if given.is_empty() {
         return errors.required(at, format!("must specify one of {}", REVIEWS.join(", ")));
     }
+    listed_versions(errors, at, &given, REVIEWS);
+}
+
+/// Review versions, each once, one of them known.
+pub(super) fn listed_versions(errors: &mut Errors, at: &Path<'_>, given: &[&str], known: &[&str]) {
     let mut seen = BTreeSet::new();
     for (i, version) in given.iter().enumerate() {
         if !seen.insert(*version) {
@@ -129,8 +134,8 @@ fn review_versions(errors: &mut Errors, at: &Path<'_>, hook: &Value) {
         }
         errors.each(&at.index(i), version, names::dns1035_label(version));
     }
-    if !given.iter().any(|version| REVIEWS.contains(version)) {
-        errors.invalid(at, given, format!("must include at least one of {}", REVIEWS.join(", ")));
+    if !given.iter().any(|version| known.contains(version)) {
+        errors.invalid(at, given.to_vec(), format!("must include at least one of {}", known.join(", ")));
     }
 }
 
@@ -194,7 +199,7 @@ fn resources(errors: &mut Errors, at: &Path<'_>, rule: &Value) {
 /// What expressions may name; the API server's own environment has the same names.
 fn environment(params: bool, variables: &[(&str, Type)]) -> Environment {
     let names = ["object", "oldObject", "request", "namespaceObject"];
-    let base = names.iter().fold(Environment::new(), |all, name| all.variable(name, Type::Dyn));
+    let base = names.iter().fold(Environment::new().with_authorizer(), |all, name| all.variable(name, Type::Dyn));
     let base = if params { base.variable("params", Type::Dyn) } else { base };
     base.variable("variables", Type::Object(Arc::new(ObjectType::new("variables", variables))))
 }

@@ -26,6 +26,7 @@ mod service;
 mod storage;
 mod structural;
 
+pub use definition::{Approval, approval_of};
 pub use error::{FieldError, Reason};
 pub use meta::NameRule;
 
@@ -174,6 +175,7 @@ fn admission_kind(errors: &mut Errors, kind: &str, object: &Value) {
 fn create(errors: &mut Errors, kind: &GroupVersionKind, object: &Value) {
     match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Pod") => pod::create(errors, object),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => definition::definition_create(errors, object),
         ("batch", "CronJob") => batch::cron_job_name(errors, object),
         _ => {}
     }

@@ -1,6 +1,6 @@
 //! CEL in admission: which variables expressions see, and conditions made of them
 //! (`k8s.io/apiserver/pkg/admission/plugin/cel`).
-use super::Attributes;
+use super::{Attributes, authorizer};
 use crate::registry::Resource;
 use api::cel::{Budget, Environment, Key, ObjectType, Program, Type, Value as Cel, Variables};
 use serde_json::Value;
@@ -45,7 +45,8 @@ pub fn policy_budget() -> Budget {
 /// What expressions may name. `variables` are a policy's own, with their types.
 pub fn environment(params: bool, variables: &[(String, Type)]) -> Environment {
     let names = ["object", "oldObject", "request", "namespaceObject"];
-    let mut environment = names.iter().fold(Environment::new(), |all, name| all.variable(name, Type::Dyn));
+    let mut environment =
+        names.iter().fold(Environment::new().with_authorizer(), |all, name| all.variable(name, Type::Dyn));
     if params {
         environment = environment.variable("params", Type::Dyn);
     }
@@ -59,6 +60,8 @@ pub struct Scene {
     old: Value,
     request: Value,
     namespace: Value,
+    /// `authorizer` and `authorizer.requestResource`.
+    authorizer: [Cel<'static>; 2],
 }
 
 impl Scene {
@@ -87,7 +90,16 @@ impl Scene {
         let own = attributes.resource().gvr.resource == "namespaces" && attributes.resource().gvr.group.is_empty();
         let namespace = if own { None } else { attributes.stored_namespace().await? };
         let namespace = namespace.and_then(|entry| super::cache::object(&entry)).map_or(Value::Null, seen_of_namespace);
-        Ok(Self { object, old, request, namespace })
+        let (call, gvr) = (attributes.call, &attributes.resource().gvr);
+        let asked = authorizer::Own {
+            group: gvr.group.clone(),
+            resource: gvr.resource.clone(),
+            subresource: attributes.subresource().to_owned(),
+            namespace: attributes.namespace().to_owned(),
+            name: attributes.name.clone(),
+        };
+        let authorizer = authorizer::values(call.engine.authorizer(), &call.request.user, asked);
+        Ok(Self { object, old, request, namespace, authorizer })
     }
 
     pub fn object(&self) -> &Value {
@@ -104,6 +116,8 @@ impl Scene {
             .with("oldObject", Cel::of(&self.old))
             .with("request", Cel::of(&self.request))
             .with("namespaceObject", Cel::of(&self.namespace))
+            .with("authorizer", self.authorizer[0].clone())
+            .with("authorizer.requestResource", self.authorizer[1].clone())
             .with("params", params.map_or(Cel::Null, Cel::of))
             .with("variables", Cel::Map(Arc::default()))
     }
@@ -181,7 +195,8 @@ mod tests {
     use serde_json::json;
 
     fn scene(object: Value) -> Scene {
-        Scene { object, old: Value::Null, request: json!({"operation": "CREATE"}), namespace: Value::Null }
+        let request = json!({"operation": "CREATE"});
+        Scene { object, old: Value::Null, request, namespace: Value::Null, authorizer: [Cel::Null, Cel::Null] }
     }
 
     #[test]

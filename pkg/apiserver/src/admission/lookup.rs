@@ -10,7 +10,8 @@ const DEFAULT_ACCOUNT: &str = "default";
 const ATTEMPTS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(150);
 
-async fn object(call: &Call<'_>, key: &str) -> Result<Option<Value>> {
+/// A stored object.
+pub async fn object(call: &Call<'_>, key: &str) -> Result<Option<Value>> {
     let entry = call.backend().get(key.as_bytes(), None).await.map_err(from_store)?;
     entry.map(|e| serde_json::from_slice(&e.value).map_err(|e| Status::internal(e).into())).transpose()
 }

@@ -6,6 +6,7 @@
 //! over the object and the few others that are looked up for it.
 
 mod attributes;
+mod authorizer;
 mod cache;
 mod expressions;
 mod limit_ranger;
@@ -25,6 +26,7 @@ mod tolerations;
 pub(crate) mod webhook;
 
 use crate::engine::{Call, Result};
+use api::Status;
 pub(crate) use attributes::Attributes;
 pub use attributes::Operation;
 pub(crate) use namespaces::namespace_is_there;
@@ -87,6 +89,7 @@ impl Admission {
     ) -> Result<()> {
         check(attributes, object, old)?;
         if let Some(object) = object {
+            check_of_node(attributes, object).await?;
             limit_ranger::validate(attributes, object, old).await?;
             pod_security::validate(attributes, object, old).await?;
         }
@@ -183,6 +186,29 @@ async fn create_pod(attributes: &Attributes<'_>, pod: &mut Value) -> Result<()> 
         None => None,
     };
     runtime_class::resolve(pod, class.as_ref()).map_err(|why| attributes.forbidden(Some(pod), &why))
+}
+
+/// What a node does with a pod, where another object decides.
+async fn check_of_node(attributes: &Attributes<'_>, object: &Value) -> Result<()> {
+    let call = attributes.call;
+    let pods = attributes.resource().gvr.resource == "pods" && attributes.resource().gvr.group.is_empty();
+    let node = node_restriction::node_of_user(&call.request.user);
+    let Some(node) = node.filter(|_| pods && attributes.operation == Operation::Create) else { return Ok(()) };
+    let judged = match attributes.subresource() {
+        "" => {
+            let stored = lookup::object(call, &format!("/registry/minions/{node}")).await?;
+            let stored = stored.ok_or_else(|| Status::not_found("", "nodes", node))?;
+            node_restriction::owns(node, object, &stored)
+        }
+        "eviction" => {
+            let key = format!("/registry/pods/{}/{}", call.namespace(), attributes.name);
+            let pod = lookup::object(call, &key).await?;
+            let pod = pod.ok_or_else(|| Status::not_found("", "pods", &attributes.name))?;
+            node_restriction::evicts(node, &pod)
+        }
+        _ => Ok(()),
+    };
+    judged.map_err(|why| attributes.forbidden(Some(object), &why))
 }
 
 /// The plugins that only look.

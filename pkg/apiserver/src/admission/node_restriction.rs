@@ -2,6 +2,9 @@
 //! (`plugin/pkg/admission/noderestriction`).
 use super::Operation;
 use crate::User;
+use base64::Engine;
+use rustls::pki_types::CertificateSigningRequestDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
 /// A write, as far as this plugin looks.
@@ -21,19 +24,25 @@ const GROUP: &str = "system:nodes";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const LEASES: &str = "kube-node-lease";
 
+/// The node that a user is the agent of.
+pub fn node_of_user(user: &User) -> Option<&str> {
+    user.name.strip_prefix(USER_PREFIX).filter(|_| user.in_group(GROUP))
+}
+
 /// # Errors
 /// Why a node may not do this.
 pub fn check(user: &User, write: &Write<'_>) -> Result<(), String> {
-    let Some(node) = user.name.strip_prefix(USER_PREFIX).filter(|_| user.groups.iter().any(|g| g == GROUP)) else {
-        return Ok(());
-    };
+    let Some(node) = node_of_user(user) else { return Ok(()) };
     match (write.group, write.resource) {
         ("", "pods") => pod(node, write),
         ("", "nodes") => own_node(node, write),
         ("coordination.k8s.io", "leases") => lease(node, write),
         ("storage.k8s.io", "csinodes") if write.name != node => {
-            Err(format!("can only access CSINode with the same name as the requesting node, not {:?}", write.name))
+            Err("can only access CSINode with the same name as the requesting node".into())
         }
+        ("", "persistentvolumeclaims") => claim(node, write),
+        ("resource.k8s.io", "resourceslices") => slice(node, write),
+        ("certificates.k8s.io", "certificatesigningrequests") => signing(node, write),
         _ => Ok(()),
     }
 }
@@ -46,7 +55,7 @@ fn pod(node: &str, write: &Write<'_>) -> Result<(), String> {
     let null = Value::Null;
     match (write.operation, write.subresource) {
         (Operation::Create, "") => mirror(node, write.new.unwrap_or(&null)),
-        // The delete that follows is judged by the pod.
+        // Judged by its pod, which is looked up: `evicts`.
         (Operation::Create, "eviction") => Ok(()),
         (Operation::Update, "status")
             if write
@@ -61,13 +70,114 @@ fn pod(node: &str, write: &Write<'_>) -> Result<(), String> {
             let bound = node_of(pod);
             let act = if write.operation == Operation::Update { "update pod status" } else { "delete pods" };
             if bound == node {
-                Ok(())
-            } else {
-                Err(format!("node {node:?} can only {act} for pods with spec.nodeName set to itself"))
+                return keeps_claims(node, write);
             }
+            let what = if write.operation == Operation::Update { " for pods" } else { "" };
+            Err(format!("node {node:?} can only {act}{what} with spec.nodeName set to itself"))
         }
-        (_, sub) => Err(format!("unexpected pod subresource {sub:?} of a node")),
+        (operation, "") => {
+            let operation = operation.as_str();
+            Err(format!("unexpected operation {operation:?}, node {node:?} can only create and delete mirror pods"))
+        }
+        (_, sub) => Err(format!("unexpected pod subresource {sub:?}, only 'status' and 'eviction' are allowed")),
     }
+}
+
+/// Which devices a pod has is not its node's to say.
+fn keeps_claims(node: &str, write: &Write<'_>) -> Result<(), String> {
+    let Some((new, old)) = write.new.zip(write.old) else { return Ok(()) };
+    // The first word's spelling is upstream's.
+    let own = [
+        ("resourceClaimStatuses", "resource claim statues"),
+        ("extendedResourceClaimStatus", "extended resource claim status"),
+    ];
+    if let Some((_, what)) = own.iter().find(|(field, _)| new["status"].get(*field) != old["status"].get(*field)) {
+        return Err(format!("node {node:?} cannot update {what}"));
+    }
+    Ok(())
+}
+
+/// An eviction, judged by the pod that it is of.
+///
+/// # Errors
+/// The pod is another node's.
+pub fn evicts(node: &str, pod: &Value) -> Result<(), String> {
+    if node_of(pod) == node {
+        return Ok(());
+    }
+    Err(format!("node {node} can only evict pods with spec.nodeName set to itself"))
+}
+
+/// A mirror pod's owner is the very Node that is there.
+///
+/// # Errors
+/// It is one of another life.
+pub fn owns(node: &str, pod: &Value, stored: &Value) -> Result<(), String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (said, is) = (text(&pod["metadata"]["ownerReferences"][0]["uid"]), text(&stored["metadata"]["uid"]));
+    if said == is { Ok(()) } else { Err(format!("node {node} UID mismatch: expected {said} got {is}")) }
+}
+
+/// Of a claim, a node reports how large its volume is.
+fn claim(node: &str, write: &Write<'_>) -> Result<(), String> {
+    const OWN: &[&str] = &["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"];
+    if write.subresource != "status" {
+        return Err("may only update PVC status".into());
+    }
+    let rest = |claim: &Value| {
+        let mut claim = claim.clone();
+        for name in ["resourceVersion", "managedFields"] {
+            claim["metadata"].as_object_mut().map(|fields| fields.remove(name));
+        }
+        for name in OWN {
+            claim["status"].as_object_mut().map(|fields| fields.remove(*name));
+        }
+        claim
+    };
+    match write.new.zip(write.old) {
+        Some((new, old)) if rest(new) == rest(old) => Ok(()),
+        Some(_) => Err(format!(
+            "node {node:?} is not allowed to update fields other than status.quantity and status.conditions"
+        )),
+        None => Err(format!("unexpected operation {:?}", write.operation.as_str())),
+    }
+}
+
+fn slice(node: &str, write: &Write<'_>) -> Result<(), String> {
+    let (act, slice) = match write.operation {
+        Operation::Create => ("create", write.new),
+        Operation::Delete => ("delete", write.old),
+        _ => return Ok(()),
+    };
+    if slice.is_some_and(|slice| node_of(slice) == node) {
+        return Ok(());
+    }
+    Err(format!("can only {act} ResourceSlice with the same NodeName as the requesting node"))
+}
+
+/// A node asks for certificates of its own name.
+fn signing(node: &str, write: &Write<'_>) -> Result<(), String> {
+    const SIGNERS: &[&str] = &["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
+    let (Operation::Create, Some(request)) = (write.operation, write.new) else { return Ok(()) };
+    if !SIGNERS.iter().any(|signer| request["spec"]["signerName"] == **signer) {
+        return Ok(());
+    }
+    let name = common_name(request["spec"]["request"].as_str().unwrap_or_default());
+    let name = name.map_err(|why| format!("unable to parse csr: {why}"))?;
+    if name.as_deref() == Some(&format!("{USER_PREFIX}{node}")) {
+        return Ok(());
+    }
+    Err(format!("can only create a node CSR with CN={USER_PREFIX}{node}"))
+}
+
+/// The common name of a signing request, PEM in base64.
+fn common_name(request: &str) -> Result<Option<String>, String> {
+    use x509_parser::prelude::{FromDer, X509CertificationRequest};
+    let pem = base64::engine::general_purpose::STANDARD.decode(request).map_err(|error| error.to_string())?;
+    let der = CertificateSigningRequestDer::from_pem_slice(&pem).map_err(|error| error.to_string())?;
+    let (_, parsed) = X509CertificationRequest::from_der(&der).map_err(|error| error.to_string())?;
+    let subject = &parsed.certification_request_info.subject;
+    Ok(subject.iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned))
 }
 
 fn mirror(node: &str, pod: &Value) -> Result<(), String> {
@@ -78,10 +188,23 @@ fn mirror(node: &str, pod: &Value) -> Result<(), String> {
         return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
     }
     let owners = pod["metadata"]["ownerReferences"].as_array().map_or(&[][..], Vec::as_slice);
+    let only =
+        |what: &str| Err(format!("node {node:?} can only create pods with {what} owner reference set to itself"));
     match owners {
-        [] => Ok(()),
-        [owner] if owner["kind"] == "Node" && owner["name"] == node && owner["controller"] == true => Ok(()),
-        _ => Err(format!("node {node:?} can only create pods with an owner reference set to itself")),
+        [] => return only("an"),
+        [owner] if owner["apiVersion"] != "v1" || owner["kind"] != "Node" || owner["name"] != node => {
+            return only("an");
+        }
+        [owner] if owner["controller"] != true => return only("a controller"),
+        [owner] if owner["blockOwnerDeletion"] == true => {
+            return Err(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
+        }
+        [_] => {}
+        _ => return only("a single"),
+    }
+    match crate::authz::referred_by(pod) {
+        Some(resource) => Err(format!("node {node:?} can not create pods that reference {resource}")),
+        None => Ok(()),
     }
 }
 
@@ -124,9 +247,8 @@ const OWN_LABELS: &[&str] = &[
     "topology.kubernetes.io/region",
     "topology.kubernetes.io/zone",
 ];
-/// The same for whole prefixes. Unlike upstream's, a node may name its roles, which grant nothing: a server's own
-/// agent says so that it is one.
-const OWN_PREFIXES: &[&str] = &["kubelet.kubernetes.io", "node.kubernetes.io", "node-role.kubernetes.io"];
+/// The same for whole prefixes.
+const OWN_PREFIXES: &[&str] = &["kubelet.kubernetes.io", "node.kubernetes.io"];
 /// Labels that say what may run on a node: never its own to set.
 const RESTRICTED: &str = "node-restriction.kubernetes.io";
 
@@ -154,10 +276,7 @@ fn lease(node: &str, write: &Write<'_>) -> Result<(), String> {
         return Err(format!("can only access leases in the {LEASES:?} system namespace"));
     }
     if write.name != node {
-        return Err(format!(
-            "can only access node lease with the same name as the requesting node, not {:?}",
-            write.name
-        ));
+        return Err("can only access node lease with the same name as the requesting node".into());
     }
     Ok(())
 }
@@ -192,13 +311,73 @@ mod tests {
         for own in ["team", "example.com/x", "kubernetes.io/hostname", "node.kubernetes.io/speed"] {
             assert!(allowed(own).is_ok(), "{own}");
         }
-        let forbidden = ["node-restriction.kubernetes.io/zone", "pool.kubernetes.io/fast", "x.k8s.io/y"];
+        let forbidden = [
+            "node-role.kubernetes.io/control-plane",
+            "node-restriction.kubernetes.io/zone",
+            "pool.kubernetes.io/fast",
+            "x.k8s.io/y",
+        ];
         for other in forbidden {
             assert_eq!(allowed(other).unwrap_err(), format!("is not allowed to modify labels: {other}"));
         }
         let create =
             Write { operation: Operation::Create, subresource: "", old: None, ..write("nodes", "n1", &plain, &plain) };
         assert!(check(&node(), &create).is_ok());
+    }
+
+    #[test]
+    fn a_mirror_pod_is_its_nodes_and_refers_to_nothing() {
+        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u", "controller": true});
+        let pod = json!({
+            "metadata": {"annotations": {MIRROR: "x"}, "ownerReferences": [owner]}, "spec": {"nodeName": "n1"},
+        });
+        let with = |pointer: &str, value: Value| {
+            let mut pod = pod.clone();
+            *pod.pointer_mut(pointer).unwrap() = value;
+            mirror("n1", &pod)
+        };
+        assert_eq!(mirror("n1", &pod), Ok(()));
+        assert!(with("/metadata/ownerReferences", json!([])).is_err());
+        assert!(with("/metadata/ownerReferences/0/name", "n2".into()).is_err());
+        assert!(
+            with("/metadata/ownerReferences/0/controller", false.into()).unwrap_err().contains("a controller owner")
+        );
+        let secret = json!({"nodeName": "n1", "volumes": [{"name": "v", "secret": {"secretName": "s"}}]});
+        assert_eq!(with("/spec", secret).unwrap_err(), "node \"n1\" can not create pods that reference secrets");
+        assert_eq!(owns("n1", &pod, &json!({"metadata": {"uid": "u"}})), Ok(()));
+        assert!(owns("n1", &pod, &json!({"metadata": {"uid": "other"}})).is_err());
+    }
+
+    #[test]
+    fn a_node_asks_for_certificates_of_its_own_name() {
+        let request = |name: &str| {
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            let pem = params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+            let request = base64::engine::general_purpose::STANDARD.encode(pem);
+            json!({"spec": {"signerName": "kubernetes.io/kubelet-serving", "request": request}})
+        };
+        let ask = |name: &str| {
+            let (new, null) = (request(name), Value::Null);
+            let write = Write {
+                operation: Operation::Create,
+                group: "certificates.k8s.io",
+                subresource: "",
+                old: None,
+                ..write("certificatesigningrequests", "c", &new, &null)
+            };
+            check(&node(), &write)
+        };
+        assert_eq!(ask("system:node:n1"), Ok(()));
+        assert_eq!(ask("system:node:n2").unwrap_err(), "can only create a node CSR with CN=system:node:n1");
+    }
+
+    #[test]
+    fn a_node_reports_the_size_of_a_claim_only() {
+        let claim = |capacity: &str, phase: &str| json!({"metadata": {"name": "c"}, "status": {"capacity": {"storage": capacity}, "phase": phase}});
+        let update = |new: &Value, old: &Value| check(&node(), &write("persistentvolumeclaims", "c", new, old));
+        assert_eq!(update(&claim("2Gi", "Bound"), &claim("1Gi", "Bound")), Ok(()));
+        assert!(update(&claim("1Gi", "Lost"), &claim("1Gi", "Bound")).is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod rules;
 
 pub use follow::{Follower, follow, load};
 pub use index::Index;
+pub(crate) use node::referred_by;
 pub use node::{NODE_PREFIX, NODES};
 
 use crate::request::{MASTERS, RequestInfo, User};

@@ -144,6 +144,17 @@ fn references(pod: &Value) -> HashSet<Reference> {
     found
 }
 
+/// The resource of an object that a pod refers to, if there is any.
+pub(crate) fn referred_by(pod: &Value) -> Option<&'static str> {
+    if pod["spec"]["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty()) {
+        return Some("serviceaccounts");
+    }
+    if !list(&pod["spec"]["resourceClaims"]).is_empty() {
+        return Some("resourceclaims");
+    }
+    references(pod).into_iter().map(|(resource, _)| resource).filter(|resource| *resource != "serviceaccounts").min()
+}
+
 /// References of one shape wherever they stand: `configMap`, `configMapRef`, `secretRef`, `…KeyRef`, and
 /// `secret` sources of projected volumes.
 fn walk(value: &Value, found: &mut HashSet<Reference>) {

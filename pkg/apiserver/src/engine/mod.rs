@@ -32,6 +32,7 @@ mod write;
 use crate::admission::{Admission, Attributes, Operation};
 use crate::alloc::Allocator;
 use crate::alloc::pools::{Cidr, Pools};
+use crate::authz::Authorizer;
 use crate::registry::{Registry, Resource};
 use crate::{Body, RequestInfo, User, Verb};
 use api::{GroupVersionResource, Status};
@@ -67,6 +68,9 @@ pub trait Serve: Send + Sync {
     /// Asks admission about a connection (exec, attach, port-forward, proxy) that `user` may make. Returns what
     /// there is to warn of.
     async fn admit_connection(&self, info: &RequestInfo, user: &User) -> std::result::Result<Vec<String>, Status>;
+
+    /// Who decides what users may do.
+    fn authorizer(&self) -> &Arc<Authorizer>;
 }
 
 /// What an engine stands on.
@@ -89,6 +93,8 @@ pub struct Engine {
     ttl: ttl::Ttl,
     alloc: Arc<Allocator>,
     pub(crate) admission: Admission,
+    /// What expressions of admission ask; the front asks the same one, and keeps it up to date.
+    authorizer: Arc<Authorizer>,
     /// Ends all watches, so that connections drain at shutdown.
     ending: CancellationToken,
 }
@@ -103,6 +109,7 @@ impl Engine {
             ttl: ttl::Ttl::default(),
             alloc: Allocator::new(pools),
             admission: Admission::default(),
+            authorizer: Arc::default(),
             ending: CancellationToken::new(),
         })
     }
@@ -120,6 +127,10 @@ impl Engine {
 
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend
+    }
+
+    pub(crate) fn authorizer(&self) -> &Arc<Authorizer> {
+        &self.authorizer
     }
 
     pub(crate) fn clock(&self) -> fn() -> jiff::Timestamp {
@@ -181,6 +192,10 @@ impl Serve for Engine {
             Ok(attributes.take_warnings())
         };
         admit.await.map_err(|status: Box<Status>| *status)
+    }
+
+    fn authorizer(&self) -> &Arc<Authorizer> {
+        &self.authorizer
     }
 }
 

@@ -147,7 +147,11 @@ impl Resource {
         old: Option<&serde_json::Value>,
     ) -> Vec<api::validate::FieldError> {
         let Some(custom) = &self.custom else {
-            return api::validate::validate_subresource(&self.gvk(), subresource, new, old);
+            let mut errors = api::validate::validate_subresource(&self.gvk(), subresource, new, old);
+            if self.kind == "CustomResourceDefinition" && errors.is_empty() {
+                errors = custom::defaults::check(new, old);
+            }
+            return errors;
         };
         let mut errors = api::validate::validate_metadata(new, old);
         let mut found = custom::validate::validate(new, &custom.schema, &custom.patterns);

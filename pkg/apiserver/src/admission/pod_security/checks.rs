@@ -1,4 +1,4 @@
-//! The Pod Security Standards as pure checks, in their latest version
+//! The Pod Security Standards as pure checks, in each of their versions
 //! (`k8s.io/pod-security-admission/policy`).
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -25,6 +25,25 @@ impl Level {
     }
 }
 
+/// Which version of the standards: the minor of a Kubernetes 1 release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(u32);
+
+impl Version {
+    pub const LATEST: Self = Self(u32::MAX);
+
+    /// `latest` or `v1.N`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let minor = |text: &str| text.strip_prefix("v1.")?.parse().ok().map(Self);
+        if text == "latest" { Some(Self::LATEST) } else { minor(text) }
+    }
+}
+
+/// Where capabilities, seccomp and privileges of Windows pods stopped to be asked for.
+const WINDOWS_EXEMPT: Version = Version(25);
+/// Where pods in a user namespace of their own were let do more.
+const USER_NAMESPACES: Version = Version(35);
+
 /// What a check has against a pod: in short, and in which of its parts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Violation {
@@ -34,42 +53,47 @@ pub struct Violation {
 
 type Check = fn(&Pod<'_>) -> Option<Violation>;
 
-const BASELINE: &[(&str, Check)] = &[
-    ("appArmorProfile", app_armor),
-    ("capabilities_baseline", capabilities_baseline),
-    ("hostNamespaces", host_namespaces),
-    ("hostPathVolumes", host_paths),
-    ("hostPorts", host_ports),
-    ("hostProbesAndHostLifecycle", probe_hosts),
-    ("privileged", privileged),
-    ("procMount", proc_mount_baseline),
-    ("seLinuxOptions", selinux),
-    ("seccompProfile_baseline", seccomp_baseline),
-    ("sysctls", sysctls),
-    ("windowsHostProcess", host_process),
+/// Each with the version that it came with.
+const BASELINE: &[(&str, u32, Check)] = &[
+    ("appArmorProfile", 0, app_armor),
+    ("capabilities_baseline", 0, capabilities_baseline),
+    ("hostNamespaces", 0, host_namespaces),
+    ("hostPathVolumes", 0, host_paths),
+    ("hostPorts", 0, host_ports),
+    ("hostProbesAndHostLifecycle", 34, probe_hosts),
+    ("privileged", 0, privileged),
+    ("procMount", 0, proc_mount_baseline),
+    ("seLinuxOptions", 0, selinux),
+    ("seccompProfile_baseline", 0, seccomp_baseline),
+    ("sysctls", 0, sysctls),
+    ("windowsHostProcess", 0, host_process),
 ];
-/// Each with the baseline check that it takes the place of.
-const RESTRICTED: &[(&str, Check)] = &[
-    ("", escalation),
-    ("capabilities_baseline", capabilities_restricted),
-    ("procMount", proc_mount),
-    ("hostPathVolumes", volumes),
-    ("", non_root),
-    ("", user),
-    ("seccompProfile_baseline", seccomp_restricted),
+/// Each with the baseline check that it takes the place of, and the version that it came with.
+const RESTRICTED: &[(&str, u32, Check)] = &[
+    ("", 8, escalation),
+    ("capabilities_baseline", 22, capabilities_restricted),
+    ("procMount", 35, proc_mount),
+    ("hostPathVolumes", 0, volumes),
+    ("", 0, non_root),
+    ("", 23, user),
+    ("seccompProfile_baseline", 19, seccomp_restricted),
 ];
 
 /// What a pod of this template does that the level forbids, baseline first.
-pub fn evaluate(level: Level, metadata: &Value, spec: &Value) -> Vec<Violation> {
-    let pod = Pod { metadata, spec };
-    let restricted: &[_] = if level == Level::Restricted { RESTRICTED } else { &[] };
-    let baseline: &[_] = if level >= Level::Baseline { BASELINE } else { &[] };
-    let overridden = |name: &str| restricted.iter().any(|(of, _)| *of == name);
-    let checks = baseline.iter().filter(|(name, _)| !overridden(name)).chain(restricted);
-    checks.filter_map(|(_, check)| check(&pod)).collect()
+pub fn evaluate(level: Level, version: Version, metadata: &Value, spec: &Value) -> Vec<Violation> {
+    let pod = Pod { version, metadata, spec };
+    let of = |wanted: Level, checks: &'static [(&str, u32, Check)]| {
+        checks.iter().filter(move |(_, since, _)| level >= wanted && pod.since(*since))
+    };
+    let restricted = || of(Level::Restricted, RESTRICTED);
+    let overridden = |name: &str| restricted().any(|(of, ..)| *of == name);
+    let checks = of(Level::Baseline, BASELINE).filter(|(name, ..)| !overridden(name)).chain(restricted());
+    checks.filter_map(|(.., check)| check(&pod)).collect()
 }
 
+#[derive(Clone, Copy)]
 struct Pod<'a> {
+    version: Version,
     metadata: &'a Value,
     spec: &'a Value,
 }
@@ -97,13 +121,19 @@ impl<'a> Pod<'a> {
         &self.spec["securityContext"]
     }
 
+    /// Whether the standards are of this minor or later.
+    fn since(&self, minor: u32) -> bool {
+        self.version >= Version(minor)
+    }
+
+    /// It is for Windows, whose pods need not say some things.
     fn windows(&self) -> bool {
-        self.spec["os"]["name"] == "windows"
+        self.version >= WINDOWS_EXEMPT && self.spec["os"]["name"] == "windows"
     }
 
     /// Its root is nobody on the host.
     fn in_user_namespace(&self) -> bool {
-        self.spec["hostUsers"] == false
+        self.version >= USER_NAMESPACES && self.spec["hostUsers"] == false
     }
 }
 
@@ -323,12 +353,14 @@ fn app_armor(pod: &Pod<'_>) -> Option<Violation> {
 }
 
 fn selinux(pod: &Pod<'_>) -> Option<Violation> {
-    const TYPES: &[&str] = &["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
+    const TYPES: &[(&str, u32)] =
+        &[("", 0), ("container_t", 0), ("container_init_t", 0), ("container_kvm_t", 0), ("container_engine_t", 31)];
+    let allowed = |ty: &str| TYPES.iter().any(|(name, since)| *name == ty && pod.since(*since));
     let (mut types, mut user, mut role) = (BTreeSet::new(), false, false);
     let mut bad = |context: &Value| {
         let options = &context["seLinuxOptions"];
         let ty = text(&options["type"]);
-        let mut bad = !TYPES.contains(&ty);
+        let mut bad = !allowed(ty);
         if bad {
             types.insert(ty.to_owned());
         }
@@ -358,7 +390,29 @@ fn seccomp(context: &Value) -> Option<(String, bool)> {
     Some((ty.to_owned(), matches!(ty, "Localhost" | "RuntimeDefault")))
 }
 
+/// Before pods had a field for it, annotations named the profile.
+fn seccomp_annotations(pod: &Pod<'_>) -> Option<Violation> {
+    const POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
+    let annotations = &pod.metadata["annotations"];
+    let allowed =
+        |value: &str| matches!(value, "runtime/default" | "docker/default") || value.starts_with("localhost/");
+    let of = |c: &Value| format!("container.seccomp.security.alpha.kubernetes.io/{}", text(&c["name"]));
+    let keys = std::iter::once(POD.to_owned()).chain(pod.containers().map(of));
+    let bad = keys.filter_map(|key| {
+        let value = annotations[&key].as_str().filter(|value| !allowed(value))?;
+        Some(format!("{key}={value:?}"))
+    });
+    let bad: BTreeSet<String> = bad.collect();
+    let shown = || Vec::from_iter(bad.iter().map(String::as_str)).join(", ");
+    let detail = || format!("forbidden {} {}", plural("annotation", bad.len()), shown());
+    if bad.is_empty() { None } else { violation("seccompProfile", detail()) }
+}
+
 fn seccomp_baseline(pod: &Pod<'_>) -> Option<Violation> {
+    const FIELDS_SINCE: u32 = 19;
+    if !pod.since(FIELDS_SINCE) {
+        return seccomp_annotations(pod);
+    }
     let mut values = BTreeSet::new();
     let mut bad = |context: &Value| match seccomp(context) {
         Some((ty, false)) => {
@@ -391,22 +445,23 @@ fn seccomp_restricted(pod: &Pod<'_>) -> Option<Violation> {
 }
 
 fn sysctls(pod: &Pod<'_>) -> Option<Violation> {
-    const ALLOWED: &[&str] = &[
-        "kernel.shm_rmid_forced",
-        "net.ipv4.ip_local_port_range",
-        "net.ipv4.tcp_syncookies",
-        "net.ipv4.ping_group_range",
-        "net.ipv4.ip_unprivileged_port_start",
-        "net.ipv4.ip_local_reserved_ports",
-        "net.ipv4.tcp_keepalive_time",
-        "net.ipv4.tcp_fin_timeout",
-        "net.ipv4.tcp_keepalive_intvl",
-        "net.ipv4.tcp_keepalive_probes",
-        "net.ipv4.tcp_rmem",
-        "net.ipv4.tcp_wmem",
+    const ALLOWED: &[(&str, u32)] = &[
+        ("kernel.shm_rmid_forced", 0),
+        ("net.ipv4.ip_local_port_range", 0),
+        ("net.ipv4.tcp_syncookies", 0),
+        ("net.ipv4.ping_group_range", 0),
+        ("net.ipv4.ip_unprivileged_port_start", 0),
+        ("net.ipv4.ip_local_reserved_ports", 27),
+        ("net.ipv4.tcp_keepalive_time", 29),
+        ("net.ipv4.tcp_fin_timeout", 29),
+        ("net.ipv4.tcp_keepalive_intvl", 29),
+        ("net.ipv4.tcp_keepalive_probes", 29),
+        ("net.ipv4.tcp_rmem", 32),
+        ("net.ipv4.tcp_wmem", 32),
     ];
+    let allowed = |wanted: &str| ALLOWED.iter().any(|(name, since)| *name == wanted && pod.since(*since));
     let names = list(&pod.context()["sysctls"]).iter().map(|sysctl| text(&sysctl["name"]));
-    let bad: Vec<&str> = names.filter(|name| !ALLOWED.contains(name)).collect();
+    let bad: Vec<&str> = names.filter(|name| !allowed(name)).collect();
     if bad.is_empty() { None } else { violation("forbidden sysctls", bad.join(", ")) }
 }
 
@@ -449,7 +504,7 @@ mod tests {
     use serde_json::json;
 
     fn reasons(level: Level, spec: Value) -> Vec<String> {
-        evaluate(level, &Value::Null, &spec).into_iter().map(|v| v.reason).collect()
+        evaluate(level, Version::LATEST, &Value::Null, &spec).into_iter().map(|v| v.reason).collect()
     }
 
     #[test]
@@ -474,6 +529,33 @@ mod tests {
     }
 
     #[test]
+    fn an_older_version_asks_for_what_it_knew() {
+        let at = |version: &str, level: Level, spec: &Value| -> Vec<String> {
+            let version = Version::parse(version).unwrap();
+            evaluate(level, version, &Value::Null, spec).into_iter().map(|v| v.reason).collect()
+        };
+        let plain = json!({"containers": [{"name": "a"}]});
+        assert_eq!(at("v1.7", Level::Restricted, &plain), ["runAsNonRoot != true"]);
+        assert_eq!(
+            at("v1.19", Level::Restricted, &plain),
+            ["allowPrivilegeEscalation != false", "runAsNonRoot != true", "seccompProfile"]
+        );
+        let sysctl = json!({"securityContext": {"sysctls": [{"name": "net.ipv4.tcp_rmem"}]}});
+        assert_eq!(at("v1.31", Level::Baseline, &sysctl), ["forbidden sysctls"]);
+        assert!(at("v1.32", Level::Baseline, &sysctl).is_empty());
+        let probe = json!({"containers": [{"name": "a", "livenessProbe": {"tcpSocket": {"host": "1.2.3.4"}}}]});
+        assert!(at("v1.33", Level::Baseline, &probe).is_empty());
+        assert_eq!(at("latest", Level::Baseline, &probe), ["probe or lifecycle host"]);
+        let (windows, apart) = (json!({"os": {"name": "windows"}}), json!({"hostUsers": false}));
+        let with = |extra: &Value| api::patch::merge_patch(&plain, extra);
+        assert_eq!(at("v1.24", Level::Restricted, &with(&windows)).len(), 4);
+        assert_eq!(at("v1.25", Level::Restricted, &with(&windows)), ["runAsNonRoot != true"]);
+        assert!(at("v1.34", Level::Restricted, &with(&apart)).contains(&"runAsNonRoot != true".to_owned()));
+        assert!(!at("v1.35", Level::Restricted, &with(&apart)).contains(&"runAsNonRoot != true".to_owned()));
+        assert_eq!(Version::parse("1.2"), None);
+    }
+
+    #[test]
     fn each_baseline_rule_is_told_with_who_breaks_it() {
         let spec = json!({
             "hostNetwork": true, "hostPID": true,
@@ -483,7 +565,7 @@ mod tests {
                 {"name": "a", "ports": [{"hostPort": 80}], "securityContext": {"privileged": true}},
                 {"name": "b", "securityContext": {"capabilities": {"add": ["NET_ADMIN"]}, "procMount": "Unmasked"}}],
         });
-        let found = evaluate(Level::Baseline, &Value::Null, &spec);
+        let found = evaluate(Level::Baseline, Version::LATEST, &Value::Null, &spec);
         let details: Vec<&str> = found.iter().map(|v| v.detail.as_str()).collect();
         assert_eq!(
             details,

@@ -6,7 +6,7 @@ use super::{Attributes, Operation};
 use crate::engine::Result;
 use api::Status;
 use api::validate::{FieldError, Reason};
-use checks::{Level, Violation, evaluate};
+use checks::{Level, Version, Violation, evaluate};
 use serde_json::Value;
 
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
@@ -15,16 +15,19 @@ const AUDIT: &str = "pod-security.kubernetes.io/audit";
 /// Subresources through which a pod's own specification does not come.
 const IGNORED: &[&str] = &["attach", "binding", "eviction", "exec", "log", "portforward", "proxy", "status"];
 
-/// A mode's level, and how its version is called in messages; the checks are always the latest.
+/// A mode's level and version.
 struct Policy {
     level: Level,
-    version: String,
+    version: Version,
+    /// What messages call the version.
+    called: String,
 }
 
 /// What a mode's labels say; what can't be read restricts nothing here, its namespace could not be stored so.
 fn policy(label: impl Fn(&str) -> Option<String>, mode: &str) -> Policy {
     let level = label(mode).and_then(|text| Level::parse(&text)).unwrap_or(Level::Privileged);
-    Policy { level, version: label(&format!("{mode}-version")).unwrap_or_else(|| "latest".into()) }
+    let called = label(&format!("{mode}-version")).unwrap_or_else(|| "latest".into());
+    Policy { level, version: Version::parse(&called).unwrap_or(Version::LATEST), called }
 }
 
 /// # Errors
@@ -47,8 +50,8 @@ pub async fn validate(attributes: &Attributes<'_>, object: &Value, old: Option<&
         labels.find(|(name, _)| **name == *key).map(|(_, value)| value.to_string())
     };
     let broken = |policy: &Policy| {
-        let found = evaluate(policy.level, metadata, spec);
-        let text = || format!("PodSecurity \"{}:{}\": {}", policy.level.as_str(), policy.version, describe(&found));
+        let found = evaluate(policy.level, policy.version, metadata, spec);
+        let text = || format!("PodSecurity \"{}:{}\": {}", policy.level.as_str(), policy.called, describe(&found));
         (!found.is_empty()).then(text)
     };
     let pod = attributes.kind.kind == "Pod";
@@ -100,8 +103,7 @@ fn check_labels(namespace: &Value, old: Option<&Value>) -> Result<()> {
             let value = &namespace["metadata"]["labels"][&key];
             let unchanged = old.is_some_and(|old| old["metadata"]["labels"][&key] == *value);
             let text = value.as_str().unwrap_or_default();
-            let version = |text: &str| text.strip_prefix("v1.").is_some_and(|minor| minor.parse::<u32>().is_ok());
-            let valid = if key == mode { Level::parse(text).is_some() } else { text == "latest" || version(text) };
+            let valid = if key == mode { Level::parse(text).is_some() } else { Version::parse(text).is_some() };
             if value.is_string() && !unchanged && !valid {
                 let (field, reason) = (format!("metadata.labels[{key}]"), Reason::Invalid);
                 errors.push(FieldError { field, reason, value: Some(value.clone()), detail: detail.to_owned() });

@@ -1,6 +1,7 @@
 //! Custom resources: from a CustomResourceDefinition to the descriptors by which the engine serves it.
 
 pub mod conversion;
+pub mod defaults;
 pub mod names;
 pub mod schema;
 mod types;

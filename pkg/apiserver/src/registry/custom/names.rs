@@ -1,6 +1,7 @@
 //! Which names of a definition are its own, and what its status says of that
 //! (`apiextensions-apiserver/pkg/controller/{status,establish}`).
 use crate::registry::strategy::child;
+use api::validate::{Approval, approval_of};
 use serde_json::{Value, json};
 
 /// The finalizer under which a deleted definition waits for its objects to go.
@@ -33,7 +34,21 @@ pub fn accept(definition: &mut Value, others: &[Value], now: &str) -> bool {
     if !was {
         condition(definition, "Established", accepted, reason, message, now);
     }
+    approve(definition, now);
     accepted || was
+}
+
+/// What became of a definition of Kubernetes' own groups (`apiextensions-apiserver/pkg/controller/apiapproval`).
+fn approve(definition: &mut Value, now: &str) {
+    let (state, message) = approval_of(definition);
+    let (holds, reason) = match state {
+        Approval::NotNeeded => return,
+        Approval::Missing => (false, "MissingAnnotation"),
+        Approval::Invalid => (false, "InvalidAnnotation"),
+        Approval::Bypassed => (false, "UnapprovedAnnotation"),
+        Approval::Approved => (true, "ApprovedAnnotation"),
+    };
+    condition(definition, "KubernetesAPIApprovalPolicyConformant", holds, reason, &message, now);
 }
 
 /// The first name that another definition of the group has taken.
@@ -92,6 +107,24 @@ pub fn condition(definition: &mut Value, kind: &str, holds: bool, reason: &str, 
 mod tests {
     use super::super::tests::definition;
     use super::*;
+
+    #[test]
+    fn definitions_of_kubernetes_own_groups_say_whether_they_were_approved() {
+        let mut own = definition();
+        own["spec"]["group"] = "things.k8s.io".into();
+        let condition = |annotation: Option<&str>| {
+            let mut own = own.clone();
+            own["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": annotation});
+            accept(&mut own, &[], "t");
+            let conditions = own["status"]["conditions"].as_array().cloned().unwrap();
+            let found = conditions.into_iter().find(|c| c["type"] == "KubernetesAPIApprovalPolicyConformant").unwrap();
+            format!("{} {}", found["status"].as_str().unwrap(), found["reason"].as_str().unwrap())
+        };
+        assert_eq!(condition(Some("https://github.com/kubernetes/enhancements/pull/1")), "True ApprovedAnnotation");
+        assert_eq!(condition(Some("unapproved, experimental")), "False UnapprovedAnnotation");
+        assert_eq!(condition(Some("yes")), "False InvalidAnnotation");
+        assert_eq!(condition(None), "False MissingAnnotation");
+    }
 
     #[test]
     fn names_are_accepted_once() {

@@ -61,7 +61,7 @@ fn own_fields() -> impl Iterator<Item = (Arc<str>, Field)> {
 }
 
 /// Scalars are [`Type::Any`]: a wrong one is reported by validation, with its field, as upstream does.
-fn of(schema: &Value) -> Type {
+pub fn of(schema: &Value) -> Type {
     let keeps = schema["x-kubernetes-preserve-unknown-fields"] == true;
     if schema["x-kubernetes-int-or-string"] == true {
         return Type::IntOrString;
