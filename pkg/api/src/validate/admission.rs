@@ -90,7 +90,9 @@ fn url(errors: &mut Errors, at: &Path<'_>, text: &str) {
         errors.invalid(at, url.host_str().unwrap_or_default(), format!("host must be specified{FORM}"));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        errors.invalid(at, url.username(), "user information is not permitted in the URL");
+        let password = url.password().map_or_else(String::new, |password| format!(":{password}"));
+        let user = format!("{}{password}", url.username());
+        errors.invalid(at, user, "user information is not permitted in the URL");
     }
     if let Some(fragment) = url.fragment() {
         errors.invalid(at, fragment, "fragments are not permitted in the URL");
@@ -101,18 +103,37 @@ fn url(errors: &mut Errors, at: &Path<'_>, text: &str) {
 }
 
 fn service(errors: &mut Errors, at: &Path<'_>, service: &Value) {
-    if service.text("name").is_empty() {
-        errors.required(&at.child("name"), "service name is required");
-    }
-    if service.text("namespace").is_empty() {
-        errors.required(&at.child("namespace"), "service namespace is required");
+    // Upstream mistakes the two for each other.
+    for (given, reported) in [("namespace", "name"), ("name", "namespace")] {
+        if service.text(given).is_empty() {
+            errors.required(&at.child(reported), "");
+        }
     }
     if let Some(port) = service.int("port").filter(|port| !names::port_number(*port).is_empty()) {
         errors.invalid(&at.child("port"), port, "port is not valid: must be between 1 and 65535, inclusive");
     }
-    let path = service.text("path");
-    if !path.is_empty() && !path.starts_with('/') {
-        errors.invalid(&at.child("path"), path, "must start with a '/'");
+    url_path(errors, &at.child("path"), service.text("path"));
+}
+
+fn url_path(errors: &mut Errors, at: &Path<'_>, path: &str) {
+    if path.is_empty() || path == "/" {
+        return;
+    }
+    if path == "//" {
+        return errors.invalid(at, path, "segment[0] may not be empty");
+    }
+    if !path.starts_with('/') {
+        errors.invalid(at, path, "must start with a '/'");
+    }
+    let rest = path.get(1..).unwrap_or_default();
+    for (i, segment) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
+        if segment.is_empty() {
+            errors.invalid(at, path, format!("segment[{i}] may not be empty"));
+            continue;
+        }
+        for failure in names::dns_subdomain(segment) {
+            errors.invalid(at, path, format!("segment[{i}]: {failure}"));
+        }
     }
 }
 

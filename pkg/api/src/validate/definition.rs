@@ -168,7 +168,14 @@ fn versions(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
         part("additionalPrinterColumns", "additionalPrinterColumns", columns);
         if version.count("selectableFields") > 0 && !(alike("selectableFields") && i > 0) {
             let place = if alike("selectableFields") { path } else { &at };
-            selectable(errors, &place.child("selectableFields"), version);
+            let place = place.child("selectableFields");
+            if alike("schema") && !alike("selectableFields") {
+                // Upstream looks for the schema where it has just taken it away from.
+                let text = "may only be set when `version.schema.openAPIV3Schema` is not included";
+                errors.invalid(&place, "", text);
+            } else {
+                selectable(errors, &place, version);
+            }
         }
         deprecation(errors, &at.child("deprecationWarning"), version);
     }

@@ -37,7 +37,7 @@ fn one(errors: &mut Errors, path: &Path<'_>, schema: &Value, rule: &Value, loose
         return;
     }
     if let Some((field, text)) = crate::cel::rules::check(schema, "selfType", resource, rule) {
-        return errors.invalid(&path.child(field), shown(rule), text);
+        errors.invalid(&path.child(field), shown(rule), text);
     }
     let uses_old = crate::cel::rules::is_transition(schema, resource, rule);
     if let (true, Some(loose)) = (uses_old, loose) {

@@ -108,5 +108,5 @@ fn says_more(metadata: &Value) -> bool {
     let names = metadata.entries("properties").all(|(name, _)| ["name", "generateName"].contains(&name));
     let mut others =
         metadata.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null() && **value != false);
-    others.any(|(name, _)| !own(name) && !(name == "properties" && names))
+    !others.all(|(name, _)| own(name) || (name == "properties" && names))
 }

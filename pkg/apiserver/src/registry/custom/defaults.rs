@@ -62,7 +62,6 @@ fn one(errors: &mut Vec<FieldError>, path: &str, schema: &Value, default: &Value
 fn join(path: &str, field: &str) -> String {
     match field.chars().next() {
         None => path.into(),
-        Some('[') => format!("{path}{field}"),
         Some(_) if field == "<nil>" => path.into(),
         Some(_) => format!("{path}.{field}"),
     }

@@ -90,6 +90,9 @@ pub fn condition_is(definition: &Value, kind: &str) -> bool {
 pub fn condition(definition: &mut Value, kind: &str, holds: bool, reason: &str, message: &str, now: &str) {
     let status = if holds { "True" } else { "False" };
     let list = child(definition, "status").entry("conditions").or_insert_with(|| json!([]));
+    if list.is_null() {
+        *list = json!([]);
+    }
     let Some(list) = list.as_array_mut() else { return };
     let old = list.iter_mut().find(|c| c["type"] == kind);
     let since = old.as_ref().filter(|o| o["status"] == status).map(|o| o["lastTransitionTime"].clone());

@@ -3,7 +3,7 @@ use super::{Context, child};
 use serde_json::{Value, json};
 
 pub fn create_definition(object: &mut Value, _: &Context<'_>) {
-    object["status"] = json!({"conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": []});
+    object["status"] = json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": []});
     remember_storage_version(object);
 }
 
