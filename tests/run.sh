@@ -4,6 +4,7 @@
 #   tests/run.sh static     formatting, lints, layering
 #   tests/run.sh unit       tests of all crates
 #   tests/run.sh e2e        a real server with real containers
+#   tests/run.sh conformance    upstream's quick tests (builds them the first time); not part of everything
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 export CARGO_TERM_COLOR=never
@@ -37,9 +38,11 @@ e2e() {
 	cargo test --locked -p eyot-e2e --no-fail-fast
 }
 
+conformance() { tests/upstream/conformance.sh quick; }
+
 requirements
 case ${1:-all} in
-static | unit | e2e) "$1" ;;
+static | unit | e2e | conformance) "$1" ;;
 all) static && unit && e2e ;;
 *)
 	sed -n '2,7p' "$0" | sed 's/^# \{0,1\}//'
