@@ -12,7 +12,7 @@ export CARGO_TERM_COLOR=never
 # What the tests need from the system; apt is asked only when something is missing.
 requirements() {
 	local missing=() need
-	for need in cc:gcc containerd:containerd runc:runc nft:nftables ip:iproute2 conntrack:conntrack curl:curl; do
+	for need in cc:gcc containerd:containerd runc:runc nft:nftables ip:iproute2 conntrack:conntrack curl:curl etcdctl:etcd-client; do
 		command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
 	done
 	[ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] || missing+=(containernetworking-plugins)

@@ -6,6 +6,7 @@
 //! Defined by `api/etcdserverpb/rpc.proto` of etcd v3 and, for errors, by `api/v3rpc/rpctypes`.
 
 mod auth;
+mod bolt;
 mod cluster;
 mod context;
 mod error;

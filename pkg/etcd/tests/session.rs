@@ -460,6 +460,25 @@ async fn the_endpoint_says_what_it_is() {
     assert_eq!(health.check(check).await.unwrap().into_inner().status, 1);
 }
 
+/// What etcd's tools check: whole pages, then their SHA-256.
+#[tokio::test]
+async fn a_snapshot_is_a_file_with_its_digest() {
+    let server = Server::start().await;
+    server.put("/a", "what is kept").await;
+    let mut maintenance = MaintenanceClient::new(server.channel.clone());
+    let mut blobs = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
+    let (mut file, mut left) = (Vec::new(), u64::MAX);
+    while let Some(blob) = blobs.message().await.unwrap() {
+        assert!(blob.remaining_bytes <= left);
+        left = blob.remaining_bytes;
+        file.extend_from_slice(&blob.blob);
+    }
+    let (content, digest) = file.split_at(file.len() - 32);
+    assert_eq!((left, content.len() % 4096), (0, 0));
+    assert_eq!(digest, &<sha2::Sha256 as sha2::Digest>::digest(content)[..]);
+    assert!(content.windows(12).any(|bytes| bytes == b"what is kept"));
+}
+
 #[tokio::test]
 async fn plain_text_is_for_this_machine_alone() {
     let server = Server::start().await;

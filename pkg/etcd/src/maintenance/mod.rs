@@ -1,5 +1,6 @@
 //! The Maintenance service: state, checks and upkeep of one server.
 mod hash;
+mod snapshot;
 mod status;
 
 use crate::context::Context;
@@ -12,7 +13,6 @@ pub use status::version_json;
 
 const MOVE_LEADER: Error = Error::Unsupported("there is no leader: every server takes every write");
 const DOWNGRADE: Error = Error::Unsupported("the version of etcd's API is that of the program");
-const SNAPSHOT: Error = Error::Unsupported("snapshots in etcd's format are not made yet");
 const ALARM: Error = Error::Unsupported("alarms are raised and cleared by the store itself");
 
 #[derive(Clone)]
@@ -53,7 +53,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     }
 
     async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
-        Err(SNAPSHOT.into())
+        Ok(Response::new(snapshot::run(&self.0).await?))
     }
 
     async fn move_leader(&self, _: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {

@@ -6,7 +6,8 @@ use crate::pb;
 /// The version of etcd whose API this is. kube-apiserver trusts progress notifications, and so reads from its
 /// cache, from 3.5.13 on.
 pub const VERSION: &str = "3.6.8";
-const STORAGE_VERSION: &str = "3.6.0";
+/// The version of its storage, which snapshots are in.
+pub const STORAGE_VERSION: &str = "3.6.0";
 
 pub async fn run(context: &Context) -> Result<pb::StatusResponse> {
     let size_bytes = context.backend.size_bytes().await? as i64;
