@@ -6,6 +6,7 @@
 //! - [`proxy`] keeps one nftables table what Services, their endpoints, host ports and policies say;
 //! - [`policy`] is NetworkPolicy's part of that;
 //! - [`dns`] answers cluster DNS on an address of this node alone, to which the table sends the Service address;
+//! - [`routes`] leads to the pods of other nodes;
 //! - [`host`] sets what the machine needs for it; [`cleanup`] takes it all away.
 //!
 //! Everything stays in place when the process ends: pods keep their links, rules and addresses until the next start.
@@ -15,6 +16,7 @@ pub mod dns;
 pub mod host;
 pub mod policy;
 pub mod proxy;
+pub mod routes;
 mod service;
 
 pub use service::{Error, Options, Service, cleanup};

@@ -6,6 +6,7 @@ use crate::dns::{self, Follower, Upstreams};
 use crate::host;
 use crate::proxy::model::Base;
 use crate::proxy::{Proxy, nft};
+use crate::routes::{self, Router};
 use client::{Event, Informers, Reflector, events};
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
@@ -63,6 +64,10 @@ fn loopback_memo(data_dir: &Path) -> PathBuf {
     data_dir.join("agent/net/routes-loopback")
 }
 
+fn routes_memo(data_dir: &Path) -> PathBuf {
+    data_dir.join("agent/net/pod-routes")
+}
+
 /// Why a node has no network.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -76,6 +81,8 @@ pub enum Error {
     Rules(#[from] nft::Error),
     #[error("routing of the loopback network can't be switched off")]
     Loopback(#[source] io::Error),
+    #[error("routes to other nodes can't be removed")]
+    Routes(#[from] routes::Error),
     #[error("CNI state can't be removed")]
     Cni(#[source] io::Error),
 }
@@ -113,7 +120,9 @@ impl Service {
         let proxy = Proxy::new(base, &options.node_name, memo, &options.informers, events.recorder());
         let follower = Follower::new(index, &options.informers);
         let stopped = shutdown.clone();
-        let others = async { tokio::join!(proxy.run(), follower.run(), self.follow_node()) };
+        let routes = routes_memo(&options.data_dir);
+        let router = Router::new(&options.informers, &options.node_name, options.cluster_cidr, routes);
+        let others = async { tokio::join!(proxy.run(), follower.run(), self.follow_node(), router.run()) };
         tokio::join!(server.run(shutdown.clone()), events.run(shutdown), stopped.run_until_cancelled(others));
         Ok(())
     }
@@ -142,7 +151,7 @@ impl Service {
         let mut notices = nodes.subscribe();
         let name = self.options.node_name.as_str();
         loop {
-            let pod_cidr = nodes.get("", name).and_then(|node| pod_cidr(&node));
+            let pod_cidr = nodes.get("", name).and_then(|node| routes::cidrs(&node).next());
             let failed = pod_cidr.is_some_and(|pod_cidr| !self.write_cni(pod_cidr));
             tokio::select! {
                 () = next_about(&mut notices, name) => {}
@@ -182,16 +191,6 @@ async fn next_about(notices: &mut client::Subscription<Node>, name: &str) {
     }
 }
 
-fn pod_cidr(node: &Node) -> Option<Ipv4Net> {
-    let spec = node.spec.as_ref()?;
-    spec.pod_cidrs
-        .iter()
-        .flatten()
-        .chain(&spec.pod_cidr)
-        .find_map(|cidr| cidr.parse::<Ipv4Net>().ok())
-        .map(|cidr| cidr.trunc())
-}
-
 /// Removes all that an instance's network left on the machine. Its pods must be gone.
 ///
 /// # Errors
@@ -199,6 +198,7 @@ fn pod_cidr(node: &Node) -> Option<Ipv4Net> {
 pub async fn cleanup(instance: &str, data_dir: &Path) -> Result<(), Error> {
     host::unroute_loopback(&loopback_memo(data_dir)).map_err(Error::Loopback)?;
     nft::delete_table(instance).await?;
+    routes::forget(&routes_memo(data_dir)).await?;
     host::remove_address(host::resolver_address(instance)).await?;
     cni::forget(instance, &cni_state_dir(data_dir)).map_err(Error::Cni)
 }

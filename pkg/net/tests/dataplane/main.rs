@@ -7,6 +7,7 @@
 mod api;
 mod netns;
 mod policies;
+mod routes;
 mod services;
 
 use api::Api;
@@ -118,6 +119,7 @@ impl World {
         self.changes(&b).await;
         services::check(&self, &a, &b).await;
         policies::check(&self, &a, &b).await;
+        routes::check(&self, &a).await;
         self.thousand_services().await;
 
         shutdown.cancel();
@@ -131,6 +133,7 @@ impl World {
         assert_eq!(self.node.command("nft list tables").trim(), "");
         assert!(!self.node.command("ip address show dev lo").contains("169.254"));
         assert!(!self.node.command("ip route show").contains("10.43.0.0"));
+        assert!(!self.node.command("ip route show").contains("10.42.9.0"), "the way to the other node's pods");
     }
 
     /// Blocking checks between awaits, so that the component under test goes on meanwhile.
