@@ -3,6 +3,7 @@ use clap::{Args, Parser, Subcommand};
 use node::config::{Etcd, EtcdListen, Ipv4Net, Node, Server};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where the admin's kubeconfig is, unless told otherwise.
 pub const KUBECONFIG: &str = "/etc/eyot/kubeconfig";
@@ -173,11 +174,20 @@ pub struct NodeArgs {
     /// Most pods that this node runs
     #[arg(long, default_value_t = 110, value_name = "COUNT")]
     pub max_pods: u32,
+    /// Time for pods to end before the machine goes down, such as 30s; 0: they are not ended first
+    #[arg(long, default_value = "0", value_name = "TIME", value_parser = duration)]
+    pub shutdown_grace_period: Duration,
+    /// The part of it that critical pods have for themselves, after all others
+    #[arg(long, default_value = "0", value_name = "TIME", value_parser = duration)]
+    pub shutdown_grace_period_critical_pods: Duration,
 }
 
 impl ServerArgs {
     /// The server's configuration; fails when the token file can't be read.
     pub fn into_config(self) -> anyhow::Result<Server> {
+        if self.node.shutdown_grace_period_critical_pods > self.node.shutdown_grace_period {
+            anyhow::bail!("--shutdown-grace-period-critical-pods must not be longer than --shutdown-grace-period");
+        }
         let token = match &self.token_file {
             Some(path) => Some(node::files::read(path)?.trim().to_owned()),
             None => self.token,
@@ -222,7 +232,34 @@ impl From<NodeArgs> for Node {
             resolv_conf: args.resolv_conf,
             agent_port: args.agent_port,
             max_pods: args.max_pods,
+            shutdown_grace_period: args.shutdown_grace_period,
+            shutdown_grace_period_critical_pods: args.shutdown_grace_period_critical_pods,
         }
+    }
+}
+
+/// Hours, minutes and seconds as Kubernetes writes them (`1m30s`), or a number of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?}: a time such as 30s or 1m30s is wanted");
+    let (mut seconds, mut number) = (0_u64, String::new());
+    for c in text.chars() {
+        let unit = match c {
+            '0'..='9' => {
+                number.push(c);
+                continue;
+            }
+            'h' => 3600,
+            'm' => 60,
+            's' => 1,
+            _ => return Err(wrong()),
+        };
+        seconds += std::mem::take(&mut number).parse::<u32>().map_err(|_| wrong()).map(u64::from)? * unit;
+    }
+    // A number without a unit stands alone.
+    match number.parse::<u32>() {
+        Ok(alone) if seconds == 0 => Ok(Duration::from_secs(alone.into())),
+        Err(_) if number.is_empty() && !text.is_empty() => Ok(Duration::from_secs(seconds)),
+        _ => Err(wrong()),
     }
 }
 
@@ -266,6 +303,12 @@ mod tests {
 
     #[test]
     fn odd_values_are_refused() {
+        let seconds = |text: &str| duration(text).ok().map(|duration| duration.as_secs());
+        assert_eq!(
+            (seconds("90"), seconds("1m30s"), seconds("2h"), seconds("0")),
+            (Some(90), Some(90), Some(7200), Some(0))
+        );
+        assert!(["", "s", "1m30", "1d", "-1s"].into_iter().all(|text| duration(text).is_err()));
         assert!(instance("Eyot").is_err() && instance("a-name-too-long").is_err() && instance("shop-1").is_ok());
         assert!(mode("888").is_err() && mode("0644") == Ok(0o644));
         assert!(port_range("2-1").is_err() && port_range("30000-32767") == Ok((30000, 32767)));

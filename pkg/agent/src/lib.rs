@@ -8,7 +8,7 @@
 //! node: Node object, status, Lease        server: logs, exec, attach, port-forward, metrics on port 10250
 //! ```
 //!
-//! `stats` samples what pods use for the server's metrics; `service` makes and drains it all; `runtime` supervises our own containerd; `logs` reads and rotates logs.
+//! `statics` are pods of this node's own manifests; `stats` samples what pods use for the server's metrics; `service` makes and drains it all; `runtime` supervises our own containerd; `logs` reads and rotates logs.
 
 mod context;
 mod cri;
@@ -25,10 +25,12 @@ mod pod;
 pub mod runtime;
 mod server;
 mod service;
+mod statics;
 mod stats;
 mod tls;
 mod volumes;
 mod worker;
 
+pub use node::shutdown::GracePeriod;
 pub use options::{DEFAULT_MAX_PODS, DEFAULT_PORT, Options};
-pub use service::{Error, Service, cleanup};
+pub use service::{Error, Handle, Service, cleanup};

@@ -19,6 +19,8 @@ pub struct Machine {
     pub pid_limit: u64,
     /// The lowest `oom_score_adj` that this process may give to others.
     pub oom_floor: i64,
+    /// The kernel enforces AppArmor's profiles.
+    pub apparmor: bool,
 }
 
 impl Machine {
@@ -35,6 +37,7 @@ impl Machine {
             booted: booted(),
             pid_limit: first_line("/proc/sys/kernel/pid_max").parse().unwrap_or(0),
             oom_floor: oom_floor(),
+            apparmor: first_line("/sys/module/apparmor/parameters/enabled") == "Y",
         }
     }
 
@@ -75,6 +78,19 @@ pub struct Disk {
     pub available_bytes: u64,
     pub inodes: u64,
     pub inodes_free: u64,
+}
+
+/// Changes of a disk's size below this do not matter.
+const DISK_GRAIN_BYTES: u64 = 64 << 20;
+
+/// A disk's size in whole grains, as the Node shows it.
+pub fn capacity_bytes(size_bytes: u64) -> u64 {
+    size_bytes / DISK_GRAIN_BYTES * DISK_GRAIN_BYTES
+}
+
+/// What pods may ask for of a disk of that size: the kubelet keeps a tenth (its threshold `nodefs.available<10%`).
+pub fn allocatable_bytes(size_bytes: u64) -> u64 {
+    capacity_bytes(size_bytes) / 10 * 9
 }
 
 fn first_line(path: &str) -> String {

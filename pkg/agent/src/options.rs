@@ -1,4 +1,5 @@
 //! What the agent is told by whoever composes the process.
+use crate::GracePeriod;
 use client::Informers;
 use k8s_openapi::api::core::v1::Taint;
 use std::collections::BTreeMap;
@@ -39,6 +40,8 @@ pub struct Options {
     /// Taints that the Node is born with.
     pub taints: Vec<Taint>,
     pub max_pods: u32,
+    /// Time for pods by priority when the node shuts down ([`crate::Handle::shut_down_node`]); none: they are not ended.
+    pub shutdown_grace_periods: Vec<GracePeriod>,
     /// The version that the Node reports, such as `v1.36.3`.
     pub kubelet_version: String,
 }
@@ -54,6 +57,11 @@ pub const DEFAULT_MAX_PODS: u32 = 110;
 pub const DEFAULT_PORT: u16 = 10250;
 
 impl Options {
+    /// Where static pods are described, a file each.
+    pub(crate) fn manifest_dir(&self) -> PathBuf {
+        self.data_dir.join("pod-manifests")
+    }
+
     pub(crate) fn log_dir(&self) -> PathBuf {
         match &self.log_dir {
             Some(dir) => dir.clone(),

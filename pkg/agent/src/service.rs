@@ -5,20 +5,21 @@ use crate::images::Images;
 use crate::logs::{self, Rotation};
 use crate::machine::Machine;
 use crate::manager::Manager;
+use crate::node::shutdown;
 use crate::objects::Objects;
 use crate::options::{DEFAULT_INSTANCE, DEFAULT_LOG_DIR, Options};
 use crate::pod::config::{Resolver, Settings};
 use crate::stats::Stats;
-use crate::{images, node, server};
+use crate::{images, node, server, statics};
 use client::events;
-use k8s_openapi::api::core::v1::{Pod, Service as ServiceObject};
+use k8s_openapi::api::core::v1::{Node, Pod, Service as ServiceObject};
 use kube::runtime::watcher;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,6 +42,27 @@ pub enum Error {
 pub struct Service {
     context: Arc<Context>,
     events: events::Service,
+    requests: mpsc::Sender<shutdown::Request>,
+    requested: mpsc::Receiver<shutdown::Request>,
+}
+
+/// What others may ask of a running agent.
+#[derive(Clone)]
+pub struct Handle {
+    requests: mpsc::WeakSender<shutdown::Request>,
+}
+
+impl Handle {
+    /// Ends the node's pods because the machine goes down, as the kubelet does with `shutdownGracePeriod`: the least
+    /// important first, each in its time. Returns when they have ended or their time is over; at once where the agent
+    /// has no grace periods, or does not run.
+    pub async fn shut_down_node(&self) {
+        let Some(requests) = self.requests.upgrade() else { return };
+        let (done, ended) = oneshot::channel();
+        if requests.send(done).await.is_ok() {
+            let _ = ended.await;
+        }
+    }
 }
 
 impl Service {
@@ -60,14 +82,25 @@ impl Service {
             objects: Arc::new(Objects::new(options.client.clone())),
             images: Images::default(),
             services: options.informers.reflector::<ServiceObject>(),
+            nodes: nodes(&options),
             machine,
             stats: Stats::default(),
             tracker: TaskTracker::new(),
             owners: Default::default(),
             ledger: Default::default(),
+            statics: Default::default(),
+            pressure: Default::default(),
+            going_down: Default::default(),
+            status_due: Default::default(),
             options,
         };
-        Self { context: Arc::new(context), events }
+        let (requests, requested) = mpsc::channel(1);
+        Self { context: Arc::new(context), events, requests, requested }
+    }
+
+    /// For whoever must ask something of it later.
+    pub fn handle(&self) -> Handle {
+        Handle { requests: self.requests.downgrade() }
     }
 
     /// Runs the node until shutdown; containers go on.
@@ -76,6 +109,7 @@ impl Service {
         for dir in [
             context.options.data_dir.join("pods"),
             context.options.data_dir.join("checkpoints"),
+            context.options.manifest_dir(),
             context.settings.log_dir.clone(),
         ] {
             fs::create_dir_all(&dir).map_err(|error| Error::Directory(dir, error))?;
@@ -91,9 +125,18 @@ impl Service {
         tracker.spawn(rotate(context.clone(), shutdown.clone()));
         tracker.spawn(images::gc::run(context.clone(), shutdown.clone()));
         let (sender, evictions) = mpsc::channel(EVICTIONS);
-        tracker.spawn(node::pressure::run(context.clone(), pods.clone(), sender, shutdown.clone()));
-        let objects = context.objects.clone();
-        Manager::new(context, shutdown).run(pods, evictions).await;
+        tracker.spawn(node::pressure::run(context.clone(), pods.clone(), sender.clone(), shutdown.clone()));
+        let ending = shutdown::run(context.clone(), pods.clone(), sender, self.requested);
+        let (stop, requests) = (shutdown.clone(), self.requests);
+        tracker.spawn(async move {
+            stop.run_until_cancelled(Box::pin(ending)).await;
+            drop(requests);
+        });
+        let (objects, stopping) = (context.objects.clone(), shutdown.clone());
+        let (sender, statics) = mpsc::channel(1);
+        let follow = statics::follow(context.options.manifest_dir(), context.options.node_name.clone(), sender);
+        tracker.spawn(async move { stopping.run_until_cancelled(follow).await });
+        Manager::new(context, shutdown).run(pods, evictions, statics).await;
         objects.unfollow_all();
         tracker.close();
         tracker.wait().await;
@@ -118,6 +161,14 @@ fn pods(options: &Options) -> client::Reflector<Pod> {
         return options.informers.reflector();
     }
     let ours = format!("spec.nodeName={}", options.node_name);
+    options.informers.reflector_with(watcher::Config::default().fields(&ours))
+}
+
+fn nodes(options: &Options) -> client::Reflector<Node> {
+    if !options.narrow_reflectors {
+        return options.informers.reflector();
+    }
+    let ours = format!("metadata.name={}", options.node_name);
     options.informers.reflector_with(watcher::Config::default().fields(&ours))
 }
 

@@ -8,6 +8,7 @@ pub mod in_process;
 pub mod informers;
 pub mod node_selector;
 pub mod queue;
+pub mod taints;
 pub mod volumes;
 
 pub use events::{Recorder, reference};

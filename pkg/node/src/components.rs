@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Taint;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Where the host says how names are resolved.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -33,6 +34,9 @@ pub(crate) fn start_runtime(known: &Known, tasks: &Tasks) -> runtime::Handle {
     handle
 }
 
+/// The agent, once it runs.
+pub(crate) type AgentHandle = watch::Receiver<Option<agent::Handle>>;
+
 /// Starts everything that speaks to the API.
 ///
 /// # Errors
@@ -42,7 +46,8 @@ pub(crate) fn start(
     api: &apiserver::Handle,
     runtime: Option<runtime::Handle>,
     tasks: &Tasks,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<AgentHandle> {
+    let (sender, agent) = watch::channel(None);
     let cache = client_as(api, "eyot:cache", &[]);
     let informers = Informers::new(cache, tasks.tracker.clone(), tasks.shutdown.clone());
     start_controllers(known, api, &informers, tasks);
@@ -51,9 +56,9 @@ pub(crate) fn start(
     if let Some(runtime) = runtime {
         start_network(known, api, &informers, tasks);
         start_local_path(known, api, &informers, tasks);
-        start_agent(known, api, &informers, runtime, tasks)?;
+        start_agent(known, api, &informers, runtime, sender, tasks)?;
     }
-    Ok(())
+    Ok(agent)
 }
 
 /// Each controller acts as the ServiceAccount that it has upstream, with the role made for it at birth.
@@ -132,6 +137,7 @@ fn start_agent(
     api: &apiserver::Handle,
     informers: &Informers,
     mut runtime: runtime::Handle,
+    handle: watch::Sender<Option<agent::Handle>>,
     tasks: &Tasks,
 ) -> anyhow::Result<()> {
     let client = client_as(api, &format!("system:node:{}", known.node_name), &["system:nodes"]);
@@ -149,7 +155,9 @@ fn start_agent(
     tasks.run("agent", async move {
         let Some(Some(endpoint)) = shutdown.run_until_cancelled(runtime.ready()).await else { return Ok(()) };
         options.cri_socket = endpoint.socket;
-        agent::Service::new(options).run(shutdown).await
+        let service = agent::Service::new(options);
+        handle.send_replace(Some(service.handle()));
+        service.run(shutdown).await
     });
     Ok(())
 }
@@ -181,6 +189,10 @@ fn agent_options(known: &Known, client: kube::Client, informers: Informers) -> a
         labels: given.collect(),
         taints: config.node.node_taint.iter().map(|text| taint(text)).collect::<anyhow::Result<_>>()?,
         max_pods: config.node.max_pods,
+        shutdown_grace_periods: agent::GracePeriod::of(
+            config.node.shutdown_grace_period,
+            config.node.shutdown_grace_period_critical_pods,
+        ),
         kubelet_version: apiserver::version::GIT_VERSION.to_owned(),
     })
 }

@@ -2,6 +2,7 @@
 pub use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Everything that `eyot server` can be told; names and defaults follow k3s.
 #[derive(Clone, Debug)]
@@ -42,6 +43,10 @@ pub struct Node {
     pub resolv_conf: Option<PathBuf>,
     pub agent_port: u16,
     pub max_pods: u32,
+    /// Time for pods to end when the machine goes down; zero: they are not ended first.
+    pub shutdown_grace_period: Duration,
+    /// The part of it that critical pods have for themselves.
+    pub shutdown_grace_period_critical_pods: Duration,
 }
 
 /// How etcd's API is served.

@@ -1,5 +1,12 @@
 //! What the machine says about itself.
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::Command;
+
+/// How long systemd may take to say how it is.
+const SYSTEMD: Duration = Duration::from_secs(5);
 
 /// The address by which the default route leaves; nothing is sent. Without a default route: that of the first
 /// route that leads anywhere, and loopback on a machine that has no network at all.
@@ -20,6 +27,18 @@ pub fn node_name() -> String {
     let clean: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
     let clean = clean.trim_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned();
     if clean.is_empty() { "node".into() } else { clean }
+}
+
+/// Whether the machine is shutting down, as systemd sees it; without systemd nobody tells.
+pub async fn is_going_down() -> bool {
+    if !Path::new("/run/systemd/system").exists() {
+        return false;
+    }
+    let ask = Command::new("systemctl").arg("is-system-running").stdin(Stdio::null()).kill_on_drop(true).output();
+    match tokio::time::timeout(SYSTEMD, ask).await {
+        Ok(Ok(answer)) => answer.stdout.trim_ascii() == b"stopping",
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -34,7 +34,13 @@ pub async fn run(config: Server) -> anyhow::Result<()> {
     let _lock = lock::take(&config.data_dir.join("server"))?;
     let mut server = Parts::open(config).await?;
     let ended = tokio::select! {
-        signal = stopped() => signal.map(|name| tracing::info!(signal = name, "ending")),
+        signal = stopped() => match signal {
+            Ok(name) => {
+                server.told_to_end(name).await;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        },
         failure = server.failed() => Err(failure),
     };
     server.close().await?;
@@ -53,6 +59,8 @@ async fn stopped() -> anyhow::Result<&'static str> {
 pub struct Parts {
     store: Arc<Store>,
     tasks: Tasks,
+    /// None where there is no API to speak to.
+    agent: Option<components::AgentHandle>,
     failures: tokio::sync::mpsc::Receiver<anyhow::Error>,
 }
 
@@ -171,19 +179,29 @@ impl Parts {
         if let Some(settings) = &known.config.etcd {
             etcd::start(&known, settings, store.clone(), &tasks)?;
         }
+        let mut agent = None;
         if !datastore_only {
             let api = api::start(&known, registry, store.clone(), &tasks).await?;
             known.write_kubeconfig()?;
             tracing::info!(address = %known.address, port = known.config.https_listen_port, "the API serves");
-            components::start(&known, &api, runtime, &tasks)?;
+            agent = Some(components::start(&known, &api, runtime, &tasks)?);
         }
-        Ok(Self { store, tasks, failures })
+        Ok(Self { store, tasks, agent, failures })
     }
 
     async fn failed(&mut self) -> anyhow::Error {
         match self.failures.recv().await {
             Some(error) => error,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Containers outlive us, but not the machine: when that goes down, their pods end first.
+    async fn told_to_end(&self, signal: &'static str) {
+        tracing::info!(signal, "ending");
+        let agent = self.agent.as_ref().and_then(|agent| agent.borrow().clone());
+        if let (Some(agent), true) = (agent, host::is_going_down().await) {
+            agent.shut_down_node().await;
         }
     }
 

@@ -1,17 +1,21 @@
 //! Which pods go when the node runs short (Kubernetes documentation, "Node-pressure Eviction"). Pure.
-use crate::pod::admit::Refusal;
+use crate::machine::Disk;
+use crate::pod::admit::{CRITICAL, Refusal};
 use crate::pod::config::spec;
-use crate::pod::resize::Requests;
-use k8s_openapi::api::core::v1::Pod;
+use crate::pod::ledger::Requests;
+use crate::statics::is_static;
+use api::quantity::{Format, Quantity};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The kubelet's default thresholds; for disks k3s's, which suit small nodes with large ones.
 pub const MEMORY_LOW_BYTES: u64 = 100 << 20;
 pub const DISK_LOW_PERCENT: u64 = 5;
 pub const INODES_LOW_PERCENT: u64 = 5;
-/// Pods from this priority on stay: the node itself needs them.
-const CRITICAL: i32 = 2_000_000_000;
+/// What a pod gets to end: the shortage hurts all others meanwhile.
+pub const GRACE: Duration = Duration::from_secs(1);
 
 /// What runs short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +30,7 @@ pub enum Shortage {
 
 impl Shortage {
     /// The worst of what is short, memory first: it kills sooner.
-    pub fn of(memory_available_bytes: u64, disk: crate::machine::Disk) -> Option<Self> {
+    pub fn of(memory_available_bytes: u64, disk: Disk) -> Option<Self> {
         let disk_low = disk.size_bytes / 100 * DISK_LOW_PERCENT;
         let inodes_low = disk.inodes / 100 * INODES_LOW_PERCENT;
         if memory_available_bytes < MEMORY_LOW_BYTES {
@@ -40,24 +44,53 @@ impl Shortage {
         }
     }
 
-    fn message(self) -> String {
-        let (what, low, left) = match self {
-            Self::Memory(left) => ("memory", mebi(MEMORY_LOW_BYTES), mebi(left)),
-            Self::Disk(left, low) => ("ephemeral-storage", mebi(low), mebi(left)),
-            Self::Inodes(left, low) => ("inodes", low.to_string(), left.to_string()),
+    /// As resources are called in requests.
+    pub fn resource(self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Disk(..) => "ephemeral-storage",
+            Self::Inodes(..) => "inodes",
+        }
+    }
+
+    fn message(self, candidate: &Candidate) -> String {
+        let (low, left) = match self {
+            Self::Memory(left) => (MEMORY_LOW_BYTES, left),
+            Self::Disk(left, low) | Self::Inodes(left, low) => (low, left),
         };
-        format!("The node was low on resource: {what}. Threshold quantity: {low}, available: {left}. ")
+        let what = self.resource();
+        let (low, left) = (quantity(low), quantity(left));
+        let head = format!("The node was low on resource: {what}. Threshold quantity: {low}, available: {left}. ");
+        let spec = spec(&candidate.pod);
+        let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        all.filter_map(|container| self.blame(candidate, container)).fold(head, |text, one| text + &one)
+    }
+
+    /// What is said of a container that uses more than it asked for.
+    fn blame(self, candidate: &Candidate, container: &Container) -> Option<String> {
+        let what = self.resource();
+        let (_, used) = candidate.containers.iter().find(|(name, _)| *name == container.name)?;
+        let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+        let asked = requests.and_then(|requests| Quantity::parse(&requests.get(what)?.0).ok());
+        let asked_bytes = asked.as_ref().map_or(0, |asked| asked.value().max(0).unsigned_abs());
+        let request = asked.map_or("0".to_owned(), |asked| asked.to_string());
+        (*used > asked_bytes).then(|| {
+            let (name, used) = (&container.name, quantity(*used));
+            format!("Container {name} was using {used}, request is {request}, has larger consumption of {what}. ")
+        })
     }
 }
 
-fn mebi(bytes: u64) -> String {
-    format!("{}Mi", bytes >> 20)
+fn quantity(value: u64) -> Quantity {
+    Quantity::new(i64::try_from(value).unwrap_or(i64::MAX), Format::BinarySi)
 }
 
 /// What one pod uses of what is short.
 pub struct Candidate {
     pub pod: Arc<Pod>,
-    pub used_bytes: u64,
+    pub used: u64,
+    /// By name.
+    pub containers: Vec<(String, u64)>,
 }
 
 /// The pod to end, with the reason. First those that use more than they asked for, of them the least important, of
@@ -65,33 +98,38 @@ pub struct Candidate {
 pub fn choose(shortage: Shortage, candidates: &[Candidate]) -> Option<(String, Refusal)> {
     let asked = |pod: &Pod| match shortage {
         Shortage::Memory(_) => Requests::of(pod).memory_bytes.max(0).unsigned_abs(),
-        _ => 0,
+        Shortage::Disk(..) => Requests::of(pod).ephemeral_bytes.max(0).unsigned_abs(),
+        Shortage::Inodes(..) => 0,
     };
-    let priority = |pod: &Pod| spec(pod).priority.unwrap_or(0);
-    let may_go = candidates.iter().filter(|c| priority(&c.pod) < CRITICAL && !is_ending(&c.pod));
-    let worst = may_go.min_by_key(|c| {
-        let over = c.used_bytes.saturating_sub(asked(&c.pod));
-        (over == 0, priority(&c.pod), Reverse(over))
+    let worst = candidates.iter().filter(|candidate| may_go(&candidate.pod)).min_by_key(|c| {
+        let (used, asked) = (i128::from(c.used), i128::from(asked(&c.pod)));
+        (used <= asked, spec(&c.pod).priority.unwrap_or(0), Reverse(used - asked))
     })?;
-    let uid = worst.pod.metadata.uid.clone()?;
-    Some((uid, Refusal { reason: "Evicted", message: shortage.message() }))
+    let message = shortage.message(worst);
+    let told = Some(message.clone());
+    Some((
+        worst.pod.metadata.uid.clone()?,
+        Refusal { reason: "Evicted", message, told, disruption: true, grace: GRACE },
+    ))
 }
 
-fn is_ending(pod: &Pod) -> bool {
+/// Whether the node may end a pod for its own sake: what the node itself needs stays.
+pub fn may_go(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed"))
+    let is_ending = pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed"));
+    !is_ending && !is_static(pod) && spec(pod).priority.unwrap_or(0) < CRITICAL
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Disk;
     use serde_json::json;
 
-    fn candidate(name: &str, priority: i32, request: &str, used_bytes: u64) -> Candidate {
+    fn candidate(name: &str, priority: i32, request: &str, used: u64) -> Candidate {
         let pod = json!({"metadata": {"name": name, "uid": name}, "spec": {"priority": priority, "containers": [
             {"name": "c", "resources": {"requests": {"memory": request}}}]}});
-        Candidate { pod: Arc::new(serde_json::from_value(pod).expect("a pod")), used_bytes }
+        let pod = Arc::new(serde_json::from_value(pod).expect("a pod"));
+        Candidate { pod, used, containers: vec![("c".to_owned(), used)] }
     }
 
     #[test]
@@ -105,10 +143,15 @@ mod tests {
         let critical = || candidate("critical", 2_000_001_000, "0", 900 << 20);
         assert_eq!(first(&[modest(), little(), greedy(), important()]).as_deref(), Some("greedy"));
         assert_eq!(first(&[modest(), important()]).as_deref(), Some("important"));
+        let idle = candidate("idle", 0, "1Gi", 50 << 20);
+        assert_eq!(first(&[idle, modest()]).as_deref(), Some("modest"), "nearest to what it asked for");
         assert_eq!(first(&[critical()]), None);
         let (_, refusal) = choose(short, &[modest()]).expect("one goes");
         let text = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 1Mi. ";
-        assert_eq!((refusal.reason, refusal.message.as_str()), ("Evicted", text));
+        assert_eq!((refusal.reason, refusal.message.as_str(), refusal.disruption), ("Evicted", text, true));
+        let (_, refusal) = choose(short, &[little()]).expect("one goes");
+        let blame = "Container c was using 20Mi, request is 10Mi, has larger consumption of memory. ";
+        assert_eq!(refusal.message, format!("{text}{blame}"));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! This node's Node object: registered at start, its status kept true, its Lease renewed; `pressure` ends pods when
-//! the node runs short.
+//! the node runs short, and pods that hold more than their `limits`.
 mod evict;
 mod lease;
+mod limits;
 pub mod pressure;
+pub mod shutdown;
 mod status;
 
 use crate::context::Context;
@@ -14,6 +16,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use status::{Facts, Health};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +114,10 @@ async fn report(context: &Context) {
         }
         let unsent =
             sent.as_ref().is_none_or(|(old, _)| status::differs(old, &status::status(&facts, Some(old), &now())));
-        tokio::time::sleep(if health.is_ready() && !unsent { LOOK } else { LOOK_UNWELL }).await;
+        tokio::select! {
+            () = context.status_due.notified() => {}
+            () = tokio::time::sleep(if health.is_ready() && !unsent { LOOK } else { LOOK_UNWELL }) => {}
+        }
     }
 }
 
@@ -122,6 +128,9 @@ fn now() -> String {
 /// How the runtime is.
 async fn look(context: &Context) -> Health {
     let ask = request_within(StatusRequest { verbose: false }, ANSWER);
+    if context.going_down.load(Ordering::Acquire) {
+        return Health::going_down();
+    }
     match context.cri.runtime().status(ask).await {
         Ok(answer) => Health::of(answer.into_inner().status.map(|s| s.conditions).unwrap_or_default()),
         Err(status) => Health::away(status.message()),
@@ -143,7 +152,8 @@ async fn facts<'a>(context: &'a Context, health: &Health) -> Facts<'a> {
         options: &context.options,
         machine: &context.machine,
         disk: Machine::disk(&context.options.data_dir),
-        memory_available_bytes: Machine::available_memory_bytes(),
+        memory_low: context.pressure.of_memory(),
+        disk_low: context.pressure.of_disk(),
         runtime,
         images,
         health: health.clone(),

@@ -1,16 +1,17 @@
-//! Ends pods when the node runs short of memory or disk: the executor of `evict`.
-use super::evict::{Candidate, Shortage, choose};
+//! Ends pods that exceed their limits on local disk, and pods when the node runs short of memory or disk: the executor
+//! of `limits` and `evict`.
+use super::evict::{Candidate, Shortage, choose, may_go};
+use super::limits;
 use crate::context::Context;
 use crate::machine::Machine;
 use crate::pod::admit::Refusal;
-use crate::stats::Sample;
+use crate::stats::{Sample, disk};
 use client::Reflector;
 use k8s_openapi::api::core::v1::Pod;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -18,11 +19,39 @@ use tokio_util::sync::CancellationToken;
 const EVERY: Duration = Duration::from_secs(10);
 /// Time for a pod's end to show before the next one goes.
 const SETTLE: Duration = Duration::from_secs(20);
-/// Files of one pod that are counted; beyond, it is large enough.
-const FILES: usize = 200_000;
+/// A condition of pressure stays for this long after it was seen last (evictionPressureTransitionPeriod).
+const TRANSITION: Duration = Duration::from_secs(300);
 
 /// A pod (by uid) that must go, and why.
 pub type Eviction = (String, Refusal);
+
+/// What the node was seen to be short of, and when last.
+#[derive(Default)]
+pub struct Pressure {
+    memory: Mutex<Option<Instant>>,
+    disk: Mutex<Option<Instant>>,
+}
+
+impl Pressure {
+    fn see(&self, memory_available_bytes: u64, disk: crate::machine::Disk, now: Instant) {
+        if let Some(Shortage::Memory(_)) = Shortage::of(memory_available_bytes, disk) {
+            *self.memory.lock() = Some(now);
+        }
+        if Shortage::of(u64::MAX, disk).is_some() {
+            *self.disk.lock() = Some(now);
+        }
+    }
+
+    /// Whether memory is short, or was not long ago.
+    pub fn of_memory(&self) -> bool {
+        self.memory.lock().is_some_and(|at| at.elapsed() < TRANSITION)
+    }
+
+    /// The same of the disk.
+    pub fn of_disk(&self) -> bool {
+        self.disk.lock().is_some_and(|at| at.elapsed() < TRANSITION)
+    }
+}
 
 /// Watches until shutdown; the manager ends what is sent.
 pub async fn run(
@@ -34,84 +63,97 @@ pub async fn run(
     let work = async {
         loop {
             tokio::time::sleep(EVERY).await;
-            let disk = Machine::disk(&context.options.data_dir);
-            let Some(shortage) = Shortage::of(Machine::available_memory_bytes(), disk) else { continue };
-            if !matches!(shortage, Shortage::Memory(_)) {
-                // Images are cheaper than pods.
-                context.images.short_of_disk.notify_one();
-                tokio::time::sleep(SETTLE).await;
-                let disk = Machine::disk(&context.options.data_dir);
-                if Shortage::of(u64::MAX, disk).is_none() {
-                    continue;
-                }
+            for eviction in over_limit(&context, &pods).await {
+                tracing::warn!(uid = eviction.0, message = eviction.1.message, "a pod is evicted");
+                let _ = evictions.send(eviction).await;
             }
-            let candidates = candidates(&context, &pods, shortage).await;
-            if let Some((uid, refusal)) = choose(shortage, &candidates) {
-                tracing::warn!(uid, message = refusal.message, "a pod is evicted");
-                let _ = evictions.send((uid, refusal)).await;
-                tokio::time::sleep(SETTLE).await;
-            }
+            relieve(&context, &pods, &evictions).await;
         }
     };
     shutdown.run_until_cancelled(Box::pin(work)).await;
 }
 
+/// Pods that hold more of the disk than they may. Only what has a limit is measured.
+async fn over_limit(context: &Arc<Context>, pods: &Reflector<Pod>) -> Vec<Eviction> {
+    let limited = |pod: &Arc<Pod>| may_go(pod) && limits::has_any(pod);
+    let all: Vec<Arc<Pod>> = context.pods_here(pods).into_iter().filter(limited).collect();
+    let used = disk::measure(context, all.clone()).await;
+    let exceeded = all.iter().filter_map(|pod| {
+        let uid = pod.metadata.uid.clone()?;
+        let refusal = limits::exceeded(pod, used.get(&uid)?)?;
+        Some((uid, refusal))
+    });
+    exceeded.collect()
+}
+
+/// When the node is short of something: images go first, then one pod at a time.
+async fn relieve(context: &Arc<Context>, pods: &Reflector<Pod>, evictions: &mpsc::Sender<Eviction>) {
+    let disk = Machine::disk(&context.options.data_dir);
+    let memory = Machine::available_memory_bytes();
+    context.pressure.see(memory, disk, Instant::now());
+    let Some(shortage) = Shortage::of(memory, disk) else { return };
+    let message = format!("Attempting to reclaim {}", shortage.resource());
+    context.recorder.warning(&super::reference(context), "EvictionThresholdMet", message);
+    if !matches!(shortage, Shortage::Memory(_)) {
+        // Images are cheaper than pods.
+        context.images.short_of_disk.notify_one();
+        tokio::time::sleep(SETTLE).await;
+        if Shortage::of(u64::MAX, Machine::disk(&context.options.data_dir)).is_none() {
+            return;
+        }
+    }
+    let candidates = candidates(context, pods, shortage).await;
+    if let Some((uid, refusal)) = choose(shortage, &candidates) {
+        tracing::warn!(uid, message = refusal.message, "a pod is evicted");
+        let _ = evictions.send((uid, refusal)).await;
+        tokio::time::sleep(SETTLE).await;
+    }
+}
+
 async fn candidates(context: &Arc<Context>, pods: &Reflector<Pod>, shortage: Shortage) -> Vec<Candidate> {
     let sample = context.stats.now(context, pods).await.new;
-    let all: Vec<Arc<Pod>> = pods.list();
-    let context = context.clone();
-    let job = tokio::task::spawn_blocking(move || {
-        let here =
-            all.into_iter().filter(|pod| pod.metadata.uid.as_ref().is_some_and(|uid| sample.pods.contains_key(uid)));
-        here.map(|pod| Candidate { used_bytes: used(&context, &sample, &pod, shortage), pod }).collect()
-    });
-    job.await.unwrap_or_default()
+    let runs = |pod: &Arc<Pod>| pod.metadata.uid.as_ref().is_some_and(|uid| sample.pods.contains_key(uid));
+    let here: Vec<Arc<Pod>> = context.pods_here(pods).into_iter().filter(runs).collect();
+    let disks = match shortage {
+        Shortage::Memory(_) => BTreeMap::new(),
+        _ => disk::measure(context, here.clone()).await,
+    };
+    here.into_iter().map(|pod| candidate(&sample, &disks, pod, shortage)).collect()
 }
 
-fn used(context: &Context, sample: &Sample, pod: &Pod, shortage: Shortage) -> u64 {
+fn candidate(sample: &Sample, disks: &BTreeMap<String, disk::PodDisk>, pod: Arc<Pod>, shortage: Shortage) -> Candidate {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    match shortage {
-        Shortage::Memory(_) => sample.pods.get(uid).map_or(0, |pod| pod.usage.working_set_bytes),
-        Shortage::Disk(..) | Shortage::Inodes(..) => {
-            let logs = crate::pod::config::log_directory(pod, &context.settings);
-            let mut files = FILES;
-            let dirs = [context.pod_dir(uid), logs];
-            dirs.iter().map(|dir| bytes_below(dir, &mut files)).sum()
+    let part = |used: &disk::Used| if matches!(shortage, Shortage::Inodes(..)) { used.inodes } else { used.bytes };
+    let (used, containers) = match (shortage, sample.pods.get(uid), disks.get(uid)) {
+        (Shortage::Memory(_), Some(pod), _) => {
+            let each = pod.containers.iter().map(|(name, container)| (name, container.usage.working_set_bytes));
+            (pod.usage.working_set_bytes, each.map(|(name, used)| (name.clone(), used)).collect())
         }
-    }
-}
-
-/// What files below a directory hold, on its own file system alone.
-fn bytes_below(dir: &Path, files: &mut usize) -> u64 {
-    let Ok(device) = fs::symlink_metadata(dir).map(|metadata| metadata.dev()) else { return 0 };
-    let (mut total, mut open) = (0, vec![dir.to_owned()]);
-    while let Some(dir) = open.pop() {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            *files = files.saturating_sub(1);
-            if *files == 0 {
-                return u64::MAX;
-            }
-            if metadata.is_dir() && metadata.dev() == device {
-                open.push(entry.path());
-            }
-            total += metadata.blocks() * 512;
+        (_, _, Some(disk)) => {
+            let each = disk.containers.iter().map(|(name, used)| (name.clone(), part(used)));
+            (part(&disk.total()), each.collect())
         }
-    }
-    total
+        _ => (0, Vec::new()),
+    };
+    Candidate { pod, used, containers }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Disk;
 
     #[test]
-    fn files_are_counted_up_to_a_bound() {
-        let dir = tempfile::tempdir().expect("directory");
-        fs::create_dir(dir.path().join("sub")).expect("directory");
-        fs::write(dir.path().join("sub/file"), vec![1; 100_000]).expect("file");
-        assert!(bytes_below(dir.path(), &mut 100) >= 100_000);
-        assert_eq!(bytes_below(dir.path(), &mut 1), u64::MAX);
-        assert_eq!(bytes_below(&dir.path().join("none"), &mut 1), 0);
+    fn pressure_stays_for_a_while() {
+        let pressure = Pressure::default();
+        let full = Disk { size_bytes: 1000, available_bytes: 1, inodes: 1000, inodes_free: 1000 };
+        let roomy = Disk { available_bytes: 900, ..full };
+        pressure.see(u64::MAX, roomy, Instant::now());
+        assert!(!pressure.of_memory() && !pressure.of_disk());
+        pressure.see(1, full, Instant::now());
+        pressure.see(u64::MAX, roomy, Instant::now());
+        assert!(pressure.of_memory() && pressure.of_disk(), "not long ago");
+        *pressure.memory.lock() = Instant::now().checked_sub(TRANSITION);
+        assert!(!pressure.of_memory());
     }
 }

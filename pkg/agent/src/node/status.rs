@@ -1,13 +1,9 @@
 //! A Node's status from what the machine and the runtime say. Pure.
-use super::evict::{DISK_LOW_PERCENT, INODES_LOW_PERCENT, MEMORY_LOW_BYTES};
 use crate::cri::{Image, RuntimeCondition};
-use crate::machine::{Disk, Machine};
+use crate::machine::{Disk, Machine, allocatable_bytes, capacity_bytes};
 use crate::options::Options;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-
-/// Changes of the free disk below this do not matter.
-const DISK_GRAIN_BYTES: u64 = 64 << 20;
 
 /// How the runtime and its network are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +31,10 @@ impl Health {
         Self { problems: vec![format!("container runtime is down: {error}")] }
     }
 
+    pub fn going_down() -> Self {
+        Self { problems: vec!["node is shutting down".to_owned()] }
+    }
+
     pub fn is_ready(&self) -> bool {
         self.problems.is_empty()
     }
@@ -45,7 +45,9 @@ pub struct Facts<'a> {
     pub options: &'a Options,
     pub machine: &'a Machine,
     pub disk: Disk,
-    pub memory_available_bytes: u64,
+    /// Short of memory, of the disk.
+    pub memory_low: bool,
+    pub disk_low: bool,
     /// `containerd://1.6.20`.
     pub runtime: String,
     pub images: Vec<Image>,
@@ -76,7 +78,6 @@ pub fn labels(options: &Options) -> BTreeMap<String, String> {
 /// The status to send; `old` is what was sent before.
 pub fn status(facts: &Facts<'_>, old: Option<&Value>, now: &str) -> Value {
     let Facts { options, machine, disk, .. } = facts;
-    let room = disk.size_bytes / DISK_GRAIN_BYTES * (DISK_GRAIN_BYTES >> 10);
     let capacity = |disk: String| {
         json!({
             "cpu": machine.cpus.to_string(),
@@ -88,8 +89,8 @@ pub fn status(facts: &Facts<'_>, old: Option<&Value>, now: &str) -> Value {
         })
     };
     json!({
-        "capacity": capacity(format!("{room}Ki")),
-        "allocatable": capacity(((room << 10) / 10 * 9).to_string()),
+        "capacity": capacity(format!("{}Ki", capacity_bytes(disk.size_bytes) >> 10)),
+        "allocatable": capacity(allocatable_bytes(disk.size_bytes).to_string()),
         "addresses": [
             {"type": "InternalIP", "address": options.node_ip.to_string()},
             {"type": "Hostname", "address": options.node_name},
@@ -119,22 +120,17 @@ fn image(image: &Image) -> Value {
 }
 
 fn conditions(facts: &Facts<'_>, old: Option<&Value>, now: &str) -> Vec<Value> {
-    let disk = facts.disk;
-    let percent = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole).unwrap_or(100);
-    let disk_low = percent(disk.available_bytes, disk.size_bytes) < DISK_LOW_PERCENT
-        || percent(disk.inodes_free, disk.inodes) < INODES_LOW_PERCENT;
-    let memory_low = facts.memory_available_bytes < MEMORY_LOW_BYTES;
     let pick = |bad, no: (&'static str, &str), yes: (&'static str, &str)| {
         let (reason, message) = if bad { yes } else { no };
         (bad, reason, message.to_owned())
     };
     let memory = pick(
-        memory_low,
+        facts.memory_low,
         ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
     );
     let disk = pick(
-        disk_low,
+        facts.disk_low,
         ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ("KubeletHasDiskPressure", "kubelet has disk pressure"),
     );

@@ -323,6 +323,7 @@ fn security(start: &Start<'_>, settings: &Settings) -> Result<LinuxContainerSecu
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READ_ONLY),
         seccomp: Some(if privileged { unconfined() } else { seccomp(profile, settings) }),
+        apparmor: super::apparmor::profile(start.pod, start.container),
     })
 }
 

@@ -1,56 +1,14 @@
 //! In-place resize (KEP-1287): which requests and limits are granted, and what puts them in force. Pure.
+use super::config::spec;
+use super::ledger::{Ledger, Requests};
 use super::observed::{Observed, container_name};
-use super::resources::{self, amount};
+use super::resources::{Qos, amount};
 use crate::cri::ContainerState;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// What a resize can change.
 const RESOURCES: [&str; 2] = ["cpu", "memory"];
-
-/// CPU in thousandths of a core and memory in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Requests {
-    pub cpu_milli: i64,
-    pub memory_bytes: i64,
-}
-
-impl Requests {
-    /// What a pod asks of its node.
-    pub fn of(pod: &Pod) -> Self {
-        let Some(spec) = &pod.spec else { return Self::default() };
-        let of = |name| resources::pod_request(spec, name);
-        Self { cpu_milli: of("cpu"), memory_bytes: of("memory") }
-    }
-
-    fn each(self) -> [(&'static str, i64); 2] {
-        [("cpu", self.cpu_milli), ("memory", self.memory_bytes)]
-    }
-}
-
-/// What the pods of this node have been granted, by uid: two resizes can't take the same room.
-#[derive(Debug, Default)]
-pub struct Ledger {
-    granted: HashMap<String, Requests>,
-}
-
-impl Ledger {
-    pub fn set(&mut self, uid: &str, requests: Requests) {
-        self.granted.insert(uid.to_owned(), requests);
-    }
-
-    pub fn remove(&mut self, uid: &str) {
-        self.granted.remove(uid);
-    }
-
-    fn others(&self, uid: &str) -> Requests {
-        let others = self.granted.iter().filter(|(other, _)| *other != uid).map(|(_, requests)| requests);
-        others.fold(Requests::default(), |sum, one| Requests {
-            cpu_milli: sum.cpu_milli + one.cpu_milli,
-            memory_bytes: sum.memory_bytes + one.memory_bytes,
-        })
-    }
-}
 
 /// Why a resize is not granted: the reason and message of `PodResizePending`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +20,13 @@ pub struct Pending {
 /// Whether `pod` as it asks to be fits beside what all others hold. What shrinks always fits.
 pub fn refusal(pod: &Pod, held: &Pod, ledger: &Ledger, node: Requests) -> Option<Pending> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let (wanted, held, others) = (Requests::of(pod).each(), Requests::of(held).each(), ledger.others(uid).each());
+    if Qos::of(spec(pod)) != Qos::of(spec(held)) {
+        // The API refuses it; the pod's group has its place by its class.
+        let message = "Pod QOS Class may not change as a result of resizing".to_owned();
+        return Some(Pending { reason: "Infeasible", message });
+    }
+    let others = ledger.others(uid).requests;
+    let (wanted, held, others) = (Requests::of(pod).each(), Requests::of(held).each(), others.each());
     for (index, (name, capacity)) in node.each().into_iter().enumerate() {
         let (wanted, held, used) = (wanted[index].1, held[index].1, others[index].1);
         if wanted <= held {
@@ -168,7 +132,9 @@ pub fn plan(pod: &Pod, observed: &Observed, actual: &BTreeMap<String, ResourceRe
 mod tests {
     use super::*;
     use crate::cri::{ContainerStatus, label};
+    use crate::pod::ledger::Held;
     use serde_json::{Value, json};
+    use std::collections::HashMap;
 
     fn pod(resources: Value, policy: &str) -> Pod {
         let policy = json!([{"resourceName": "memory", "restartPolicy": policy}]);
@@ -181,21 +147,27 @@ mod tests {
         json!({"requests": {"cpu": request}})
     }
 
-    const NODE: Requests = Requests { cpu_milli: 2000, memory_bytes: 1 << 30 };
+    const NODE: Requests = Requests { cpu_milli: 2000, memory_bytes: 1 << 30, ephemeral_bytes: 1 << 30 };
+
+    fn reason_of(asked: &Pod, held: &Pod) -> Option<&'static str> {
+        refusal(asked, held, &Ledger::default(), NODE).map(|pending| pending.reason)
+    }
 
     #[test]
     fn what_fits_is_granted_what_never_fits_is_infeasible() {
         let mut ledger = Ledger::default();
-        ledger.set("u", Requests { cpu_milli: 100, memory_bytes: 0 });
-        ledger.set("other", Requests { cpu_milli: 1500, memory_bytes: 0 });
+        let holding = |cpu_milli| Held { requests: Requests { cpu_milli, ..Requests::default() }, ..Held::default() };
+        ledger.set("u", holding(100));
+        ledger.set("other", holding(1500));
         let held = pod(cpu("100m"), "");
         let reason = |request| refusal(&pod(cpu(request), ""), &held, &ledger, NODE).map(|pending| pending.reason);
         assert_eq!(reason("500m"), None);
         assert_eq!(reason("501m"), Some("Deferred"));
         assert_eq!(reason("2001m"), Some("Infeasible"));
-        ledger.set("other", Requests { cpu_milli: 9000, memory_bytes: 0 });
+        ledger.set("other", holding(9000));
         let smaller = refusal(&pod(cpu("50m"), ""), &held, &ledger, NODE);
         assert_eq!(smaller, None, "what shrinks needs no room");
+        assert_eq!(reason_of(&pod(json!({}), ""), &held), Some("Infeasible"), "another class");
     }
 
     #[test]

@@ -105,6 +105,12 @@ fn pod_limit(spec: &PodSpec, name: &str) -> Option<i64> {
     Some(limit(&whole(spec)).or_else(of_containers)? + overhead(spec, name))
 }
 
+/// What a pod may hold of the local disk: the limits of those containers that have one.
+pub fn ephemeral_limit(spec: &PodSpec) -> Option<i64> {
+    let limit = |c: &Container| amount(c, "ephemeral-storage", true).filter(|n| *n > 0);
+    Some(at_once(spec, limit)).filter(|limit| *limit > 0)
+}
+
 /// The limits of the pod's own group.
 pub fn pod_limits(spec: &PodSpec) -> qos::Limits {
     let quota = |milli: i64| (milli * CPU_PERIOD_US / 1000).max(MIN_QUOTA_US);

@@ -23,6 +23,8 @@ pub struct Context<'a> {
     pub messages: &'a BTreeMap<String, String>,
     /// The pod was ended for a reason of the node's: phase Failed, with reason and message.
     pub evicted: Option<(&'a str, &'a str)>,
+    /// The node ends a pod that had begun: the message of `DisruptionTarget`.
+    pub disruption: Option<&'a str>,
     pub ending: bool,
     /// Requests and limits that are in force, by container.
     pub actual: &'a BTreeMap<String, ResourceRequirements>,
@@ -159,10 +161,12 @@ fn states(
         Some((status, ContainerState::ContainerRunning)) => {
             (json!({"running": {"startedAt": time(status.started_at)}}), previous())
         }
-        Some((status, ContainerState::ContainerExited)) => match waiting.filter(|_| !context.ending) {
-            Some((reason, message)) => (wait(reason, message), Some(terminated(context, status))),
-            None => (terminated(context, status), previous()),
-        },
+        Some((status, ContainerState::ContainerExited)) => {
+            match waiting.filter(|_| !context.ending && starts_again(context.pod, container, status)) {
+                Some((reason, message)) => (wait(reason, message), Some(terminated(context, status))),
+                None => (terminated(context, status), previous()),
+            }
+        }
         _ => {
             let first_init = spec(context.pod).init_containers.iter().flatten().next().is_some();
             let reason = if first_init { "PodInitializing" } else { "ContainerCreating" };
@@ -170,6 +174,16 @@ fn states(
             (wait(reason, message), previous())
         }
     }
+}
+
+/// Whether a container that has ended is one that runs again: only then it waits.
+fn starts_again(pod: &Pod, container: &Container, status: &Cri) -> bool {
+    is_sidecar_spec(container)
+        || match restart_policy(spec(pod)) {
+            "Never" => false,
+            "OnFailure" => status.exit_code != 0,
+            _ => true,
+        }
 }
 
 fn terminated(context: &Context<'_>, status: &Cri) -> Value {
@@ -294,7 +308,9 @@ fn conditions(context: &Context<'_>, phase: &str, init: &[Value], main: &[Value]
         ("PodScheduled", (true, "", String::new())),
     ];
     let list = list.into_iter().map(|(kind, (ok, reason, message))| condition(context, kind, ok, reason, &message));
-    list.chain(resize_conditions(context)).collect()
+    let disruption =
+        context.disruption.map(|message| condition(context, "DisruptionTarget", true, "TerminationByKubelet", message));
+    list.chain(resize_conditions(context)).chain(disruption).collect()
 }
 
 fn resize_conditions(context: &Context<'_>) -> Vec<Value> {
@@ -364,6 +380,14 @@ mod tests {
     }
 
     fn of(policy: &str, containers: &[(&str, ContainerState, i32)]) -> Value {
+        with_waiting(policy, containers, &BTreeMap::new())
+    }
+
+    fn with_waiting(
+        policy: &str,
+        containers: &[(&str, ContainerState, i32)],
+        waiting: &BTreeMap<String, (String, String)>,
+    ) -> Value {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"},
             "spec": {"restartPolicy": policy, "containers": [{"name": "a"}]}}))
         .unwrap();
@@ -376,17 +400,17 @@ mod tests {
         });
         let sandbox = Sandbox { id: "s".into(), ready: true, ips: vec!["10.42.0.2".into()], ..Sandbox::default() };
         let observed = Observed { sandboxes: vec![sandbox], containers: containers.collect() };
-        let nothing = BTreeMap::new();
         let messages = BTreeMap::new();
         status(&Context {
             pod: &pod,
             observed: &observed,
             health: &Well,
-            waiting: &nothing,
+            waiting,
             host_ip: "192.0.2.1",
             now: "2026-01-01T00:00:00Z",
             messages: &messages,
             evicted: None,
+            disruption: None,
             ending: false,
             actual: &BTreeMap::new(),
             resize: Resize::default(),
@@ -402,6 +426,17 @@ mod tests {
         assert_eq!(of("Never", &[("a", Exited, 1)])["phase"], "Failed");
         assert_eq!(of("Never", &[("a", Exited, 0)])["phase"], "Succeeded");
         assert_eq!(of("OnFailure", &[("a", Exited, 1)])["phase"], "Running");
+    }
+
+    #[test]
+    fn what_never_runs_again_does_not_wait() {
+        let waiting = BTreeMap::from([("a".to_owned(), ("RunContainerError".to_owned(), String::new()))]);
+        let state = |policy: &str| {
+            let got = with_waiting(policy, &[("a", ContainerState::ContainerExited, 128)], &waiting);
+            got["containerStatuses"][0]["state"].clone()
+        };
+        assert_eq!(state("Never")["terminated"]["exitCode"], 128);
+        assert_eq!(state("OnFailure")["waiting"]["reason"], "RunContainerError");
     }
 
     #[test]

@@ -216,6 +216,11 @@ fn start_or_restart(
     let name = container.name.clone();
     let before = view.observed.latest(&name);
     let count = before.map_or(0, |status| restart_count(status) + 1);
+    let never_ran = |status: &&ContainerStatus| status.state() == ContainerState::ContainerCreated;
+    // What was made in a sandbox that is dead by now and never ran is no earlier run.
+    if let (None, Some(left)) = (status, before.filter(never_ran)) {
+        return decision.actions.push(Action::RemoveContainer { id: left.id.clone() });
+    }
     let Some(status) = status else {
         return decision.actions.push(Action::StartContainer { name, restart_count: count });
     };
@@ -388,6 +393,17 @@ mod tests {
         assert_eq!(decide(&pod, &crashed(1), &Fixed::default(), 11 * SECOND).actions, [start("a", 2)]);
         let late = decide(&pod, &crashed(20), &Fixed::default(), SECOND);
         assert_eq!(late.again_in, Some(BACKOFF_LIMIT));
+    }
+
+    #[test]
+    fn what_never_ran_is_made_anew_and_counts_as_nothing() {
+        let pod = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
+        let made = container("a", ContainerState::ContainerCreated, 0, 0);
+        let remove = [Action::RemoveContainer { id: "a-0".into() }];
+        assert_eq!(decide(&pod, &sandboxed(vec![made.clone()]), &Fixed::default(), SECOND).actions, remove);
+        let mut newer = sandboxed(vec![made]);
+        newer.sandboxes[0].created_at_ns = 3;
+        assert_eq!(decide(&pod, &newer, &Fixed::default(), SECOND).actions, remove, "in a sandbox that is gone");
     }
 
     #[test]

@@ -141,6 +141,11 @@ fn configz(server: &Server) -> Answer {
         "clusterDNS": [options.cluster_dns],
         "clusterDomain": options.cluster_domain,
         "maxPods": options.max_pods,
+        "staticPodPath": options.manifest_dir(),
+        "shutdownGracePeriodByPodPriority": options.shutdown_grace_periods.iter().map(|period| serde_json::json!({
+            "priority": period.priority,
+            "shutdownGracePeriodSeconds": period.period.as_secs(),
+        })).collect::<Vec<_>>(),
         "cgroupDriver": "cgroupfs",
         "resolvConf": options.resolv_conf,
         "port": options.listen.port(),
@@ -153,9 +158,7 @@ impl Server {
     }
 
     pub fn our_pods(&self) -> Vec<Arc<Pod>> {
-        let node = Some(self.context.options.node_name.as_str());
-        let ours = |pod: &Arc<Pod>| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == node;
-        self.pods.list().into_iter().filter(ours).collect()
+        self.context.pods_here(&self.pods)
     }
 
     /// A pod of this node, or the answer that there is none.
@@ -163,6 +166,7 @@ impl Server {
         let node = Some(self.context.options.node_name.as_str());
         let found = self.pods.get(namespace, name);
         let found = found.filter(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == node);
+        let found = found.and_then(|pod| self.context.real(pod));
         found.ok_or_else(|| Box::new(text(StatusCode::NOT_FOUND, format!("pod \"{name}\" does not exist"))))
     }
 

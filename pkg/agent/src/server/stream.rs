@@ -4,8 +4,8 @@ use super::Server;
 use super::body::{Answer, full, text};
 use super::routes::{Query, runtime_error};
 use crate::cri::{
-    AttachRequest, ContainerState, ContainerStatusRequest, ExecRequest, ListPodSandboxRequest, PodSandboxFilter,
-    PodSandboxState, PortForwardRequest, label, request,
+    AttachRequest, ContainerState, ExecRequest, ListPodSandboxRequest, PodSandboxFilter, PodSandboxState,
+    PortForwardRequest, label, request,
 };
 use http::{HeaderName, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
@@ -13,14 +13,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
-
-/// A container that has run for longer than this has not just begun.
-const YOUNG: Duration = Duration::from_secs(3);
-/// How long a young container must live on to be attached to, and the pause between looks.
-const OUTLIVE: Duration = Duration::from_millis(300);
-const OUTLIVE_PAUSE: Duration = Duration::from_millis(20);
 
 type Refusal = Box<Answer>;
 
@@ -64,9 +57,6 @@ pub async fn attach(
         let spec = server.pod(namespace, pod)?;
         let id = running(server, namespace, pod, container).await?;
         let definition = name.and_then(|name| crate::worker::find(&spec, name));
-        if definition.as_ref().is_some_and(|c| c.stdin_once == Some(true)) {
-            outlived(server, &id).await?;
-        }
         let tty = definition.is_some_and(|c| c.tty == Some(true));
         let ask = AttachRequest {
             container_id: id,
@@ -100,26 +90,6 @@ pub async fn port_forward(
         Ok(server.context.cri.runtime().port_forward(request(ask)).await.map_err(runtime_error)?.into_inner().url)
     };
     finish(server, url.await, incoming).await
-}
-
-/// `kubectl run -i` attaches as soon as a container runs. One that has said all by then and is just ending would give
-/// it nothing; told that there is no container, the client reads the log, which has everything.
-async fn outlived(server: &Server, id: &str) -> Result<(), Refusal> {
-    let began = Instant::now();
-    loop {
-        let ask = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-        let answer = server.context.cri.runtime().container_status(request(ask)).await.map_err(runtime_error)?;
-        let Some(status) = answer.into_inner().status else { return Ok(()) };
-        if status.state() == ContainerState::ContainerExited {
-            return Err(refuse(StatusCode::NOT_FOUND, "the container has ended: its log has its output"));
-        }
-        let now_ns = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
-        let age = Duration::from_nanos(now_ns.saturating_sub(status.started_at).max(0).unsigned_abs());
-        if age > YOUNG || began.elapsed() > OUTLIVE {
-            return Ok(());
-        }
-        tokio::time::sleep(OUTLIVE_PAUSE).await;
-    }
 }
 
 /// The id of a running container; without a name, of the pod's first one.

@@ -3,6 +3,7 @@
 //!
 //! `sample` reads, `rate` compares two samples, `summary`, `resource` and `cadvisor` write.
 mod cadvisor;
+pub mod disk;
 mod network;
 mod rate;
 mod resource;

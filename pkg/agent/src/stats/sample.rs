@@ -55,7 +55,7 @@ pub async fn take(context: &Context, pods: &Reflector<Pod>) -> Sample {
             by_pod.entry(uid).or_default().push(container);
         }
     }
-    let ours: Vec<Arc<Pod>> = pods.list();
+    let ours: Vec<Arc<Pod>> = context.pods_here(pods);
     let job = Job { cgroups: context.cgroups.clone(), instance: context.options.instance.clone(), by_pod, pods: ours };
     // Files of the kernel, but many.
     tokio::task::spawn_blocking(move || job.read()).await.unwrap_or_else(|_| Sample::of(BTreeMap::new()))

@@ -100,6 +100,12 @@ pub fn path(context: &Context, uid: &str, volume: &Volume) -> Option<PathBuf> {
     Some(context.pod_dir(uid).join("volumes").join(plugin).join(&volume.name))
 }
 
+/// Where a volume lies that is the pod's own and goes with it.
+pub fn own_path(context: &Context, uid: &str, volume: &Volume) -> Option<PathBuf> {
+    let others = volume.host_path.is_some() || volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some();
+    path(context, uid, volume).filter(|_| !others)
+}
+
 fn fs_group(pod: &Pod) -> Option<u32> {
     let group = spec(pod).security_context.as_ref().and_then(|context| context.fs_group)?;
     u32::try_from(group).ok()

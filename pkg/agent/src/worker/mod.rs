@@ -2,8 +2,10 @@
 //!
 //! Actions run as jobs of the actor's own; while one runs, `step`'s wish for the same is skipped. A failed job is
 //! tried again after a wait that grows.
+mod admit;
 mod end;
 mod hooks;
+mod mirror;
 mod report;
 mod resize;
 mod start;
@@ -11,7 +13,7 @@ mod start;
 use crate::context::Context;
 use crate::cri::ContainerState;
 use crate::objects::Listener;
-use crate::pod::admit::{Refusal, refusal};
+use crate::pod::admit::Refusal;
 use crate::pod::config::{log_directory, spec};
 use crate::pod::observed::{Observed, Observer, container_name};
 use crate::pod::probe::{OnFailure, Probes};
@@ -40,8 +42,6 @@ const PULL_MAX: Duration = Duration::from_secs(300);
 const PULL_SHOWN: Duration = Duration::from_secs(3);
 /// Volumes that follow objects are brought up to date this often.
 const REFRESH: Duration = Duration::from_secs(45);
-/// What a pod gets that the node can't keep: the shortage hurts all others meanwhile.
-const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// While the runtime doesn't answer.
 const RUNTIME_RETRY: Duration = Duration::from_secs(1);
 /// After a container's end was told, its status may lag a little: looks at it, and the pause between.
@@ -54,6 +54,8 @@ pub struct Wanted {
     pub pod: Arc<Pod>,
     /// The object is gone from the API (or was never there): end it all.
     pub gone: bool,
+    /// Of a static pod: what the API shows of it.
+    pub mirror: Option<Arc<Pod>>,
 }
 
 /// The manager's end of an actor.
@@ -94,6 +96,7 @@ enum Job {
     Kill(String),
     RemoveContainer(String),
     Resize,
+    Mirror,
     Report,
     Release,
     Forget,
@@ -108,6 +111,8 @@ enum Outcome {
     Start(start::Result),
     Resized(resize::Updated),
     Report(report::Sent),
+    /// The mirror pod as it is now.
+    Shown(Option<Arc<Pod>>),
 }
 
 struct Retry {
@@ -121,6 +126,8 @@ pub struct Worker {
     uid: String,
     pod: Arc<Pod>,
     gone: bool,
+    /// What the API shows of a static pod.
+    mirror: Option<Arc<Pod>>,
     wanted: watch::Receiver<Wanted>,
     ended: Arc<parking_lot::Mutex<Vec<String>>>,
     wake: Arc<Notify>,
@@ -152,6 +159,9 @@ pub struct Worker {
     resizes: Resizes,
     /// The node ends the pod, or never began it.
     refused: Option<Refusal>,
+    /// It needs nobody's leave to be here (any more).
+    admitted: bool,
+    inherited: admit::Inherited,
     /// The node can't keep the pod: not taken up yet.
     evicted: Arc<parking_lot::Mutex<Option<Refusal>>>,
 }
@@ -187,6 +197,7 @@ impl Worker {
         let mut worker = Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             gone: wanted.gone,
+            mirror: None,
             wanted: receiver,
             ended,
             wake,
@@ -212,30 +223,22 @@ impl Worker {
             reporter: Reporter::new(&pod),
             resizes: Resizes::default(),
             refused: None,
+            admitted: false,
+            inherited: admit::Inherited::default(),
             evicted: Arc::default(),
             context,
             pod: pod.clone(),
         };
+        worker.show_as(wanted.mirror);
         worker.take_up(pod);
         worker
-    }
-
-    /// What an earlier agent put in force, and what the pod holds.
-    fn take_up(&mut self, pod: Arc<Pod>) {
-        let held = crate::pod::resize::as_reported(&pod);
-        let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-        let actual = statuses.filter_map(|status| Some((status.name.clone(), status.resources.clone()?)));
-        self.resizes.actual = actual.collect();
-        self.pod = self.grant(pod, &held);
-        self.refused = refusal(&self.pod).filter(|_| !self.reporter.has_ended());
-        if let Some(refusal) = &self.refused {
-            self.context.warn(&self.pod, refusal.reason, refusal.message.clone());
-        }
     }
 
     /// Until nothing is left of the pod, or until shutdown, which leaves its containers alone.
     async fn run(mut self, shutdown: CancellationToken) {
         let work = async {
+            self.judge_place().await;
+            self.admitted = true;
             while !self.forgotten {
                 let again_in = self.turn().await;
                 self.wait(again_in).await;
@@ -276,7 +279,8 @@ impl Worker {
             again = again.min(self.refresh_volumes());
         }
         again = again.min(self.pulls_waiting());
-        self.report(ending.is_some(), decision.finished);
+        again = again.min(self.keep_mirror());
+        again = again.min(self.report(ending.is_some(), decision.finished));
         again.min(self.next_retry())
     }
 
@@ -297,6 +301,7 @@ impl Worker {
         // The manager lets go of an actor only when the process ends.
         if alive {
             self.gone |= wanted.gone;
+            self.show_as(wanted.mirror);
             let held = self.pod.clone();
             self.pod = self.grant(wanted.pod, &held);
             let shown = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
@@ -313,6 +318,7 @@ impl Worker {
         let ended = std::mem::take(&mut *self.ended.lock());
         for _ in 0..LAG_LOOKS {
             self.observed = self.observer.look(&self.context.cri, &self.uid).await?;
+            self.inherited.mend(&mut self.observed);
             let lags = |id: &String| self.observed.running().any(|status| status.id == *id);
             if !ended.iter().any(lags) {
                 break;
@@ -345,12 +351,11 @@ impl Worker {
 
     /// Why the pod is to end, if it is; the time that is left begins with the first such reason and only shrinks.
     fn ending(&mut self) -> Option<Why> {
-        if let Some(refusal) = self.evicted.lock().take()
+        let evicted = self.evicted.lock().take();
+        if let Some(refusal) = evicted
             && self.refused.is_none()
         {
-            self.context.warn(&self.pod, refusal.reason, refusal.message.clone());
-            self.deadline = Some(Instant::now() + EVICTION_GRACE);
-            self.refused = Some(refusal);
+            self.refuse(refusal);
         }
         let metadata = &self.pod.metadata;
         let why = if self.gone || metadata.deletion_timestamp.is_some() {
@@ -647,13 +652,16 @@ impl Worker {
             }
             Outcome::Resized(updated) => self.resized(updated).then(|| self.growing(&key, RETRY_MIN, RETRY_MAX)),
             Outcome::Start(result) => self.started(&key, result),
+            Outcome::Shown(mirror) => {
+                self.show_as(mirror);
+                None
+            }
             Outcome::Report(sent) => self.reporter.sent(sent).then(|| self.growing(&key, RETRY_MIN, RETRY_MAX)),
         };
         match (&key, wait) {
             (Job::Release, None) => {
                 self.released = true;
                 self.context.objects.unfollow(&self.uid);
-                self.context.ledger.lock().remove(&self.uid);
             }
             (Job::Forget, None) => self.forgotten = true,
             (Job::Kill(id), _) => drop(self.kills.remove(id)),

@@ -2,12 +2,18 @@
 //! into the next.
 use super::{Job, Outcome, Worker};
 use crate::context::Context;
+use crate::cri::ContainerStatus;
+use crate::pod::observed::{Observed, container_name};
 use crate::pod::status::{self, status};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A container that somebody waits for is not told to run until it has done so for this long.
+const BRIEF: Duration = Duration::from_millis(500);
 
 /// How a patch ended.
 pub enum Sent {
@@ -34,6 +40,11 @@ impl Reporter {
         let ended = matches!(ended, Some("Succeeded" | "Failed"));
         let last = known.and_then(|status| serde_json::to_value(status).ok());
         Self { last, next: None, gone: false, ended }
+    }
+
+    /// Another object shows the status from now on.
+    pub fn begin(&mut self, object: &Pod) {
+        *self = Self { ended: false, ..Self::new(object) };
     }
 
     /// It had ended before this agent knew it.
@@ -67,10 +78,15 @@ impl Reporter {
 }
 
 impl Worker {
-    /// Sends the status if it differs from what the server has.
-    pub(super) fn report(&mut self, ending: bool, finished: bool) {
+    /// Sends the status if it differs from what the server has; the time until there may be more to say.
+    pub(super) fn report(&mut self, ending: bool, finished: bool) -> Duration {
         if self.gone || self.reporter.gone || self.reporter.ended {
-            return;
+            return super::REFRESH;
+        }
+        let Some(uid) = self.shown_uid() else { return super::REFRESH };
+        let now_ns = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
+        if let Some(left) = brief(&self.pod, &self.observed, now_ns).filter(|_| !ending) {
+            return left;
         }
         let mut new = self.status_now(ending);
         // What the node ended has failed, however well its containers took it.
@@ -82,12 +98,16 @@ impl Worker {
         }
         if self.reporter.last.as_ref() == Some(&new) {
             self.reporter.next = None;
-            return;
+            return super::REFRESH;
+        }
+        if matches!(new["phase"].as_str(), Some("Succeeded" | "Failed")) {
+            // From the moment that this is known, the scheduler gives away what the pod held.
+            self.context.ledger.lock().close(&self.uid);
         }
         self.reporter.next = Some(new.clone());
-        let patch = patch(&self.uid, self.reporter.last.as_ref(), &new);
+        let patch = patch(&uid, self.reporter.last.as_ref(), &new);
         let (context, pod) = self.shared();
-        self.job(Job::Report, async move { Outcome::Report(send(&context, &pod, patch, new).await) });
+        self.job(Job::Report, async move { Outcome::Report(send(&context, &pod, patch, new).await) })
     }
 
     fn status_now(&self, ending: bool) -> Value {
@@ -106,6 +126,7 @@ impl Worker {
             now: &now,
             messages: &self.messages,
             evicted,
+            disruption: self.refused.as_ref().filter(|refusal| refusal.disruption).map(|r| r.message.as_str()),
             ending,
             actual: &self.resizes.actual,
             resize: status::Resize {
@@ -117,6 +138,19 @@ impl Worker {
         new["startTime"] = self.began.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
         new
     }
+}
+
+/// `kubectl run -i` reads the log and attaches as soon as it sees the container run. What ends within moments would
+/// fall in between and be printed twice or not at all; shown as ended at once, it is read from its log alone. The
+/// kubelet sees containers start up to a second late. The time for which the pod's start is not told yet.
+fn brief(pod: &Pod, observed: &Observed, now_ns: i64) -> Option<Duration> {
+    let waited_for = |status: &&ContainerStatus| {
+        let mut all = pod.spec.iter().flat_map(|spec| &spec.containers);
+        all.any(|c| c.name == container_name(status) && c.stdin_once == Some(true))
+    };
+    let age = |status: &ContainerStatus| Duration::from_nanos((now_ns - status.started_at).max(0).unsigned_abs());
+    let left = observed.running().filter(waited_for).map(|status| BRIEF.saturating_sub(age(status)));
+    left.max().filter(|left| !left.is_zero())
 }
 
 /// A pod that was deleted ends as its containers did.
@@ -199,6 +233,24 @@ mod tests {
         let condition = patch["status"]["conditions"][0].as_object().expect("object");
         assert_eq!(condition.get("reason"), Some(&Value::Null));
         assert_eq!(condition.get("message"), None);
+    }
+
+    #[test]
+    fn who_waits_for_a_container_hears_of_it_when_it_stays() {
+        use crate::cri::{ContainerState, label};
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [
+            {"name": "a", "stdinOnce": true}, {"name": "b"}]}}))
+        .expect("a pod");
+        let running = |name: &str, started_at| ContainerStatus {
+            state: ContainerState::ContainerRunning.into(),
+            labels: [(label::CONTAINER_NAME.to_owned(), name.to_owned())].into(),
+            started_at,
+            ..ContainerStatus::default()
+        };
+        let of = |containers| brief(&pod, &Observed { sandboxes: vec![], containers }, 1_000_000_000);
+        assert_eq!(of(vec![running("b", 999_000_000)]), None, "nobody waits for it");
+        assert_eq!(of(vec![running("a", 900_000_000)]), Some(BRIEF - Duration::from_millis(100)));
+        assert_eq!(of(vec![running("a", 1_000_000)]), None);
     }
 
     #[test]

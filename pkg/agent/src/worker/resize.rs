@@ -3,7 +3,8 @@ use super::{Job, Outcome, Worker, find};
 use crate::context::Context;
 use crate::cri::{LinuxContainerResources, UpdateContainerResourcesRequest, request};
 use crate::pod::config::spec;
-use crate::pod::resize::{self, Pending, Requests};
+use crate::pod::ledger::Held;
+use crate::pod::resize::{self, Pending};
 use crate::pod::resources::{self, Qos, cgroup_parent, pod_limits};
 use crate::pod::step::Why;
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
@@ -46,10 +47,7 @@ pub struct Updated {
 impl Worker {
     /// The pod with as much as it is granted; `held` has what it was granted before.
     pub(super) fn grant(&mut self, asked: Arc<Pod>, held: &Pod) -> Arc<Pod> {
-        let node = Requests {
-            cpu_milli: i64::from(self.context.machine.cpus) * 1000,
-            memory_bytes: self.context.machine.memory_bytes,
-        };
+        let node = self.context.room().requests;
         let mut ledger = self.context.ledger.lock();
         let resizes = &mut self.resizes;
         let refusal = match resize::pods_differ(&asked, held) {
@@ -60,9 +58,7 @@ impl Worker {
             Some(_) => Arc::new(resize::with_resources_of(&asked, held)),
             None => asked.clone(),
         };
-        if !self.released {
-            ledger.set(&self.uid, Requests::of(&granted));
-        }
+        ledger.set(&self.uid, Held::of(&granted));
         resizes.asked = refusal.is_some().then_some(asked);
         resizes.pending = refusal;
         granted

@@ -89,6 +89,11 @@ pub async fn sandbox(context: &Context, pod: &Pod, uid: &str, attempt: u32) -> O
             return Outcome::Failed;
         }
     };
+    if spec(pod).host_users == Some(false) {
+        let message = unsupported_users(pod, &runtime_handler);
+        context.warn(pod, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"));
+        return Outcome::Failed;
+    }
     let ask = RunPodSandboxRequest { config: Some(config), runtime_handler };
     match context.cri.runtime().run_pod_sandbox(request(ask)).await {
         Ok(answer) => {
@@ -105,6 +110,18 @@ pub async fn sandbox(context: &Context, pod: &Pod, uid: &str, attempt: u32) -> O
             Outcome::Failed
         }
     }
+}
+
+/// A user namespace of the pod's own needs a runtime that can map its users; no runtime that this agent starts does.
+fn unsupported_users(pod: &Pod, handler: &str) -> String {
+    let name = crate::worker::full_name(pod);
+    let why = match handler {
+        "" => "can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_owned(),
+        _ => format!(
+            "can't set `spec.hostUsers: false`, RuntimeClass handler {handler:?} does not support user namespaces"
+        ),
+    };
+    format!("failed to generate sandbox config for pod {name:?}: {why}")
 }
 
 /// What the runtime calls the pod's RuntimeClass; empty: its default. Known from the pod's checkpoint while no server

@@ -53,6 +53,13 @@ impl Api {
         self.state.lock().objects.get(path).cloned()
     }
 
+    /// All that an object has been, oldest first.
+    pub fn history(&self, path: &str) -> Vec<Value> {
+        let state = self.state.lock();
+        let ours = state.changes.iter().filter(|(at, _)| at == path);
+        ours.map(|(_, change)| change["object"].clone()).collect()
+    }
+
     /// Makes or changes an object and tells watchers.
     pub fn put(&self, path: &str, object: Value) -> Value {
         self.change(&mut self.state.lock(), path, object)
@@ -97,22 +104,32 @@ impl Api {
         match method {
             Method::GET if query.contains("watch=true") => self.watch(&path, &query),
             Method::GET if is_collection(&path) => self.list(&path),
-            Method::POST => {
-                let name = body["metadata"]["name"].as_str().unwrap_or_default();
-                reply(StatusCode::CREATED, &self.put(&format!("{path}/{name}"), body.clone()))
-            }
+            Method::POST => self.create(&path, body),
             method => {
                 let object = match method {
                     Method::PATCH => self.edit(&path, |object| merge(object, body)),
                     Method::DELETE => self.remove(&path),
                     _ => self.get(&path),
                 };
-                let missing =
-                    json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "not found"});
+                let missing = json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "not found"});
                 let status = if object.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
                 reply(status, &object.unwrap_or(missing))
             }
         }
+    }
+
+    /// Makes an object that isn't there yet, with a uid of its own.
+    fn create(&self, collection: &str, mut object: Value) -> Answer {
+        let path = format!("{collection}/{}", object["metadata"]["name"].as_str().unwrap_or_default());
+        let mut state = self.state.lock();
+        if state.objects.contains_key(&path) {
+            let taken = json!({"kind": "Status", "status": "Failure", "code": 409, "reason": "AlreadyExists", "message": "it exists"});
+            return reply(StatusCode::CONFLICT, &taken);
+        }
+        if object["metadata"]["uid"].is_null() {
+            object["metadata"]["uid"] = format!("made-{}", state.changes.len()).into();
+        }
+        reply(StatusCode::CREATED, &self.change(&mut state, &path, object))
     }
 
     fn list(&self, path: &str) -> Answer {
@@ -156,7 +173,7 @@ fn below(path: &str, collection: &str) -> bool {
 }
 
 fn is_collection(path: &str) -> bool {
-    ["pods", "services", "configmaps"].iter().any(|kind| path.ends_with(kind))
+    ["pods", "services", "configmaps", "nodes"].iter().any(|kind| path.ends_with(kind))
 }
 
 fn reply(status: StatusCode, value: &Value) -> Answer {

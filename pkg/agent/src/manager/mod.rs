@@ -6,6 +6,7 @@ use crate::cri::events::{Envelope, SubscribeRequest, TaskExit};
 use crate::cri::{Container, ContainerFilter, ListContainersRequest, ListPodSandboxRequest, label, request};
 use crate::files;
 use crate::node::pressure::Eviction;
+use crate::statics;
 use crate::worker::{self, Handle, Wanted};
 use client::{Event, Reflector};
 use k8s_openapi::api::core::v1::Pod;
@@ -29,6 +30,9 @@ const ENDS: usize = 256;
 /// The namespace in which containerd keeps what CRI made.
 const NAMESPACE: &str = "k8s.io";
 
+mod own;
+use own::Statics;
+
 /// What containerd's stream told.
 enum End {
     /// The first process of a container or sandbox has ended.
@@ -46,6 +50,7 @@ pub struct Manager {
     listed: HashMap<String, BTreeSet<(String, i32)>>,
     /// What an earlier process left has been looked through.
     settled: bool,
+    statics: Statics,
     shutdown: CancellationToken,
 }
 
@@ -57,17 +62,24 @@ impl Manager {
             running: JoinSet::new(),
             listed: HashMap::new(),
             settled: false,
+            statics: Statics::default(),
             shutdown,
         }
     }
 
     /// Until shutdown; containers stay.
-    pub async fn run(mut self, pods: Reflector<Pod>, mut evictions: mpsc::Receiver<Eviction>) {
+    pub async fn run(
+        mut self,
+        pods: Reflector<Pod>,
+        mut evictions: mpsc::Receiver<Eviction>,
+        mut manifests: mpsc::Receiver<Vec<Pod>>,
+    ) {
         let (sender, mut ends) = mpsc::channel(ENDS);
         if self.context.options.containerd_events {
             let (context, shutdown) = (self.context.clone(), self.shutdown.clone());
             self.context.tracker.spawn(async move { shutdown.run_until_cancelled(follow(context, sender)).await });
         }
+        self.start_from_manifests();
         let mut notices = pods.subscribe();
         let synced = tokio::time::timeout(OFFLINE_AFTER, pods.synced()).await.is_ok();
         if !synced {
@@ -98,6 +110,7 @@ impl Manager {
                         handle.evict(refusal);
                     }
                 }
+                Some(described) = manifests.recv() => self.take_statics(described),
                 Some(done) = self.running.join_next() => self.finished(done.ok()),
                 _ = relist.tick() => self.relist(known).await,
             }
@@ -111,14 +124,16 @@ impl Manager {
 
     /// All pods of the API; pods that it does not have (any more) are ended.
     fn adopt(&mut self, pods: &Reflector<Pod>) {
-        let mut current = BTreeSet::new();
-        for pod in pods.list() {
-            if self.is_ours(&pod) {
-                current.extend(pod.metadata.uid.clone());
-                self.apply(&pod);
-            }
-        }
+        let mut ours: Vec<_> = pods.list().into_iter().filter(|pod| self.is_ours(pod)).collect();
+        // Who is here already takes the room before who comes.
+        ours.sort_by_key(|pod| (!has_begun(pod), pod.metadata.creation_timestamp.clone()));
+        self.statics.shown.clear();
+        let current: BTreeSet<_> = ours.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        ours.iter().for_each(|pod| self.apply(pod));
         for (uid, handle) in &self.workers {
+            if statics::is_static(&handle.wanted.borrow().pod) {
+                continue;
+            }
             if !current.contains(uid) {
                 handle.wanted.send_if_modified(|wanted| !std::mem::replace(&mut wanted.gone, true));
             }
@@ -129,19 +144,34 @@ impl Manager {
         if !self.is_ours(pod) {
             return;
         }
+        if statics::is_mirror(pod) {
+            return self.show(pod);
+        }
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         self.checkpoint(&uid, pod);
+        if has_ended(pod) {
+            // The scheduler gives away what it held.
+            self.context.ledger.lock().close(&uid);
+        }
+        let wanted = Wanted { pod: pod.clone(), gone: false, mirror: None };
         match self.workers.get(&uid) {
-            Some(handle) => drop(handle.wanted.send_replace(Wanted { pod: pod.clone(), gone: false })),
-            None => self.spawn(uid, Wanted { pod: pod.clone(), gone: false }),
+            Some(handle) => drop(handle.wanted.send_replace(wanted)),
+            None => self.spawn(uid, wanted),
         }
     }
 
     fn gone(&mut self, pod: &Arc<Pod>) {
+        if statics::is_mirror(pod) {
+            return self.hide(pod);
+        }
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        self.context.ledger.lock().close(uid);
         match self.workers.get(uid) {
             Some(handle) => handle.wanted.send_modify(|wanted| wanted.gone = true),
-            None => self.forget_checkpoint(uid),
+            None => {
+                self.context.ledger.lock().forget(uid);
+                self.forget_checkpoint(uid);
+            }
         }
     }
 
@@ -161,6 +191,7 @@ impl Manager {
             if self.shutdown.is_cancelled() {
                 return;
             }
+            self.context.ledger.lock().forget(&uid);
             if !wanted.gone && wanted.pod.metadata.deletion_timestamp.is_none() {
                 // Said to be gone, then not: a new actor takes over.
                 self.spawn(uid, wanted);
@@ -168,6 +199,10 @@ impl Manager {
             }
             // A notice of its last change may have come after the actor had removed it.
             self.forget_checkpoint(&uid);
+            self.start_statics();
+            if self.settled {
+                self.remove_stale_mirrors();
+            }
         }
         self.context.owners.lock().retain(|_, owner| *owner != uid);
     }
@@ -195,9 +230,9 @@ impl Manager {
             let pod = fs::read(entry.path().join("pod.json")).ok();
             let Some(pod) = pod.and_then(|bytes| serde_json::from_slice::<Pod>(&bytes).ok()) else { continue };
             let uid = pod.metadata.uid.clone().unwrap_or_default();
-            if self.is_ours(&pod) && !self.workers.contains_key(&uid) {
+            if self.is_ours(&pod) && !statics::is_static(&pod) && !self.workers.contains_key(&uid) {
                 tracing::info!(pod = pod.metadata.name, "started from its checkpoint: no server answers");
-                self.spawn(uid, Wanted { pod: Arc::new(pod), gone: false });
+                self.spawn(uid, Wanted { pod: Arc::new(pod), gone: false, mirror: None });
             }
         }
     }
@@ -232,6 +267,9 @@ impl Manager {
         }
         self.listed = now.states;
         self.settled |= known;
+        if known {
+            self.remove_stale_mirrors();
+        }
     }
 
     /// A pod that the runtime has and the API does not: as little of it as its end needs.
@@ -240,8 +278,17 @@ impl Manager {
         let pod = checkpoint.and_then(|bytes| serde_json::from_slice::<Pod>(&bytes).ok());
         let Some(pod) = pod.or_else(|| now.skeleton(uid)) else { return };
         tracing::info!(pod = pod.metadata.name, uid, "ended: it is not in the API");
-        self.spawn(uid.to_owned(), Wanted { pod: Arc::new(pod), gone: true });
+        self.spawn(uid.to_owned(), Wanted { pod: Arc::new(pod), gone: true, mirror: None });
     }
+}
+
+fn has_begun(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// What the runtime has, by pod.
