@@ -110,7 +110,7 @@ fn conversion(errors: &mut Errors, path: &Path<'_>, conversion: &Value) {
 }
 
 /// What was accepted before must have the form of names, too.
-fn accepted_names(errors: &mut Errors, object: &Value) {
+pub fn accepted_names(errors: &mut Errors, object: &Value) {
     let status = Path::field("status");
     forms(errors, &status.child("acceptedNames"), &object["status"]["acceptedNames"]);
 }

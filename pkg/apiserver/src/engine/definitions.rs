@@ -4,6 +4,7 @@
 use super::Engine;
 use super::delete::{self, DeleteOptions, Rules, Step};
 use super::write::guarded;
+use crate::registry::custom::names::Taken;
 use crate::registry::custom::{self, names};
 use crate::registry::{Served, strategy};
 use serde_json::{Value, json};
@@ -65,12 +66,11 @@ impl Follower<'_> {
         };
         let stored: Vec<(Arc<Entry>, Value)> = page.entries.iter().filter_map(read).collect();
         let now = (self.engine.clock)().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let established: Vec<Value> =
-            stored.iter().filter(|(_, d)| names::condition_is(d, "Established")).map(|(_, d)| d.clone()).collect();
+        let mut taken = Taken::of(stored.iter().map(|(_, definition)| definition));
         let mut judged = Vec::new();
         for (entry, definition) in stored {
             let mut new = definition.clone();
-            let serves = names::accept(&mut new, &established, &now);
+            let serves = names::accept(&mut new, &mut taken, &now);
             judged.push((entry, definition, new, serves));
         }
         self.publish(judged.iter().filter(|(.., serves)| *serves).map(|(_, _, new, _)| new));

@@ -148,7 +148,7 @@ impl Resource {
     ) -> Vec<api::validate::FieldError> {
         let Some(custom) = &self.custom else {
             let mut errors = api::validate::validate_subresource(&self.gvk(), subresource, new, old);
-            if self.kind == "CustomResourceDefinition" && errors.is_empty() {
+            if self.kind == "CustomResourceDefinition" && subresource.is_empty() && errors.is_empty() {
                 errors = custom::defaults::check(new, old);
             }
             return errors;

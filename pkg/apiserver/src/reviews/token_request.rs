@@ -62,6 +62,9 @@ impl Review<'_> {
                 if node.is_some_and(|node| node != on) {
                     return Err(self.refused("node requested token bound to a pod scheduled on a different node"));
                 }
+                if node.is_some() {
+                    check_of_node(reference, &grant.audiences, &pod).map_err(|why| self.refused(&why))?;
+                }
                 grant.pod = Some(bound(&pod));
                 if !on.is_empty() {
                     let found = self.stored("nodes", "minions", "", on).await;
@@ -113,6 +116,29 @@ impl Review<'_> {
     }
 }
 
+/// A node asks for tokens of a pod that it knows, for whom the pod's volumes name (NodeRestriction). What a CSI
+/// driver asks tokens for is its own affair.
+fn check_of_node(reference: &Value, audiences: &[String], pod: &Value) -> Result<(), String> {
+    if reference["uid"].as_str().is_none_or(str::is_empty) {
+        return Err("node requested token with a pod binding without a uid".into());
+    }
+    let audience = match audiences {
+        [] => "",
+        [one] => one,
+        _ => return Err("node may only request 0 or 1 audiences".into()),
+    };
+    let volumes = || pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let sources = volumes().flat_map(|volume| volume["projected"]["sources"].as_array().into_iter().flatten());
+    let mut tokens = sources.filter_map(|source| source.get("serviceAccountToken"));
+    let asks_driver =
+        |volume: &Value| ["csi", "persistentVolumeClaim", "ephemeral"].iter().any(|of| volume.get(of).is_some());
+    if tokens.any(|token| token["audience"].as_str().unwrap_or_default() == audience) || volumes().any(asks_driver) {
+        return Ok(());
+    }
+    let why = "not found in pod spec volume, the node is not authorized to request tokens for this audience";
+    Err(format!("audience {audience:?} {why}"))
+}
+
 fn bound(object: &Value) -> Bound {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     Bound { name: text("name"), uid: text("uid") }
@@ -137,6 +163,21 @@ fn check_duration(seconds: i64) -> Result<(), Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_asks_for_what_the_pods_volumes_name() {
+        let token = |audience: &str| json!({"serviceAccountToken": {"audience": audience, "path": "t"}});
+        let pod = json!({"spec": {"volumes": [{"name": "v", "projected": {"sources": [token("vault")]}}]}});
+        let reference = json!({"uid": "u"});
+        let ask = |audiences: &[&str]| {
+            let audiences: Vec<String> = audiences.iter().map(|&a| a.to_owned()).collect();
+            check_of_node(&reference, &audiences, &pod)
+        };
+        assert_eq!(ask(&["vault"]), Ok(()));
+        assert!(ask(&["bank"]).unwrap_err().starts_with("audience \"bank\" not found in pod spec volume"));
+        assert!(ask(&[]).is_err() && ask(&["vault", "bank"]).is_err());
+        assert!(check_of_node(&json!({}), &["vault".to_owned()], &pod).unwrap_err().contains("without a uid"));
+    }
 
     #[test]
     fn durations_are_bounded() {

@@ -3,25 +3,53 @@
 use crate::registry::strategy::child;
 use api::validate::{Approval, approval_of};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The finalizer under which a deleted definition waits for its objects to go.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
-/// Sets `acceptedNames` and the conditions; `others` are the established definitions.
+/// The names that definitions have been given, by group.
+#[derive(Debug, Default)]
+pub struct Taken(BTreeMap<String, Names>);
+
+#[derive(Debug, Default)]
+struct Names {
+    resources: BTreeSet<String>,
+    kinds: BTreeSet<String>,
+}
+
+impl Taken {
+    /// What the stored definitions have.
+    pub fn of<'d>(definitions: impl Iterator<Item = &'d Value>) -> Self {
+        let mut taken = Self::default();
+        definitions.for_each(|definition| taken.add(definition));
+        taken
+    }
+
+    fn add(&mut self, definition: &Value) {
+        let accepted = &definition["status"]["acceptedNames"];
+        let names = self.0.entry(text(&definition["spec"]["group"]).to_owned()).or_default();
+        let given = |key: &str| Some(text(&accepted[key]).to_owned()).filter(|name| !name.is_empty());
+        names.resources.extend(["plural", "singular"].into_iter().filter_map(given));
+        names.resources.extend(list(&accepted["shortNames"]).map(str::to_owned));
+        names.kinds.extend(["kind", "listKind"].into_iter().filter_map(given));
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &str> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// Sets `acceptedNames`, which are taken then, and the conditions.
 /// Returns whether the definition may be served.
-pub fn accept(definition: &mut Value, others: &[Value], now: &str) -> bool {
-    let conflict = conflict(definition, others);
-    let mut names = definition["spec"]["names"].clone();
-    let kind = names["kind"].as_str().unwrap_or_default().to_owned();
-    for (key, default) in [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))] {
-        if names[key].as_str().is_none_or(str::is_empty) {
-            names[key] = default.into();
-        }
-    }
-    let status = child(definition, "status");
-    if conflict.is_none() {
-        status.insert("acceptedNames".into(), names);
-    }
+pub fn accept(definition: &mut Value, taken: &mut Taken, now: &str) -> bool {
+    let (names, conflict) = judge(definition, taken);
+    child(definition, "status").insert("acceptedNames".into(), names);
+    taken.add(definition);
     let accepted = conflict.is_none();
     let (reason, message) = conflict.unwrap_or(("NoConflicts", "no conflicts found".into()));
     condition(definition, "NamesAccepted", accepted, reason, &message, now);
@@ -38,6 +66,63 @@ pub fn accept(definition: &mut Value, others: &[Value], now: &str) -> bool {
     accepted || was
 }
 
+/// The names that the definition gets, and the last of those that it does not get.
+fn judge(definition: &Value, taken: &Taken) -> (Value, Option<(&'static str, String)>) {
+    const NAMES: &[(&str, &str)] = &[
+        ("plural", "PluralConflict"),
+        ("singular", "SingularConflict"),
+        ("shortNames", "ShortNamesConflict"),
+        ("kind", "KindConflict"),
+        ("listKind", "ListKindConflict"),
+    ];
+    let (wanted, none) = (requested(definition), Names::default());
+    let taken = taken.0.get(text(&definition["spec"]["group"])).unwrap_or(&none);
+    let had = &definition["status"]["acceptedNames"];
+    let mut names = if had.is_object() { had.clone() } else { json!({}) };
+    let mut conflict = None;
+    for (key, reason) in NAMES {
+        let used = if key.to_lowercase().ends_with("kind") { &taken.kinds } else { &taken.resources };
+        match in_use(&wanted[*key], &had[*key], used) {
+            Some(message) => conflict = Some((*reason, message)),
+            None => set(&mut names, key, &wanted[*key]),
+        }
+    }
+    set(&mut names, "categories", &wanted["categories"]);
+    (names, conflict)
+}
+
+fn set(names: &mut Value, key: &str, value: &Value) {
+    match value {
+        Value::Null => drop(names.as_object_mut().map(|names| names.remove(key))),
+        value => names[key] = value.clone(),
+    }
+}
+
+/// What another definition has of a name, or list of names, that is wanted and not had yet.
+fn in_use(wanted: &Value, had: &Value, used: &BTreeSet<String>) -> Option<String> {
+    let (has, new) = (|name: &str| had == name || list(had).any(|known| known == name), [text(wanted)]);
+    let new = new.into_iter().filter(|name| !name.is_empty()).chain(list(wanted)).filter(|name| !has(name));
+    let errors: Vec<String> =
+        new.filter(|name| used.contains(*name)).map(|name| format!("{name:?} is already in use")).collect();
+    match errors.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        many => Some(format!("[{}]", many.join(", "))),
+    }
+}
+
+/// `spec.names` with what they leave out.
+fn requested(definition: &Value) -> Value {
+    let mut names = definition["spec"]["names"].clone();
+    let kind = text(&names["kind"]).to_owned();
+    for (key, default) in [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))] {
+        if text(&names[key]).is_empty() {
+            names[key] = default.into();
+        }
+    }
+    names
+}
+
 /// What became of a definition of Kubernetes' own groups (`apiextensions-apiserver/pkg/controller/apiapproval`).
 fn approve(definition: &mut Value, now: &str) {
     let (state, message) = approval_of(definition);
@@ -49,36 +134,6 @@ fn approve(definition: &mut Value, now: &str) {
         Approval::Approved => (true, "ApprovedAnnotation"),
     };
     condition(definition, "KubernetesAPIApprovalPolicyConformant", holds, reason, &message, now);
-}
-
-/// The first name that another definition of the group has taken.
-fn conflict(definition: &Value, others: &[Value]) -> Option<(&'static str, String)> {
-    let names = |d: &Value, key: &str| -> Vec<String> {
-        let value = &d["spec"]["names"][key];
-        let one = value.as_str().map(str::to_owned).into_iter();
-        one.chain(value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned))).collect()
-    };
-    let own = &definition["metadata"]["name"];
-    let same_group = |d: &&Value| d["spec"]["group"] == definition["spec"]["group"] && d["metadata"]["name"] != *own;
-    let resources =
-        |d: &Value| ["plural", "singular", "shortNames"].iter().flat_map(|k| names(d, k)).collect::<Vec<_>>();
-    let kinds = |d: &Value| ["kind", "listKind"].iter().flat_map(|k| names(d, k)).collect::<Vec<_>>();
-    for other in others.iter().filter(same_group) {
-        let (taken, taken_kinds) = (resources(other), kinds(other));
-        for (key, reason) in
-            [("plural", "PluralConflict"), ("singular", "SingularConflict"), ("shortNames", "ShortNamesConflict")]
-        {
-            if let Some(name) = names(definition, key).into_iter().find(|n| !n.is_empty() && taken.contains(n)) {
-                return Some((reason, format!("{name:?} is already in use")));
-            }
-        }
-        for (key, reason) in [("kind", "KindConflict"), ("listKind", "ListKindConflict")] {
-            if let Some(name) = names(definition, key).into_iter().find(|n| !n.is_empty() && taken_kinds.contains(n)) {
-                return Some((reason, format!("{name:?} is already in use")));
-            }
-        }
-    }
-    None
 }
 
 pub fn condition_is(definition: &Value, kind: &str) -> bool {
@@ -118,7 +173,7 @@ mod tests {
         let condition = |annotation: Option<&str>| {
             let mut own = own.clone();
             own["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": annotation});
-            accept(&mut own, &[], "t");
+            accept(&mut own, &mut Taken::default(), "t");
             let conditions = own["status"]["conditions"].as_array().cloned().unwrap();
             let found = conditions.into_iter().find(|c| c["type"] == "KubernetesAPIApprovalPolicyConformant").unwrap();
             format!("{} {}", found["status"].as_str().unwrap(), found["reason"].as_str().unwrap())
@@ -131,19 +186,26 @@ mod tests {
 
     #[test]
     fn names_are_accepted_once() {
-        let mut first = definition();
-        assert!(accept(&mut first, &[], "t1"));
+        let (mut first, mut taken) = (definition(), Taken::default());
+        assert!(accept(&mut first, &mut taken, "t1"));
         assert_eq!(first["status"]["acceptedNames"]["listKind"], "ThingList");
         assert!(condition_is(&first, "Established") && condition_is(&first, "NamesAccepted"));
         let before = first.clone();
-        assert!(accept(&mut first, &[], "t2"));
+        assert!(accept(&mut first, &mut taken, "t2"));
         assert_eq!(first, before);
 
         let mut second = definition();
         second["metadata"]["name"] = "stuff.example.com".into();
-        second["spec"]["names"] = json!({"plural": "stuff", "kind": "Thing"});
-        assert!(!accept(&mut second, &[first], "t3"));
-        assert_eq!(second["status"]["conditions"][0]["reason"], "KindConflict");
+        second["spec"]["names"] =
+            json!({"plural": "stuff", "singular": "stuff", "kind": "Thing", "shortNames": ["th", "st"]});
+        assert!(!accept(&mut second, &mut taken, "t3"), "the first one's names are taken in the same round");
+        assert_eq!(second["status"]["conditions"][0]["reason"], "ListKindConflict");
+        assert_eq!(second["status"]["acceptedNames"], json!({"plural": "stuff", "singular": "stuff"}));
         assert!(!condition_is(&second, "Established"));
+
+        let mut taken = Taken::of([&first].into_iter());
+        first["spec"]["names"]["shortNames"] = json!(["th", "tg"]);
+        assert!(accept(&mut first, &mut taken, "t4"), "its own names are no obstacle");
+        assert_eq!(first["status"]["acceptedNames"]["shortNames"], json!(["th", "tg"]));
     }
 }
