@@ -19,6 +19,7 @@ mod check;
 mod compile;
 mod environment;
 mod eval;
+pub mod kinds;
 mod library;
 mod macros;
 pub mod rules;

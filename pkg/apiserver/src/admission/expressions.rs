@@ -44,11 +44,24 @@ pub fn policy_budget() -> Budget {
 
 /// What expressions may name. `variables` are a policy's own, with their types.
 pub fn environment(params: bool, variables: &[(String, Type)]) -> Environment {
-    let names = ["object", "oldObject", "request", "namespaceObject"];
-    let mut environment =
-        names.iter().fold(Environment::new().with_authorizer(), |all, name| all.variable(name, Type::Dyn));
-    if params {
-        environment = environment.variable("params", Type::Dyn);
+    environment_of(Types { object: Type::Dyn, params: params.then_some(Type::Dyn) }, variables)
+}
+
+/// What is known of the objects before there are any.
+pub struct Types {
+    pub object: Type,
+    /// None: there are no params.
+    pub params: Option<Type>,
+}
+
+/// The same with types.
+pub fn environment_of(types: Types, variables: &[(String, Type)]) -> Environment {
+    let objects = ["object", "oldObject"].into_iter().map(|name| (name, types.object.clone()));
+    let rest = ["request", "namespaceObject"].into_iter().map(|name| (name, Type::Dyn));
+    let base = Environment::new().with_authorizer();
+    let mut environment = objects.chain(rest).fold(base, |all, (name, ty)| all.variable(name, ty));
+    if let Some(params) = types.params {
+        environment = environment.variable("params", params);
     }
     let fields: Vec<(&str, Type)> = variables.iter().map(|(name, ty)| (name.as_str(), ty.clone())).collect();
     environment.variable("variables", Type::Object(Arc::new(ObjectType::new("variables", &fields))))

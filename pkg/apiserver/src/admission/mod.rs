@@ -31,6 +31,7 @@ pub(crate) use attributes::Attributes;
 pub use attributes::Operation;
 pub(crate) use namespaces::namespace_is_there;
 use policy::Policies;
+pub(crate) use policy::type_warnings;
 pub(crate) use quota::Charge;
 use serde_json::Value;
 use webhook::{Rounds, Webhooks};

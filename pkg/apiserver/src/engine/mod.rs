@@ -16,6 +16,7 @@ mod output;
 mod params;
 mod patch;
 mod pods;
+mod policies;
 mod read;
 pub(crate) mod served;
 mod splice;
@@ -122,7 +123,8 @@ impl Engine {
             self.ending.cancel();
         };
         let definitions = definitions::run(self, shutdown.clone());
-        tokio::join!(watches, self.alloc.run(self.backend.clone(), shutdown), definitions);
+        let policies = policies::run(self, shutdown.clone());
+        tokio::join!(watches, self.alloc.run(self.backend.clone(), shutdown), definitions, policies);
     }
 
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {

@@ -5,6 +5,7 @@ mod mutating;
 mod params;
 #[cfg(test)]
 mod tests;
+mod type_check;
 mod validating;
 
 use super::Attributes;
@@ -14,6 +15,7 @@ use crate::registry::Resource;
 use definition::{Binding, Policy};
 use serde_json::Value;
 use std::sync::Arc;
+pub(crate) use type_check::warnings as type_warnings;
 
 /// The stored policies and bindings.
 pub struct Policies {
