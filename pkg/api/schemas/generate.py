@@ -1,14 +1,19 @@
 #!/usr/bin/env python3
 """Writes builtin.json: the shape of every built-in kind, as facts without descriptions.
 
-    generate.py DIR        DIR holds the OpenAPI v3 documents of k8s.io/kubernetes (api/openapi-spec/v3)
+    generate.py DIR FILE   DIR holds the OpenAPI v3 documents of k8s.io/kubernetes (api/openapi-spec/v3),
+                           FILE is what golang/main.go wrote
 
 Run it when the served Kubernetes version changes; building needs neither Python nor Go.
 
+shown.json is written too: the internal types as error texts print them, from FILE.
+
 The file is one JSON object: definition name -> {"k": kinds, "t": type}. A type is a string for a scalar
 (s, s:byte, s:time, s:micro, s:duration, i32, i64, n, b, ios, q, any), "@name" for a reference, or an array:
-  ["struct", {field: type-or-[flags, type, default]}, atomic]   flags: r required, v in Go's zero value
+  ["struct", {field: type-or-[flags, type, default, zero]}, atomic]   flags: r required,
+                                                                       g granular where the type is atomic
   ["map", type, atomic]
+      zero: what Go's encoder writes when nobody set the field; absent where it writes nothing
   ["list", type, kind, merge key or null, retainKeys]           kind: "atomic", "set", or a list of keys
 """
 import glob
@@ -37,13 +42,13 @@ def reference(schema):
     return None
 
 
-def type_of(schema):
+def type_of(schema, zero={}):
     name = reference(schema)
     if name:
         return SCALARS.get(name, "@" + name)
     kind = schema.get("type")
     if kind == "object":
-        return object_type(schema)
+        return object_type(schema, zero)
     if kind == "array":
         return list_type(schema)
     if kind == "string":
@@ -53,27 +58,26 @@ def type_of(schema):
     return {"number": "n", "boolean": "b"}.get(kind, "any")
 
 
-def object_type(schema):
+def object_type(schema, zero):
     atomic = schema.get("x-kubernetes-map-type") == "atomic"
     if "properties" in schema:
         required = set(schema.get("required", []))
-        fields = {n: field(s, n in required) for n, s in sorted(schema["properties"].items())}
+        fields = {n: field(s, n in required, zero, n) for n, s in sorted(schema["properties"].items())}
         return ["struct", fields, atomic]
     if "additionalProperties" in schema:
         return ["map", type_of(schema["additionalProperties"]), atomic]
     return "any"
 
 
-def field(schema, required):
+def field(schema, required, zero, name):
     kind, default = type_of(schema), schema.get("default")
-    # A struct held by value, or a list or map that is written even when nil.
-    by_value = default == {} and str(kind).startswith("@") or required and isinstance(kind, list)
     if default in ZERO:
         default = None
-    flags = ("r" if required else "") + ("v" if by_value else "")
-    if not flags and default is None:
-        return ["", kind] if isinstance(kind, list) else kind
-    return [flags, kind] + ([default] if default is not None else [])
+    granular = "g" if schema.get("x-kubernetes-map-type") == "granular" else ""
+    parts = [("r" if required else "") + granular, kind] + ([default] if default is not None else [])
+    if name in zero:
+        return parts + [None] * (3 - len(parts)) + [zero[name]]
+    return kind if parts == ["", kind] and not isinstance(kind, list) else parts
 
 
 def list_type(schema):
@@ -86,6 +90,8 @@ def list_type(schema):
 
 
 def main():
+    with open(sys.argv[2]) as file:
+        golang = json.load(file)
     definitions = {}
     for path in sorted(glob.glob(os.path.join(sys.argv[1], "api*__v*_openapi.json"))):
         with open(path) as file:
@@ -94,16 +100,21 @@ def main():
             if name in SCALARS:
                 continue
             kinds = [[k["group"], k["version"], k["kind"]] for k in schema.get("x-kubernetes-group-version-kind", [])]
-            definition = {"t": type_of(schema)}
+            definition = {"t": type_of(schema, golang["zero"].get(name, {}))}
             # Types that every group shares (DeleteOptions, WatchEvent) name each group's kind; keep them all.
             if kinds:
                 definition["k"] = sorted(kinds)
             definitions[name] = definition
-    out = os.path.join(os.path.dirname(os.path.abspath(__file__)), "builtin.json")
+    write("builtin.json", definitions)
+    write("shown.json", golang["shown"])
+
+
+def write(name, rows):
+    out = os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
     with open(out, "w") as file:
         file.write("{\n")
-        rows = (f"{json.dumps(n)}:{json.dumps(d, separators=(',', ':'), sort_keys=True)}" for n, d in sorted(definitions.items()))
-        file.write(",\n".join(rows))
+        lines = (f"{json.dumps(n)}:{json.dumps(d, separators=(',', ':'), sort_keys=True)}" for n, d in sorted(rows.items()))
+        file.write(",\n".join(lines))
         file.write("\n}\n")
 
 

@@ -9,6 +9,7 @@ pub mod apply;
 pub mod cel;
 pub mod decode;
 pub mod default;
+pub mod go_json;
 pub mod jsonpath;
 pub mod meta;
 pub mod openapi;

@@ -77,11 +77,20 @@ pub struct Field {
     pub required: bool,
     /// JSON null is kept only here; elsewhere it means absent.
     pub nullable: bool,
-    /// Present in the zero value of upstream's Go type (a struct held by value, a list without omitempty): whoever
-    /// fills it in adds its parts, but not the field itself.
-    pub in_zero_value: bool,
+    /// What upstream's encoder writes when nobody set the field (`{}` of a struct held by value, `null` of a list
+    /// without omitempty); none: nothing. Whoever fills such a field in adds its parts, but not the field itself.
+    pub zero: Option<Value>,
+    /// `x-kubernetes-map-type: granular` over a type that is atomic elsewhere.
+    pub granular: bool,
     /// The static default of the type, from OpenAPI; conditional defaults are in `default`.
     pub default: Option<Value>,
+}
+
+impl Field {
+    /// A field that may be left out and then is not there.
+    pub fn optional(ty: Type) -> Self {
+        Self { ty, required: false, nullable: false, zero: None, granular: false, default: None }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -140,6 +149,14 @@ impl Schemas {
             }
         }
         ty
+    }
+
+    /// The name of a type, if it is one, or the type of a definition.
+    pub fn name_of<'a>(&'a self, ty: &'a Type) -> Option<&'a str> {
+        match ty {
+            Type::Ref(name) => Some(name),
+            ty => self.definitions.values().find(|definition| std::ptr::eq(&definition.ty, ty)).map(|d| &*d.name),
+        }
     }
 
     pub fn definitions(&self) -> impl Iterator<Item = &Arc<Definition>> {

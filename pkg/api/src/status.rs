@@ -211,7 +211,12 @@ impl Status {
 
     /// 422 with a cause a field; the message joins them as upstream's field.ErrorList does.
     pub fn invalid(kind: &GroupKind, name: &str, errors: &[crate::validate::FieldError]) -> Self {
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let mut texts: Vec<String> = Vec::with_capacity(errors.len());
+        for text in errors.iter().map(ToString::to_string) {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
         let joined = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),

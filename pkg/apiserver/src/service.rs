@@ -11,7 +11,7 @@ use crate::request::User;
 use crate::{aggregation, bootstrap, limits, tls};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -136,7 +136,8 @@ impl Handle {
         if !user.in_group(crate::request::AUTHENTICATED) {
             user.groups.push(crate::request::AUTHENTICATED.into());
         }
-        InProcess { front: self.front.clone(), user }
+        let program = HeaderValue::from_static(program(&user.name));
+        InProcess { front: self.front.clone(), user, program }
     }
 }
 
@@ -145,6 +146,17 @@ impl Handle {
 pub struct InProcess {
     front: Arc<Front>,
     user: User,
+    program: HeaderValue,
+}
+
+/// The program that does upstream what this caller does here: it owns the fields that are written.
+fn program(user: &str) -> &'static str {
+    match user.strip_prefix("system:") {
+        Some("kube-scheduler") => "kube-scheduler",
+        Some(rest) if rest.starts_with("node:") => "kubelet",
+        Some(rest) if rest.starts_with("serviceaccount:kube-system:") => "kube-controller-manager",
+        _ => "eyot",
+    }
 }
 
 impl<B> tower::Service<Request<B>> for InProcess
@@ -162,7 +174,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (front, user) = (self.front.clone(), self.user.clone());
-        let request = request.map(body::request);
+        let mut request = request.map(body::request);
+        request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| self.program.clone());
         Box::pin(async move { Ok(front.handle(request, Source::Process(user)).await) })
     }
 }

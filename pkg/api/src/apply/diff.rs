@@ -60,8 +60,10 @@ impl<'a> Walk<'a> {
     fn nil(&mut self, old: Option<&Value>, new: Option<&Value>, ty: Ty<'a>) {
         let present = |value: Option<&'_ Value>| value.is_some_and(|value| !value.is_null());
         let value = if present(old) { old } else { new };
+        let empty =
+            |value: &Value| value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
         let granular = value.is_some_and(|value| !matches!(self.types.shape(ty, value), Shape::Leaf));
-        if granular {
+        if granular && !value.is_some_and(empty) {
             self.parts(old.filter(|v| !v.is_null()), new.filter(|v| !v.is_null()), ty);
         } else {
             self.out.modified.insert(&self.path);

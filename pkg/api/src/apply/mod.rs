@@ -209,7 +209,8 @@ impl Apply<'_> {
         let mut managers = Managers::read(live);
         if managers.is_empty() {
             let before = Writer { manager: BEFORE_FIRST_APPLY, ..self.writer.clone() };
-            let mut fields = diff::compare(&json!({}), live, self.ty, &self.types).added;
+            let Comparison { added: mut fields, modified, .. } = diff::compare(&json!({}), live, self.ty, &self.types);
+            fields.union(&modified);
             fields.strip_server_fields();
             if self.writer.subresource.is_empty() {
                 // What a write through this endpoint would have reset was not written through it.
@@ -237,6 +238,11 @@ impl Apply<'_> {
     }
 }
 
+/// `group/version`, with the slash even of the core group.
+fn slashed(api_version: &str) -> String {
+    if api_version.contains('/') { api_version.to_owned() } else { format!("/{api_version}") }
+}
+
 /// The error of a configuration whose lists are ambiguous, as upstream words it.
 fn untyped(applied: &Value, error: &Error) -> Error {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -245,7 +251,7 @@ fn untyped(applied: &Value, error: &Error) -> Error {
         "failed to create typed patch object ({}/{}; {}, Kind={}): {error}",
         text(&meta["namespace"]),
         text(&meta["name"]),
-        text(&applied["apiVersion"]),
+        slashed(&text(&applied["apiVersion"])),
         text(&applied["kind"])
     ))
 }

@@ -7,7 +7,7 @@ fn text() -> Type {
 }
 
 fn object<const N: usize>(fields: [(&str, Type); N]) -> Struct {
-    let field = |ty| Field { ty, required: false, nullable: false, in_zero_value: false, default: None };
+    let field = Field::optional;
     Struct { fields: fields.map(|(name, ty)| (name.into(), field(ty))).into(), ..Struct::default() }
 }
 

@@ -1,12 +1,14 @@
 //! How apply sees a value: a leaf, or something whose parts have owners of their own.
 use crate::schema::{ListKind, Schemas, Struct, Type};
-use serde_json::{Map, Value};
-use std::sync::{Arc, LazyLock};
+use serde_json::Value;
+use std::sync::Arc;
 
 /// A type, or the absence of one: then maps are granular and all else is a leaf.
 #[derive(Clone, Copy)]
 pub(super) enum Ty<'t> {
     Known(&'t Type),
+    /// The parts of a struct have owners here, even if its type is atomic elsewhere.
+    Granular(&'t Type),
     Deduced,
 }
 
@@ -42,9 +44,13 @@ pub(super) struct Types<'a> {
 
 impl<'a> Types<'a> {
     pub fn shape(&self, ty: Ty<'a>, value: &Value) -> Shape<'a> {
-        let Ty::Known(ty) = ty else { return deduced(value) };
+        let (ty, granular) = match ty {
+            Ty::Known(ty) => (ty, false),
+            Ty::Granular(ty) => (ty, true),
+            Ty::Deduced => return deduced(value),
+        };
         match (self.schemas.resolve(ty), value) {
-            (Type::Struct(s), Value::Object(_)) if !s.atomic => Shape::Object(Fields::Struct(s)),
+            (Type::Struct(s), Value::Object(_)) if granular || !s.atomic => Shape::Object(Fields::Struct(s)),
             (Type::Map(item), Value::Object(_)) => Shape::Object(Fields::Map(item)),
             (Type::List(list), Value::Array(_)) => match &list.kind {
                 ListKind::Atomic => Shape::Leaf,
@@ -91,18 +97,20 @@ impl<'a> Types<'a> {
 impl<'t> Fields<'t> {
     pub fn child(self, name: &str) -> Ty<'t> {
         match self {
-            Self::Struct(s) => s.fields.get(name).map_or(Ty::Deduced, |field| Ty::Known(&field.ty)),
+            Self::Struct(s) => match s.fields.get(name) {
+                Some(field) if field.granular => Ty::Granular(&field.ty),
+                Some(field) => Ty::Known(&field.ty),
+                None => Ty::Deduced,
+            },
             Self::Map(item) => Ty::Known(item),
             Self::Deduced => Ty::Deduced,
         }
     }
 
     /// What an object holds in a field that it leaves out: nothing, or the zero value of a field that is always there.
-    pub fn absent(self, name: &str) -> Option<&'static Value> {
-        static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
+    pub fn absent(self, name: &str) -> Option<&'t Value> {
         let Self::Struct(s) = self else { return None };
-        let field = s.fields.get(name).filter(|field| field.in_zero_value)?;
-        Some(if matches!(field.ty, Type::Ref(_) | Type::Struct(_)) { &EMPTY } else { &Value::Null })
+        s.fields.get(name)?.zero.as_ref()
     }
 
     /// Is this a field that the schema names, rather than a map's key?

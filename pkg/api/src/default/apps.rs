@@ -1,5 +1,5 @@
 //! apps/v1 and batch/v1.
-use super::{Object, child, empty, fill, fill_text, text, zeroes};
+use super::{Object, child, empty, fill, fill_text, text};
 use serde_json::{Value, json};
 
 pub fn set(name: &str, object: &mut Object) {
@@ -10,12 +10,7 @@ pub fn set(name: &str, object: &mut Object) {
         "DaemonSetSpec" => daemon_set(object),
         "Job" => job(object),
         "CronJobSpec" => cron_job(object),
-        "ReplicaSetStatus" => zeroes(object, &["replicas"]),
-        "StatefulSetStatus" => zeroes(object, &["replicas", "availableReplicas"]),
-        "DaemonSetStatus" => {
-            let counts = ["currentNumberScheduled", "desiredNumberScheduled", "numberMisscheduled", "numberReady"];
-            zeroes(object, &counts);
-        }
+        "DaemonSet" => template_generation(object),
         "PodFailurePolicyOnPodConditionsPattern" => fill_text(object, "status", "True"),
         _ => {}
     }
@@ -47,6 +42,13 @@ fn stateful_set(spec: &mut Object) {
 fn daemon_set(spec: &mut Object) {
     fill(spec, "revisionHistoryLimit", 10);
     rolling(spec, "updateStrategy", &[("maxUnavailable", json!(1)), ("maxSurge", json!(0))]);
+}
+
+/// What once was a field is an annotation in `apps/v1`; the strategy counts it.
+fn template_generation(object: &mut Object) {
+    if let Some(annotations) = child(object, "metadata").and_then(|meta| child(meta, "annotations")) {
+        fill(annotations, "deprecated.daemonset.template.generation", "0");
+    }
 }
 
 /// A strategy of type RollingUpdate, with these parameters, unless another type is named.

@@ -1,5 +1,5 @@
 //! core/v1.
-use super::{Object, child, empty, fill, fill_text, text, zeroes};
+use super::{Object, child, empty, fill, fill_text, text};
 use serde_json::{Map, Value, json};
 
 /// 0644, the mode of files from ConfigMaps and Secrets.
@@ -19,7 +19,6 @@ pub fn set(name: &str, object: &mut Object) {
         "ServiceAccountTokenProjection" => fill(object, "expirationSeconds", 3600),
         "HostPathVolumeSource" => fill(object, "type", ""),
         "ObjectFieldSelector" => fill_text(object, "apiVersion", "v1"),
-        "ResourceFieldSelector" => fill(object, "divisor", "0"),
         "ServiceSpec" => service(object),
         "Secret" => fill_text(object, "type", "Opaque"),
         "PersistentVolume" => phase_pending(object),
@@ -30,9 +29,8 @@ pub fn set(name: &str, object: &mut Object) {
         "PersistentVolumeClaim" => phase_pending(object),
         "PersistentVolumeClaimSpec" => fill(object, "volumeMode", "Filesystem"),
         "NodeStatus" => allocatable(object),
+        "NodeSpec" => pod_networks(object),
         "LimitRangeItem" => limit_range_item(object),
-        "ServiceStatus" => drop(child(object, "loadBalancer")),
-        "ReplicationControllerStatus" => zeroes(object, &["replicas"]),
         "ReplicationController" => labels_of_template(object),
         "EndpointPort" => fill_text(object, "protocol", "TCP"),
         "ReplicationControllerSpec" => replication_controller(object),
@@ -69,6 +67,10 @@ fn pod_spec(spec: &mut Object) {
     fill_text(spec, "restartPolicy", "Always");
     fill(spec, "securityContext", empty());
     fill(spec, "terminationGracePeriodSeconds", 30);
+    // At once, but with a chance to hear of it: upstream reads a negative time as the shortest.
+    if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
+        spec.insert("terminationGracePeriodSeconds".into(), 1.into());
+    }
     fill_text(spec, "schedulerName", "default-scheduler");
     // The deprecated name and the new one always say the same.
     match (text(spec, "serviceAccountName").to_owned(), text(spec, "serviceAccount").to_owned()) {
@@ -179,6 +181,15 @@ fn service_port(port: &mut Object) {
 fn phase_pending(object: &mut Object) {
     if let Some(status) = child(object, "status") {
         fill_text(status, "phase", "Pending");
+    }
+}
+
+/// The first network is told under its old name, too.
+fn pod_networks(spec: &mut Object) {
+    match (text(spec, "podCIDR").to_owned(), spec.get("podCIDRs").and_then(|all| all[0].as_str()).map(str::to_owned)) {
+        (one, None) if !one.is_empty() => drop(spec.insert("podCIDRs".into(), json!([one]))),
+        (_, Some(first)) => fill_text(spec, "podCIDR", &first),
+        _ => {}
     }
 }
 

@@ -18,6 +18,7 @@ pub fn default(kind: &GroupVersionKind, value: &mut Value, ty: &Type, schemas: &
         && kind.group.is_empty()
         && kind.kind == "Pod"
     {
+        child(object, "spec");
         core::pod(object);
     }
     // A root that is given as what its name stands for: its own defaults hang on the name.
@@ -36,8 +37,17 @@ fn walk(value: &mut Value, ty: &Type, schemas: &Schemas) {
     match (schemas.resolve(ty), value) {
         (Type::Struct(structure), Value::Object(object)) => {
             for (name, field) in &structure.fields {
-                if let (Some(default), false) = (&field.default, object.contains_key(&**name)) {
-                    object.insert(name.to_string(), default.clone());
+                match object.get(&**name) {
+                    // Upstream stores protobuf, which has no empty lists and maps.
+                    Some(value) if field.zero.is_none() && is_empty(value, schemas.resolve(&field.ty)) => {
+                        object.remove(&**name);
+                    }
+                    Some(_) => {}
+                    None => {
+                        if let Some(value) = field.default.as_ref().or(field.zero.as_ref()) {
+                            object.insert(name.to_string(), value.clone());
+                        }
+                    }
                 }
                 if let Some(child) = object.get_mut(&**name) {
                     walk(child, &field.ty, schemas);
@@ -48,6 +58,38 @@ fn walk(value: &mut Value, ty: &Type, schemas: &Schemas) {
             object.values_mut().for_each(|value| walk(value, item, schemas));
         }
         (Type::List(list), Value::Array(items)) => items.iter_mut().for_each(|value| walk(value, &list.item, schemas)),
+        _ => {}
+    }
+}
+
+fn is_empty(value: &Value, ty: &Type) -> bool {
+    match (ty, value) {
+        (Type::Map(_) | Type::AtomicMap(_), Value::Object(map)) => map.is_empty(),
+        (Type::List(_), Value::Array(list)) => list.is_empty(),
+        _ => false,
+    }
+}
+
+/// Brings a defaulted object into the form it is stored in: lists and maps that are empty, but always written,
+/// become null. (Who wrote them owns them all the same, so this comes after managedFields.)
+pub fn settle(value: &mut Value, ty: &Type, schemas: &Schemas) {
+    match (schemas.resolve(ty), value) {
+        (Type::Struct(structure), Value::Object(object)) => {
+            for (name, value) in object {
+                let Some(field) = structure.fields.get(&**name) else { continue };
+                if field.zero == Some(Value::Null) && is_empty(value, schemas.resolve(&field.ty)) {
+                    *value = Value::Null;
+                } else {
+                    settle(value, &field.ty, schemas);
+                }
+            }
+        }
+        (Type::Map(item) | Type::AtomicMap(item), Value::Object(object)) => {
+            object.values_mut().for_each(|value| settle(value, item, schemas));
+        }
+        (Type::List(list), Value::Array(items)) => {
+            items.iter_mut().for_each(|value| settle(value, &list.item, schemas))
+        }
         _ => {}
     }
 }
@@ -86,9 +128,11 @@ fn empty() -> Value {
     Value::Object(Map::new())
 }
 
-/// Counts that Go's types write even where they are zero.
-fn zeroes(object: &mut Object, fields: &[&str]) {
-    fields.iter().for_each(|field| fill(object, field, 0));
+/// Sets a count that is absent or zero, as zero counts as unset there.
+fn fill_count(object: &mut Object, field: &str, value: i64) {
+    if object.get(field).is_none_or(|value| *value == 0) {
+        object.insert(field.to_owned(), value.into());
+    }
 }
 
 /// An object below, made when it is absent.
@@ -120,6 +164,34 @@ mod tests {
     }
 
     #[test]
+    fn empty_lists_and_maps_are_not_stored() {
+        let map = defaulted("", "ConfigMap", json!({"data": {}, "metadata": {"labels": {}}}));
+        assert_eq!(map, json!({"metadata": {}}));
+        let mut role = defaulted("rbac.authorization.k8s.io", "Role", json!({"metadata": {}, "rules": []}));
+        assert_eq!(role["rules"], json!([]), "who wrote it owns it");
+        let schemas = Schemas::builtin();
+        let kind = GroupVersionKind::new("rbac.authorization.k8s.io", "v1", "Role");
+        settle(&mut role, &schemas.for_kind(&kind).unwrap().ty, schemas);
+        assert_eq!(role["rules"], Value::Null);
+    }
+
+    #[test]
+    fn an_autoscalers_behavior_is_whole_or_absent() {
+        let schemas = Schemas::builtin();
+        let kind = GroupVersionKind::new("autoscaling", "v2", "HorizontalPodAutoscaler");
+        let ty = Type::Ref(schemas.for_kind(&kind).unwrap().name.clone());
+        let mut scaler = json!({"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 9}}}});
+        default(&kind, &mut scaler, &ty, schemas);
+        let behavior = &scaler["spec"]["behavior"];
+        assert_eq!(behavior["scaleUp"]["policies"].as_array().map(Vec::len), Some(2));
+        assert_eq!(behavior["scaleDown"]["policies"].as_array().map(Vec::len), Some(1));
+        assert_eq!(
+            (&behavior["scaleUp"]["stabilizationWindowSeconds"], &behavior["scaleDown"]["selectPolicy"]),
+            (&json!(0), &json!("Max"))
+        );
+    }
+
+    #[test]
     fn a_root_given_without_its_name_has_its_own_defaults_too() {
         let schemas = Schemas::builtin();
         let kind = GroupVersionKind::new("", "v1", "Secret");
@@ -141,7 +213,7 @@ mod tests {
         );
         assert_eq!(
             pod,
-            json!({"spec": {
+            json!({"metadata": {}, "status": {}, "spec": {
             "containers": [{"name": "a", "image": "reg:5000/x", "imagePullPolicy": "Always",
                 "ports": [{"containerPort": 80, "protocol": "TCP"}],
                 "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}},

@@ -1,5 +1,5 @@
 //! The remaining groups.
-use super::{Object, child, empty, fill, fill_text, text, zeroes};
+use super::{Object, child, empty, fill, fill_count, fill_text, text};
 use serde_json::{Value, json};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -20,14 +20,32 @@ pub fn set(name: &str, object: &mut Object) {
             fill(object, "name", "");
             fill(object, "protocol", "TCP");
         }
-        "api.discovery.v1.Endpoint" => drop(child(object, "conditions")),
-        "api.networking.v1.IngressStatus" => drop(child(object, "loadBalancer")),
         "api.networking.v1.IngressClassParametersReference" => fill(object, "scope", "Cluster"),
-        "api.policy.v1.PodDisruptionBudgetStatus" => {
-            zeroes(object, &["currentHealthy", "desiredHealthy", "disruptionsAllowed", "expectedPods"]);
+        "api.coordination.v1.LeaseSpec" => {
+            // Coordinated leader election is an alpha feature: its fields are dropped, as where it is off.
+            object.remove("strategy");
+            object.remove("preferredHolder");
         }
-        "api.autoscaling.v1.HorizontalPodAutoscalerStatus" => zeroes(object, &["currentReplicas", "desiredReplicas"]),
-        "api.autoscaling.v2.HorizontalPodAutoscalerStatus" => zeroes(object, &["desiredReplicas"]),
+        "api.flowcontrol.v1.FlowSchemaSpec" => fill_count(object, "matchingPrecedence", 1000),
+        "api.flowcontrol.v1.ExemptPriorityLevelConfiguration" => {
+            fill(object, "nominalConcurrencyShares", 0);
+            fill(object, "lendablePercent", 0);
+        }
+        "api.flowcontrol.v1.LimitedPriorityLevelConfiguration" => {
+            fill(object, "nominalConcurrencyShares", 30);
+            fill(object, "lendablePercent", 0);
+        }
+        "api.flowcontrol.v1.QueuingConfiguration" => {
+            fill_count(object, "handSize", 8);
+            fill_count(object, "queues", 64);
+            fill_count(object, "queueLengthLimit", 50);
+        }
+        "api.resource.v1.ExactDeviceRequest" | "api.resource.v1.DeviceSubRequest" => {
+            fill_text(object, "allocationMode", "ExactCount");
+            if text(object, "allocationMode") == "ExactCount" {
+                fill_count(object, "count", 1);
+            }
+        }
         "api.autoscaling.v1.HorizontalPodAutoscalerSpec" => {
             fill(object, "minReplicas", 1);
             fill(object, "targetCPUUtilizationPercentage", 80);
@@ -86,6 +104,18 @@ fn autoscaler(spec: &mut Object) {
     if spec.get("metrics").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         let target = json!({"type": "Utilization", "averageUtilization": 80});
         spec.insert("metrics".into(), json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]));
+    }
+    let Some(behavior) = spec.get_mut("behavior").and_then(Value::as_object_mut) else { return };
+    let percent = json!({"type": "Percent", "value": 100, "periodSeconds": 15});
+    let pods = json!({"type": "Pods", "value": 4, "periodSeconds": 15});
+    for (name, policies) in [("scaleUp", json!([pods, percent])), ("scaleDown", json!([percent]))] {
+        if let Some(rules) = child(behavior, name) {
+            fill(rules, "selectPolicy", "Max");
+            fill(rules, "policies", policies);
+        }
+    }
+    if let Some(up) = child(behavior, "scaleUp") {
+        fill(up, "stabilizationWindowSeconds", 0);
     }
 }
 

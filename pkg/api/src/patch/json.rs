@@ -1,5 +1,6 @@
 //! RFC 6902 and RFC 7386.
 use super::Error;
+use crate::go_json;
 use json_patch::{PatchErrorKind, PatchOperation};
 use serde_json::Value;
 
@@ -8,8 +9,16 @@ const MAX_OPERATIONS: usize = 10_000;
 
 /// RFC 6902. A missing path or failed test is upstream's text for it.
 pub fn json_patch(live: &Value, patch: &[u8]) -> Result<Value, Error> {
+    let malformed = |why: String| Error::Malformed(format!("error decoding patch: {why}"));
+    let tree: Value = serde_json::from_slice(patch)
+        .map_err(|e| malformed(go_json::syntax_error(patch).unwrap_or_else(|| e.to_string())))?;
+    if !tree.is_array() {
+        let kind = go_json::kind_name(&tree);
+        return Err(malformed(format!("json: cannot unmarshal {kind} into Go value of type []handlers.jsonPatchOp")));
+    }
+    // An operation that is none is found when it is to be applied.
     let operations: Vec<PatchOperation> =
-        serde_json::from_slice(patch).map_err(|e| Error::Malformed(format!("error decoding patch: {e}")))?;
+        serde_json::from_value(tree).map_err(|e| Error::Unprocessable(format!("error decoding patch: {e}")))?;
     if operations.len() > MAX_OPERATIONS {
         return Err(Error::TooLarge(format!(
             "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",

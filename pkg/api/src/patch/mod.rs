@@ -12,6 +12,9 @@ pub enum Error {
     /// Answered as 400.
     #[error("{0}")]
     Malformed(String),
+    /// What upstream fails of rather than refuses: answered as 500.
+    #[error("{0}")]
+    Failed(String),
     /// A JSON patch's `test` failed or its path is missing: answered as 422.
     #[error("{0}")]
     Unprocessable(String),

@@ -14,7 +14,9 @@ type Object = Map<String, Value>;
 /// Kubernetes' strategic merge, with `$patch`, `$deleteFromPrimitiveList`, `$setElementOrder` and `$retainKeys`.
 pub fn strategic_merge(live: &Value, patch: &Value, ty: &Type, schemas: &Schemas) -> Result<Value, Error> {
     let Value::Object(patch) = patch else {
-        return Err(Error::Malformed("error decoding patch: a strategic merge patch is a JSON object".into()));
+        let kind = crate::go_json::kind_name(patch);
+        let text = format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}");
+        return Err(Error::Malformed(text));
     };
     let live = live.as_object().cloned().unwrap_or_default();
     Ok(Value::Object(Merge { schemas }.object(live, patch.clone(), ty)?))
@@ -248,7 +250,7 @@ fn apply_element_directives(
 
 fn merge_key<'v>(element: &'v Value, key: &str) -> Result<&'v Value, Error> {
     let missing = || format!("map: {} does not contain declared merge key: {key}", go_text(element));
-    element.get(key).ok_or_else(|| Error::Malformed(missing()))
+    element.get(key).ok_or_else(|| Error::Failed(missing()))
 }
 
 /// The patch's elements must stand in the order that `$setElementOrder` gives, and be in it.
@@ -384,7 +386,7 @@ mod tests {
     }
 
     fn object<const N: usize>(fields: [(&str, Type); N]) -> Type {
-        let field = |ty| Field { ty, required: false, nullable: false, in_zero_value: false, default: None };
+        let field = Field::optional;
         let fields = fields.map(|(name, ty)| (name.into(), field(ty))).into();
         Type::Struct(Box::new(Struct { fields, ..Struct::default() }))
     }

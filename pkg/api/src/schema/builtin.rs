@@ -87,18 +87,17 @@ impl Names {
         Type::Struct(Box::new(Struct { fields, atomic: parts[2] == true, ..Struct::default() }))
     }
 
-    /// A bare type, or `[flags, type, default]`.
+    /// A bare type, or `[flags, type, default, zero]`.
     fn field(&mut self, value: &Value) -> Field {
-        let (flags, ty, default) = match value {
-            Value::Array(parts) => (parts[0].as_str().unwrap_or_default(), &parts[1], parts.get(2).cloned()),
-            bare => ("", bare, None),
-        };
+        let Value::Array(parts) = value else { return Field::optional(self.ty(value)) };
+        let flags = parts[0].as_str().unwrap_or_default();
         Field {
-            ty: self.ty(ty),
+            ty: self.ty(&parts[1]),
             required: flags.contains('r'),
             nullable: false,
-            in_zero_value: flags.contains('v'),
-            default,
+            granular: flags.contains('g'),
+            default: parts.get(2).filter(|default| !default.is_null()).cloned(),
+            zero: parts.get(3).cloned(),
         }
     }
 
@@ -157,5 +156,15 @@ mod tests {
         assert_eq!(field("io.k8s.api.core.v1.ContainerPort", "protocol").default, Some("TCP".into()));
         assert_eq!(field("io.k8s.api.core.v1.ContainerPort", "name").default, None);
         assert!(field("io.k8s.api.core.v1.ContainerPort", "containerPort").required);
+    }
+
+    #[test]
+    fn what_nobody_sets_is_written_as_upstream_does() {
+        let zero = |definition, name| field(definition, name).zero.clone();
+        assert_eq!(zero("io.k8s.api.rbac.v1.Role", "rules"), Some(Value::Null));
+        assert_eq!(zero("io.k8s.api.core.v1.NodeSystemInfo", "bootID"), Some("".into()));
+        assert_eq!(zero("io.k8s.api.core.v1.NodeStatus", "nodeInfo"), Some(serde_json::json!({})));
+        assert_eq!(zero("io.k8s.api.core.v1.NodeStatus", "addresses"), None);
+        assert!(field("io.k8s.api.core.v1.PersistentVolumeSpec", "claimRef").granular);
     }
 }

@@ -211,7 +211,8 @@ fn resources(errors: &mut Errors, at: &Path<'_>, rule: &Value) {
     if given.len() > 1 && given.contains(&"*/*") {
         errors.invalid(at, given.clone(), "if '*/*' is present, must not specify other resources");
     }
-    if given.contains(&"*") && given.iter().any(|text| *text != "*" && !text.contains('/')) {
+    // Upstream looks at the last such name only.
+    if given.contains(&"*") && given.iter().rfind(|text| !text.contains('/')).is_some_and(|text| *text != "*") {
         let why = "if '*' is present, must not specify other resources without subresources";
         errors.invalid(at, given, why);
     }
@@ -242,7 +243,8 @@ fn expression(errors: &mut Errors, at: &Path<'_>, source: &str, all: &Environmen
                 let wanted = result.iter().map(ToString::to_string).collect::<Vec<_>>();
                 let wanted =
                     if let [one] = wanted.as_slice() { one.clone() } else { format!("one of [{}]", wanted.join(" ")) };
-                errors.invalid(at, source, format!("must evaluate to {wanted}"));
+                let got = if ty == Type::Dyn { String::new() } else { format!(" but got {ty}") };
+                errors.invalid(at, source, format!("must evaluate to {wanted}{got}"));
             }
             ty
         }
@@ -257,12 +259,12 @@ fn conditions(errors: &mut Errors, at: &Path<'_>, of: &Value, all: &Environment)
     let mut seen = BTreeSet::new();
     for (i, condition) in given.iter().enumerate() {
         let (at, name) = (at.index(i), condition.text("name"));
+        expression(errors, &at.child("expression"), condition.text("expression"), all, &[Type::Bool]);
         if name.is_empty() {
             errors.required(&at.child("name"), "");
         } else {
             errors.each(&at.child("name"), name, names::qualified_name(name));
         }
-        expression(errors, &at.child("expression"), condition.text("expression"), all, &[Type::Bool]);
         if !name.is_empty() && !seen.insert(name) {
             errors.duplicate(&at.child("name"), name);
         }
@@ -479,7 +481,7 @@ mod tests {
         );
         assert!(
             wrong(json!({"matchConditions": [{"name": "x", "expression": "1 + 1"}]}))[0]
-                .ends_with("must evaluate to bool")
+                .ends_with("must evaluate to bool but got int")
         );
     }
 

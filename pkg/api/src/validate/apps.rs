@@ -1,5 +1,6 @@
 //! Workloads whose pods run for ever.
 use super::field::{Errors, Path, Tree, same};
+use super::selector::Workload;
 use super::{names, pod, selector, storage};
 use serde_json::{Value, json};
 
@@ -30,7 +31,7 @@ pub fn not_above_whole(errors: &mut Errors, path: &Path<'_>, value: &Value) {
 
 pub fn deployment(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     errors.none_negative(path, spec, &["replicas"]);
-    selector::workload_selector(errors, path, spec, "deployment");
+    selector::workload_selector(errors, path, spec, Workload::Deployment);
     pod::always_template(errors, &path.child("template"), &spec["template"], "ReplicaSet");
     let (strategy, at) = (&spec["strategy"], path.child("strategy"));
     match strategy.text("type") {
@@ -39,7 +40,7 @@ pub fn deployment(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
         }
         "Recreate" => {}
         "RollingUpdate" => rolling_update(errors, &at.child("rollingUpdate"), &strategy["rollingUpdate"]),
-        _ => errors.unsupported(&at, strategy.clone(), &["Recreate", "RollingUpdate"]),
+        _ => errors.unsupported_as(&at, "apps.DeploymentStrategy", strategy, &["Recreate", "RollingUpdate"]),
     }
     errors.none_negative(path, spec, &["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"]);
     let ready = spec.int("minReadySeconds").unwrap_or(0);
@@ -65,15 +66,16 @@ fn rolling_update(errors: &mut Errors, path: &Path<'_>, rolling: &Value) {
 pub fn replica_set(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     errors.none_negative(path, spec, &["replicas", "minReadySeconds"]);
     // Upstream says "deployment" here, too.
-    selector::workload_selector(errors, path, spec, "deployment");
+    selector::workload_selector(errors, path, spec, Workload::Deployment);
     pod::always_template(errors, &path.child("template"), &spec["template"], "ReplicaSet");
 }
 
 pub fn replication_controller(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
-    errors.none_negative(path, spec, &["replicas", "minReadySeconds"]);
+    errors.none_negative(path, spec, &["minReadySeconds"]);
     if spec.count("selector") == 0 {
         errors.required(&path.child("selector"), "");
     }
+    errors.none_negative(path, spec, &["replicas"]);
     if !spec.has("template") {
         return errors.required(&path.child("template"), "");
     }
@@ -87,7 +89,7 @@ pub fn replication_controller(errors: &mut Errors, path: &Path<'_>, spec: &Value
 }
 
 pub fn daemon_set(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
-    selector::workload_selector(errors, path, spec, "daemonset");
+    selector::workload_selector(errors, path, spec, Workload::DaemonSet);
     pod::always_template(errors, &path.child("template"), &spec["template"], "DaemonSet");
     errors.none_negative(path, spec, &["minReadySeconds", "revisionHistoryLimit"]);
     let (strategy, at) = (&spec["updateStrategy"], path.child("updateStrategy"));
@@ -140,7 +142,7 @@ pub fn stateful_set(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     if !service.is_empty() {
         errors.each(&path.child("serviceName"), service, names::dns_label(service));
     }
-    selector::workload_selector(errors, path, spec, "statefulset");
+    selector::workload_selector(errors, path, spec, Workload::StatefulSet);
     let template = with_claims(spec);
     pod::always_template(errors, &path.child("template"), &template, "StatefulSet");
 }
@@ -151,7 +153,7 @@ fn stateful_strategy(errors: &mut Errors, path: &Path<'_>, strategy: &Value) {
         "" => errors.required(path, ""),
         "OnDelete" if !rolling.is_null() => {
             let text = "only allowed for updateStrategy 'RollingUpdate'";
-            errors.invalid(&path.child("rollingUpdate"), rolling.clone(), text);
+            errors.invalid_as(&path.child("rollingUpdate"), "apps.RollingUpdateStatefulSetStrategy", rolling, text);
         }
         "OnDelete" => {}
         "RollingUpdate" => {
@@ -165,7 +167,10 @@ fn stateful_strategy(errors: &mut Errors, path: &Path<'_>, strategy: &Value) {
                 not_above_whole(errors, &at, value);
             }
         }
-        _ => errors.invalid(path, strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'"),
+        _ => {
+            let text = "must be 'RollingUpdate' or 'OnDelete'";
+            errors.invalid_as(path, "apps.StatefulSetUpdateStrategy", strategy, text);
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! Jobs and CronJobs.
+use super::classes::{PREFIXED_PATH, is_prefixed_path};
 use super::field::{Errors, Path, Tree, same};
 use super::{names, pod, selector};
 use crate::selector::LabelSelector;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A Job's pods are named after it with an ending of this many characters.
 const CRON_NAME_MAX: usize = 52;
 const MAX_INDEXED: i64 = 100_000;
 const MAX_RULES: usize = 20;
+const MANAGED_BY_MAX_BYTES: usize = 63;
 
 pub fn job(errors: &mut Errors, object: &Value) {
     let (path, spec) = (Path::field("spec"), &object["spec"]);
@@ -17,6 +19,7 @@ pub fn job(errors: &mut Errors, object: &Value) {
     } else {
         selector::label_selector(errors, &path.child("selector"), &spec["selector"]);
         if let Ok(parsed) = LabelSelector::from_json(&spec["selector"]) {
+            generated(errors, &path.child("selector"), object, &parsed);
             selector::matches_template(errors, &path, spec, &parsed);
         }
     }
@@ -28,6 +31,21 @@ pub fn job(errors: &mut Errors, object: &Value) {
             let text = format!("will not able to create pod with invalid DNS label: {last}");
             errors.invalid(&Path::field("metadata").child("name"), name, text);
         }
+    }
+}
+
+/// A selector that is not the job's own choice selects by what the server gave its pods.
+fn generated(errors: &mut Errors, path: &Path<'_>, object: &Value, selector: &LabelSelector) {
+    let (meta, spec) = (&object["metadata"], &object["spec"]);
+    if spec.flag("manualSelector") || !meta.has("uid") {
+        return;
+    }
+    let labels = json!({
+        "controller-uid": meta["uid"], "job-name": meta["name"],
+        "batch.kubernetes.io/controller-uid": meta["uid"], "batch.kubernetes.io/job-name": meta["name"],
+    });
+    if !selector.matches(&labels) {
+        errors.invalid(path, spec["selector"].clone(), "`selector` not auto-generated");
     }
 }
 
@@ -49,6 +67,7 @@ fn job_spec(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     mode(errors, path, spec);
     failure_policy(errors, &path.child("podFailurePolicy"), spec);
     replacement(errors, &path.child("podReplacementPolicy"), spec);
+    managed_by(errors, &path.child("managedBy"), spec);
     pod::template(errors, &path.child("template"), &spec["template"]);
     restart_policy(errors, path, spec);
 }
@@ -74,8 +93,12 @@ fn mode(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
         }
         return;
     }
-    for name in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"].iter().filter(|name| spec.has(name)) {
+    for name in ["backoffLimitPerIndex", "maxFailedIndexes"].iter().filter(|name| spec.has(name)) {
         errors.invalid(&path.child(name), spec[*name].clone(), "requires indexed completion mode");
+    }
+    if spec.has("successPolicy") {
+        let (at, text) = (path.child("successPolicy"), "requires indexed completion mode");
+        errors.invalid_as(&at, "batch.SuccessPolicy", &spec["successPolicy"], text);
     }
 }
 
@@ -100,6 +123,31 @@ fn failure_policy(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
         if !codes.is_null() {
             errors.one_of(&at.child("onExitCodes").child("operator"), codes.text("operator"), &["In", "NotIn"]);
         }
+        match (!codes.is_null(), rule.count("onPodConditions") > 0) {
+            (true, true) => {
+                errors.invalid_whole(&at, "specifying both OnExitCodes and OnPodConditions is not supported");
+            }
+            (false, false) => {
+                errors.invalid_whole(&at, "specifying one of OnExitCodes and OnPodConditions is required");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The controller that works on the job in our controller's place.
+fn managed_by(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
+    let name = spec.text("managedBy");
+    if !spec.has("managedBy") {
+        return;
+    }
+    if name.is_empty() {
+        errors.required(path, "");
+    } else if !is_prefixed_path(name) {
+        errors.invalid(path, name, PREFIXED_PATH);
+    }
+    if name.len() > MANAGED_BY_MAX_BYTES {
+        errors.too_long(path, MANAGED_BY_MAX_BYTES);
     }
 }
 

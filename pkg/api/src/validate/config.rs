@@ -1,9 +1,10 @@
 //! ConfigMaps and Secrets.
 use super::field::{Errors, Path, Tree};
 use super::names;
+use crate::go_json;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// All data of one object together.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -79,9 +80,14 @@ fn docker(errors: &mut Errors, object: &Value, key: &str) {
         return errors.required(&path.key(key), "");
     };
     let bytes = STANDARD.decode(text).unwrap_or_default();
-    if let Err(error) = serde_json::from_slice::<Map<String, Value>>(&bytes) {
-        // The position is enough; the error's own text could quote what it read.
-        let text = format!("not a JSON object, line {} column {}", error.line(), error.column());
+    let wrong = go_json::syntax_error(&bytes).or_else(|| match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(_) | Value::Null) | Err(_) => None,
+        Ok(other) => {
+            let kind = go_json::kind_name(&other);
+            Some(format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"))
+        }
+    });
+    if let Some(text) = wrong {
         errors.invalid(&path.key(key), REDACTED, text);
     }
 }

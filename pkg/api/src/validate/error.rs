@@ -61,7 +61,7 @@ pub struct FieldError {
     /// `spec.containers[0].name`
     pub field: String,
     pub reason: Reason,
-    /// The value as upstream prints it, absent where the reason shows none.
+    /// The value as upstream prints it, absent where the reason shows none or the detail begins with it.
     pub value: Option<Value>,
     pub detail: String,
 }
@@ -72,7 +72,7 @@ impl FieldError {
         let mut text = self.reason.words().to_owned();
         if let Some(value) = &self.value {
             text.push_str(": ");
-            text.push_str(&value.to_string());
+            text.push_str(&super::shown::plain(value));
         }
         if !self.detail.is_empty() {
             text.push_str(": ");

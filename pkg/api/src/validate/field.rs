@@ -1,5 +1,6 @@
 //! The tools of every check: a path that costs nothing until it is printed, a list that errors are put on, and
 //! a reader of JSON trees to which what is absent looks like Go's zero value.
+use super::shown::shown;
 use super::{FieldError, Reason};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -84,6 +85,16 @@ impl Errors {
         self.push(path, Reason::Invalid, Some(value.into()), detail);
     }
 
+    /// The same of a value that is shown as upstream's internal type has it ([`super::shown`]).
+    pub fn invalid_as(&mut self, path: &Path<'_>, ty: &str, value: &Value, detail: &str) {
+        self.push(path, Reason::Invalid, None, format!("{}: {detail}", shown(ty, value)));
+    }
+
+    /// An error about a whole that upstream shows nothing of.
+    pub fn invalid_whole(&mut self, path: &Path<'_>, detail: impl Into<String>) {
+        self.push(path, Reason::Invalid, None, detail);
+    }
+
     /// One error a message of a format check.
     pub fn each(&mut self, path: &Path<'_>, value: &str, messages: Vec<String>) {
         for message in messages {
@@ -101,6 +112,10 @@ impl Errors {
 
     pub fn duplicate_because(&mut self, path: &Path<'_>, value: impl Into<Value>, detail: &str) {
         self.push(path, Reason::Duplicate, Some(value.into()), detail);
+    }
+
+    pub fn duplicate_as(&mut self, path: &Path<'_>, ty: &str, value: &Value, detail: &str) {
+        self.push(path, Reason::Duplicate, None, format!("{}: {detail}", shown(ty, value)));
     }
 
     pub fn not_found(&mut self, path: &Path<'_>, value: impl Into<Value>) {
@@ -122,8 +137,12 @@ impl Errors {
     }
 
     pub fn unsupported(&mut self, path: &Path<'_>, value: impl Into<Value>, supported: &[&str]) {
-        let quoted: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
-        self.push(path, Reason::NotSupported, Some(value.into()), format!("supported values: {}", quoted.join(", ")));
+        self.push(path, Reason::NotSupported, Some(value.into()), one_of_these(supported));
+    }
+
+    pub fn unsupported_as(&mut self, path: &Path<'_>, ty: &str, value: &Value, supported: &[&str]) {
+        let detail = format!("{}: {}", shown(ty, value), one_of_these(supported));
+        self.push(path, Reason::NotSupported, None, detail);
     }
 
     /// A text that must be there and be one of these; upstream sorts them.
@@ -175,6 +194,11 @@ impl Errors {
     }
 }
 
+fn one_of_these(supported: &[&str]) -> String {
+    let quoted: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
+    format!("supported values: {}", quoted.join(", "))
+}
+
 /// Whether two values say the same: an empty map or list is like none at all (Go's `Semantic.DeepEqual`).
 pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
@@ -184,6 +208,14 @@ pub fn same(a: &Value, b: &Value) -> bool {
         }
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
         _ => a == b || (is_empty(a) && is_empty(b)),
+    }
+}
+
+/// Gives an object the value that `old` has in a field, or takes the field away.
+pub fn put_back(object: &mut Map<String, Value>, old: &Value, name: &str) {
+    match old.get(name) {
+        Some(value) => drop(object.insert(name.to_owned(), value.clone())),
+        None => drop(object.remove(name)),
     }
 }
 

@@ -89,6 +89,14 @@ pub fn metadata_update(errors: &mut Errors, new: &Value, old: &Value) {
     errors.all_immutable(&path, new, old, &["name", "namespace", "uid", "creationTimestamp"]);
 }
 
+/// What upstream looks at once more in an update, so that it is among the causes twice.
+pub fn once_more(errors: &mut Errors, object: &Value) {
+    let (path, meta) = (Path::field("metadata"), &object["metadata"]);
+    labels(errors, &path.child("labels"), meta, "labels");
+    annotations(errors, &path.child("annotations"), meta);
+    owners(errors, &path.child("ownerReferences"), meta);
+}
+
 /// The metadata of a pod template: labels and annotations only.
 pub fn template(errors: &mut Errors, path: &Path<'_>, meta: &Value) {
     labels(errors, &path.child("labels"), meta, "labels");

@@ -5,12 +5,15 @@
 //! Upstream's functions of the same purpose are in `k8s.io/kubernetes/pkg/apis/*/validation`.
 mod admission;
 mod apps;
+mod autoscaling;
 mod batch;
+mod certificates;
 mod classes;
 mod cluster;
 mod config;
 mod definition;
 mod error;
+mod event;
 pub mod field;
 mod ip;
 mod meta;
@@ -23,6 +26,7 @@ mod quota;
 mod rbac;
 mod selector;
 mod service;
+pub mod shown;
 mod storage;
 mod structural;
 
@@ -31,7 +35,7 @@ pub use error::{FieldError, Reason};
 pub use meta::NameRule;
 
 use crate::GroupVersionKind;
-use field::{Errors, Path};
+use field::{Errors, Path, Tree};
 use pod::Change;
 use serde_json::Value;
 
@@ -61,6 +65,8 @@ pub fn validate_subresource(
         create(&mut errors, kind, new);
         return errors.0;
     };
+    meta::once_more(&mut errors, new);
+    meta::standard_finalizers(&mut errors, new);
     ratchet(&mut errors, || {
         let mut before = Errors::default();
         whole(&mut before, kind, old);
@@ -99,7 +105,7 @@ pub fn name_rule(kind: &GroupVersionKind) -> NameRule {
     match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Namespace" | "Service") | ("apps", "StatefulSet") => NameRule::Label,
         ("rbac.authorization.k8s.io", _) | ("apiregistration.k8s.io", "APIService") => NameRule::PathSegment,
-        ("networking.k8s.io", "IPAddress") => NameRule::Any,
+        ("networking.k8s.io", "IPAddress") | ("certificates.k8s.io", _) => NameRule::Any,
         _ => NameRule::Subdomain,
     }
 }
@@ -129,14 +135,19 @@ fn whole(errors: &mut Errors, kind: &GroupVersionKind, object: &Value) {
         ("", "Namespace") => cluster::namespace(errors, object),
         ("", "PersistentVolume") => storage::volume(errors, object),
         ("", "PersistentVolumeClaim") => storage::claim(errors, &spec, &object["spec"]),
-        ("", "Event") => classes::event(errors, object),
+        ("" | "events.k8s.io", "Event") => event::event(errors, kind, object),
         ("", "ResourceQuota") => quota::resource_quota(errors, object),
         ("", "LimitRange") => quota::limit_range(errors, object),
         ("apps", "Deployment") => apps::deployment(errors, &spec, &object["spec"]),
         ("apps", "ReplicaSet") => apps::replica_set(errors, &spec, &object["spec"]),
         ("apps", "StatefulSet") => apps::stateful_set(errors, &spec, &object["spec"]),
         ("apps", "DaemonSet") => apps::daemon_set(errors, &spec, &object["spec"]),
-        ("apps", "ControllerRevision") => errors.none_negative(&Path::root(), object, &["revision"]),
+        ("apps", "ControllerRevision") => {
+            errors.none_negative(&Path::root(), object, &["revision"]);
+            if !object.has("data") {
+                errors.required(&Path::field("data"), "data is mandatory");
+            }
+        }
         ("batch", "Job") => batch::job(errors, object),
         ("batch", "CronJob") => batch::cron_job(errors, &spec, &object["spec"]),
         ("discovery.k8s.io", "EndpointSlice") => network::endpoint_slice(errors, object),
@@ -147,6 +158,10 @@ fn whole(errors: &mut Errors, kind: &GroupVersionKind, object: &Value) {
         ("node.k8s.io", "RuntimeClass") => classes::runtime_class(errors, object),
         ("storage.k8s.io", "CSIDriver") => classes::csi_driver(errors, &spec, &object["spec"]),
         ("storage.k8s.io", "CSINode") => classes::csi_node(errors, &spec, &object["spec"]),
+        ("storage.k8s.io", "VolumeAttachment") => classes::volume_attachment(errors, &spec, &object["spec"]),
+        ("storage.k8s.io", "VolumeAttributesClass") => storage::attributes_class(errors, object),
+        ("apiregistration.k8s.io", "APIService") => classes::api_service(errors, object),
+        ("certificates.k8s.io", "CertificateSigningRequest") => certificates::request(errors, object),
         ("storage.k8s.io", "CSIStorageCapacity") => classes::csi_storage_capacity(errors, object),
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => classes::flow_schema(errors, &spec, &object["spec"]),
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => {
@@ -158,7 +173,7 @@ fn whole(errors: &mut Errors, kind: &GroupVersionKind, object: &Value) {
         ("scheduling.k8s.io", "PriorityClass") => cluster::priority_class(errors, object),
         ("storage.k8s.io", "StorageClass") => storage::class(errors, object),
         ("policy", "PodDisruptionBudget") => policy::disruption_budget(errors, &spec, &object["spec"]),
-        ("autoscaling", "HorizontalPodAutoscaler") => policy::autoscaler(errors, &spec, &object["spec"]),
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaling::autoscaler(errors, &spec, &object["spec"]),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => definition::definition(errors, object),
         ("admissionregistration.k8s.io", kind) => admission_kind(errors, kind, object),
         ("autoscaling", "Scale") => errors.none_negative(&spec, &object["spec"], &["replicas"]),
@@ -182,6 +197,7 @@ fn create(errors: &mut Errors, kind: &GroupVersionKind, object: &Value) {
     match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Pod") => pod::create(errors, object),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => definition::definition_create(errors, object),
+        ("events.k8s.io", "Event") => event::create(errors, object),
         ("batch", "CronJob") => batch::cron_job_name(errors, object),
         _ => {}
     }
@@ -200,6 +216,7 @@ fn changed(errors: &mut Errors, kind: &GroupVersionKind, subresource: &str, new:
             };
             pod::update(errors, new, old, change);
         }
+        ("", "Service") if subresource == "status" => service::status(errors, new),
         ("", "Service") => service::update(errors, new, old),
         ("", "ConfigMap") => config::frozen(errors, new, old, &["data", "binaryData"]),
         ("", "Secret") => {

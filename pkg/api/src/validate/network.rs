@@ -42,7 +42,9 @@ pub fn endpoints(errors: &mut Errors, object: &Value) {
 
 pub fn endpoint_slice(errors: &mut Errors, object: &Value) {
     let family = object.text("addressType");
-    errors.one_of(&Path::field("addressType"), family, &["FQDN", "IPv4", "IPv6"]);
+    let families = &["FQDN", "IPv4", "IPv6"];
+    errors.one_of(&Path::field("addressType"), family, families);
+    let known = families.contains(&family);
     slice_ports(errors, &Path::field("ports"), object);
     let (path, list) = (Path::field("endpoints"), object.list("endpoints"));
     if list.len() > MAX_ENDPOINTS {
@@ -50,7 +52,9 @@ pub fn endpoint_slice(errors: &mut Errors, object: &Value) {
     }
     for (i, endpoint) in list.iter().enumerate() {
         let at = path.index(i);
-        addresses(errors, &at.child("addresses"), endpoint, family);
+        if known {
+            addresses(errors, &at.child("addresses"), endpoint, family);
+        }
         let (node, host) = (endpoint.text("nodeName"), endpoint.text("hostname"));
         if endpoint.has("nodeName") {
             errors.each(&at.child("nodeName"), node, names::dns_subdomain(node));

@@ -103,6 +103,6 @@ fn subject(errors: &mut Errors, at: &Path<'_>, subject: &Value, namespaced: bool
 
 pub fn update(errors: &mut Errors, new: &Value, old: &Value) {
     if new["roleRef"] != old["roleRef"] {
-        errors.invalid(&Path::field("roleRef"), new["roleRef"].clone(), "cannot change roleRef");
+        errors.invalid_as(&Path::field("roleRef"), "rbac.RoleRef", &new["roleRef"], "cannot change roleRef");
     }
 }

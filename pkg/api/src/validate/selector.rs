@@ -42,11 +42,23 @@ fn values(errors: &mut Errors, path: &Path<'_>, requirement: &Value) {
     }
 }
 
+/// Whose selector it is: upstream's checks differ in a few words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// ReplicaSets, too.
+    Deployment,
+    StatefulSet,
+    DaemonSet,
+}
+
 /// A workload's selector: required, not empty, and it must match the template's labels.
-pub fn workload_selector(errors: &mut Errors, path: &Path<'_>, spec: &Value, kind: &str) {
+pub fn workload_selector(errors: &mut Errors, path: &Path<'_>, spec: &Value, of: Workload) {
     let selector = &spec["selector"];
     if !spec.has("selector") {
-        errors.required(&path.child("selector"), "");
+        // A DaemonSet's selects nothing, and so not the template.
+        if of != Workload::DaemonSet {
+            errors.required(&path.child("selector"), "");
+        }
         return errors.invalid(
             &path.child("template").child("metadata").child("labels"),
             template_labels(spec),
@@ -55,11 +67,21 @@ pub fn workload_selector(errors: &mut Errors, path: &Path<'_>, spec: &Value, kin
     }
     label_selector(errors, &path.child("selector"), selector);
     if selector.count("matchLabels") + selector.count("matchExpressions") == 0 {
-        let text = format!("empty selector is invalid for {kind}");
-        errors.invalid(&path.child("selector"), selector.clone(), text);
+        let kind = match of {
+            Workload::Deployment => "deployment",
+            Workload::StatefulSet => "statefulset",
+            Workload::DaemonSet => "daemonset",
+        };
+        errors.invalid(&path.child("selector"), selector.clone(), format!("empty selector is invalid for {kind}"));
     }
     match LabelSelector::from_json(selector) {
-        Err(_) => errors.invalid(&path.child("selector"), selector.clone(), "invalid label selector"),
+        Err(_) => match of {
+            Workload::Deployment => {
+                errors.invalid(&path.child("selector"), selector.clone(), "invalid label selector");
+            }
+            Workload::StatefulSet => errors.invalid(&path.child("selector"), selector.clone(), ""),
+            Workload::DaemonSet => {}
+        },
         Ok(parsed) if parsed.is_everything() => {}
         Ok(parsed) => matches_template(errors, path, spec, &parsed),
     }

@@ -251,6 +251,16 @@ fn traffic(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
 }
 
 /// Addresses stay; only a change of type gives them back. The class of a load balancer stays too.
+/// What the status may say of a load balancer.
+pub fn status(errors: &mut Errors, object: &Value) {
+    let ingress = object["status"]["loadBalancer"].count("ingress");
+    if object["spec"].text("type") != "LoadBalancer" && ingress > 0 {
+        let status = Path::field("status");
+        let at = status.child("loadBalancer");
+        errors.forbidden(&at.child("ingress"), "may only be used when `spec.type` is 'LoadBalancer'");
+    }
+}
+
 pub fn update(errors: &mut Errors, new: &Value, old: &Value) {
     let (path, new, old) = (Path::field("spec"), &new["spec"], &old["spec"]);
     let external = |spec: &Value| spec.text("type") == "ExternalName";

@@ -1,8 +1,10 @@
 //! PersistentVolumes, claims and StorageClasses.
-use super::field::{Errors, Path, Tree, same};
+use super::field::{Errors, Path, Tree, put_back, same};
+use super::shown::difference;
 use super::{names, pod, selector};
 use crate::quantity::Quantity;
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const MODES: &[&str] = &["Block", "Filesystem"];
@@ -65,7 +67,8 @@ pub fn claim_update(errors: &mut Errors, new: &Value, old: &Value) {
     if !same(&fixed[0], &fixed[1]) {
         let text =
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-        errors.forbidden(&path, text);
+        let shown = difference("core.PersistentVolumeClaimSpec", &old["spec"], &without_open_fields(new, old, bound));
+        errors.forbidden(&path, format!("{text}\n{shown}"));
     }
     let size = |of: &Value| Quantity::from_json(&of["storage"]).unwrap_or(Quantity::ZERO);
     let (now, before) = (size(&new["spec"]["resources"]["requests"]), size(&old["spec"]["resources"]["requests"]));
@@ -75,6 +78,26 @@ pub fn claim_update(errors: &mut Errors, new: &Value, old: &Value) {
         errors.forbidden(&at.child("storage"), "field can not be less than status.capacity");
     }
     errors.immutable(&Path::field("volumeMode"), &new["spec"]["volumeMode"], &old["spec"]["volumeMode"]);
+}
+
+/// The new spec with what may change as it was.
+fn without_open_fields(new: &Value, old: &Value, bound: bool) -> Value {
+    let mut spec = new["spec"].clone();
+    let Some(fields) = spec.as_object_mut() else { return spec };
+    let open = [
+        ("volumeName", old["spec"].text("volumeName").is_empty()),
+        ("storageClassName", !old["spec"].has("storageClassName")),
+        ("volumeAttributesClassName", bound),
+    ];
+    for (name, _) in open.iter().filter(|(_, open)| *open) {
+        put_back(fields, &old["spec"], name);
+    }
+    if let Some(requests) = fields.get_mut("resources").and_then(|all| all.get_mut("requests")?.as_object_mut())
+        && bound
+    {
+        put_back(requests, &old["spec"]["resources"]["requests"], "storage");
+    }
+    spec
 }
 
 /// The fields of a PersistentVolume's spec that are not its source.
@@ -158,7 +181,62 @@ pub fn class(errors: &mut Errors, object: &Value) {
             errors.each(&Path::field("provisioner"), &lower, names::qualified_name(&lower));
         }
     }
+    parameters(errors, object, true);
     errors.maybe_one_of(&Path::field("reclaimPolicy"), object.text("reclaimPolicy"), &["Delete", "Retain"]);
     let modes = &["Immediate", "WaitForFirstConsumer"];
     errors.one_of(&Path::field("volumeBindingMode"), object.text("volumeBindingMode"), modes);
+    let topologies = Path::field("allowedTopologies");
+    for (i, term) in object.list("allowedTopologies").iter().enumerate() {
+        topology(errors, &topologies.index(i).child("matchLabelExpressions"), term);
+    }
+}
+
+fn topology(errors: &mut Errors, path: &Path<'_>, term: &Value) {
+    let mut keys = BTreeSet::new();
+    for (i, of) in term.list("matchLabelExpressions").iter().enumerate() {
+        let (at, key) = (path.index(i), of.text("key"));
+        if of.count("values") == 0 {
+            errors.required(&at.child("values"), "");
+        }
+        let mut seen = BTreeSet::new();
+        for (j, value) in of.texts("values").enumerate() {
+            if !seen.insert(value) {
+                errors.duplicate(&at.child("values").index(j), value);
+            }
+        }
+        errors.each(&at.child("key"), key, names::qualified_name(key));
+        if !keys.insert(key) {
+            errors.duplicate(&at.child("key"), key);
+        }
+    }
+}
+
+const MAX_PARAMETERS: usize = 512;
+const MAX_PARAMETERS_BYTES: usize = 256 * 1024;
+
+/// What is told to the driver.
+fn parameters(errors: &mut Errors, object: &Value, may_be_empty: bool) {
+    let path = Path::field("parameters");
+    if object.count("parameters") > MAX_PARAMETERS {
+        return errors.too_long(&path, MAX_PARAMETERS);
+    }
+    for (key, _) in object.entries("parameters").filter(|(key, _)| key.is_empty()) {
+        errors.invalid(&path, key, "field can not be empty.");
+    }
+    let sizes = object.entries("parameters").map(|(key, value)| key.len() + value.as_str().map_or(0, str::len));
+    if sizes.sum::<usize>() > MAX_PARAMETERS_BYTES {
+        errors.too_long(&path, MAX_PARAMETERS_BYTES);
+    }
+    if !may_be_empty && object.count("parameters") == 0 {
+        errors.required(&path, "must contain at least one key/value pair");
+    }
+}
+
+pub fn attributes_class(errors: &mut Errors, object: &Value) {
+    let path = Path::field("driverName");
+    match object.text("driverName") {
+        "" => errors.required(&path, ""),
+        name => errors.each(&path, name, names::dns_subdomain(&name.to_lowercase())),
+    }
+    parameters(errors, object, false);
 }

@@ -29,7 +29,7 @@ fn prepared(object: &Value) -> (GroupVersionKind, Value) {
         value["spec"]["selector"] = json!({"matchLabels": {"job": "a"}});
         value["spec"]["template"]["metadata"]["labels"] = json!({"job": "a"});
     }
-    if kind.kind == "CustomResourceDefinition" && value["status"].is_null() {
+    if kind.kind == "CustomResourceDefinition" && value["status"].get("storedVersions").is_none_or(Value::is_null) {
         let versions = value["spec"]["versions"].as_array().into_iter().flatten();
         let stored: Vec<Value> = versions.filter(|v| v["storage"] == true).map(|v| v["name"].clone()).collect();
         let established = json!([{"type": "Established", "status": "True"}]);
@@ -55,7 +55,9 @@ fn errors(object: &Value, old: Option<&Value>) -> Vec<String> {
             stored.chain(new["status"]["storedVersions"].as_array().into_iter().flatten().cloned()).collect();
         new["status"]["storedVersions"] = all.into();
     }
-    validate(&kind, &new, old.as_ref()).iter().map(ToString::to_string).collect()
+    let all: std::collections::BTreeSet<String> =
+        validate(&kind, &new, old.as_ref()).iter().map(ToString::to_string).collect();
+    all.into_iter().collect()
 }
 
 #[test]

@@ -91,11 +91,9 @@ pub(crate) fn put(key: &str, value: &Value, revision: Revision) -> Txn {
 pub(crate) fn newborn(cluster_id: &uuid::Uuid, object: &Object, now: jiff::Timestamp) -> Value {
     let mut value = object.value.clone();
     value["metadata"]["uid"] = uuid::Uuid::new_v5(cluster_id, object.key.as_bytes()).to_string().into();
-    for condition in value["status"]["conditions"].as_array_mut().into_iter().flatten() {
+    let conditions = value.get_mut("status").and_then(|status| status.get_mut("conditions")?.as_array_mut());
+    for condition in conditions.into_iter().flatten() {
         condition["lastTransitionTime"] = seconds(now).into();
-    }
-    if value["status"].is_null() {
-        value.as_object_mut().expect("an object of birth is one").remove("status");
     }
     value["metadata"]["creationTimestamp"] = seconds(now).into();
     own(&mut value, &seconds(now));
@@ -110,6 +108,7 @@ fn own(value: &mut Value, now: &str) {
     let schemas = api::schema::Schemas::builtin();
     let gvk = api::GroupVersionKind::new(version.group, version.version, kind);
     let Some(definition) = schemas.for_kind(&gvk) else { return };
+    api::default::default(&gvk, value, &definition.ty, schemas);
     let writer = api::apply::Writer { manager: MANAGER, api_version: &api_version, subresource: "", now };
     api::apply::update(None, value, &writer, &definition.ty, schemas);
 }

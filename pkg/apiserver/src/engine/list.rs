@@ -200,8 +200,9 @@ impl Token {
 
     fn decode(text: &str) -> Result<Self> {
         let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-        let bytes = BASE64.decode(text).map_err(|e| bad(&e.to_string()))?;
-        let token: TokenText = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
+        let bytes = decode_loosely(text).map_err(|e| bad(&e))?;
+        let token: TokenText = serde_json::from_slice(&bytes)
+            .map_err(|e| bad(&api::go_json::syntax_error(&bytes).unwrap_or_else(|| e.to_string())))?;
         match (token.v.as_str(), token.rv) {
             ("meta.k8s.io/v1", 0) => {
                 Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)").into())
@@ -213,6 +214,20 @@ impl Token {
             (other, _) => Err(bad(&format!("server does not recognize this encoded version {other:?}")).into()),
         }
     }
+}
+
+/// base64 of which the end may be missing, as Go's decoder of such tokens takes it.
+fn decode_loosely(text: &str) -> std::result::Result<Vec<u8>, String> {
+    use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+    let config = GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    GeneralPurpose::new(&base64::alphabet::URL_SAFE, config).decode(text).map_err(|error| match error {
+        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => {
+            format!("illegal base64 data at input byte {at}")
+        }
+        _ => format!("illegal base64 data at input byte {}", text.len()),
+    })
 }
 
 impl Found {

@@ -95,8 +95,9 @@ impl Media {
 }
 
 fn not_acceptable() -> Status {
-    let known = "application/json, application/yaml";
-    Status::not_acceptable(format!("only the following media types are accepted: {known}"))
+    // Without protobuf, which upstream names, too.
+    let text = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml";
+    Status::not_acceptable(text).with_details(api::status::Details::default())
 }
 
 /// The format of a request's body.

@@ -28,7 +28,7 @@ mod tests;
 mod ttl;
 mod virtuals;
 mod watch;
-mod write;
+pub(crate) mod write;
 
 use crate::admission::{Admission, Attributes, Operation};
 use crate::alloc::Allocator;

@@ -148,7 +148,7 @@ impl Form {
     pub fn row(&self, printer: &dyn Printer, object: &Value) -> Value {
         let mut row = json!({"cells": printer.cells(object, self.now)});
         match self.include {
-            Include::None => {}
+            Include::None => row["object"] = Value::Null,
             Include::Metadata => row["object"] = partial(object),
             Include::Object => row["object"] = object.clone(),
         }
@@ -162,7 +162,7 @@ impl Form {
             "apiVersion": "meta.k8s.io/v1",
             "metadata": meta,
             "columnDefinitions": if columns { json!(definitions) } else { Value::Null },
-            "rows": rows,
+            "rows": if rows.is_empty() { Value::Null } else { rows.into() },
         })
     }
 }

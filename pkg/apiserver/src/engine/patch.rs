@@ -23,13 +23,21 @@ impl Patch {
         let request = call.request;
         let custom = call.resource.custom.is_some();
         let text = request.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let tree = || serde_json::from_slice(&request.body).map_err(|e| Status::bad_request(e.to_string()));
+        let tree = || -> Result<Value> {
+            serde_json::from_slice(&request.body).map_err(|e| {
+                let why = api::go_json::syntax_error(&request.body).unwrap_or_else(|| e.to_string());
+                Status::bad_request(format!("error decoding patch: {why}")).into()
+            })
+        };
         match text.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Ok(Self::Json(request.body.clone())),
             "application/merge-patch+json" => Ok(Self::Merge(tree()?)),
             "application/strategic-merge-patch+json" if !custom => Ok(Self::Strategic(tree()?)),
             "application/apply-patch+yaml" | "application/apply-patch+json" => {
-                Ok(Self::Apply(media::to_json(&request.body, media::Format::Yaml)?))
+                let json = media::to_json(&request.body, media::Format::Yaml);
+                Ok(Self::Apply(
+                    json.map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?,
+                ))
             }
             _ => {
                 let text = "415: Unsupported Media Type";
@@ -96,7 +104,8 @@ fn applied(write: &mut Write<'_>, body: &Bytes) -> Result<Value> {
         return Err(status);
     }
     let mut applied = write.decode(body)?;
-    write.check_place(&mut applied, true)?;
+    // The namespace that the path has need not be said, and errors tell what was said.
+    write.check_place(&mut applied.clone(), true)?;
     let fields = applied.as_object_mut().expect("decode checked it");
     match write.scope {
         Scope::Main if resource.has_status() => {
@@ -146,15 +155,14 @@ fn said_versions(mut merged: Value, applied: &Value) -> Value {
 
 async fn create(write: &mut Write<'_>, applied: &Value) -> Result<Response<Body>> {
     let call = write.call;
-    let mut applied = applied.clone();
-    write.check_place(&mut applied, true)?;
     let uid = applied["metadata"]["uid"].as_str().unwrap_or_default();
     if !uid.is_empty() {
         let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
         let gvr = &call.resource.gvr;
         return Err(Status::conflict(&gvr.group, &gvr.resource, &call.info().name, &why).into());
     }
-    let object = write.apply(None, &applied)?;
+    let mut object = write.apply(None, applied)?;
+    write.check_place(&mut object, true)?;
     let outcome: Outcome = write.create(object, true).await?;
     Ok(write.respond(outcome, StatusCode::CREATED))
 }
@@ -197,6 +205,7 @@ fn refused(call: &Call<'_>, error: &api::patch::Error) -> Box<Status> {
     use api::patch::Error as E;
     match error {
         E::Malformed(text) => Status::bad_request(text.clone()),
+        E::Failed(text) => Status::failure(500, "", text.clone()),
         // Upstream keeps to itself what was wrong; its log has it.
         E::Unprocessable(text) => {
             tracing::debug!(%text, name = call.info().name, "a patch does not apply");

@@ -98,8 +98,17 @@ impl<'a> Write<'a> {
     /// The result of a patch, checked like a body.
     pub fn check(&mut self, value: Value) -> Result<Value> {
         let resource = &self.call.resource;
-        let decoded = api::decode::check(value, resource.ty(), &resource.schemas, self.options.validation)
-            .map_err(|e| Status::bad_request(e.to_string()))?;
+        let decoded = match api::decode::check(value.clone(), resource.ty(), &resource.schemas, self.options.validation)
+        {
+            Ok(decoded) => decoded,
+            Err(strict @ api::decode::Error::Strict(_)) => return Err(Status::bad_request(strict.to_string()).into()),
+            Err(api::decode::Error::Malformed(why)) => {
+                // Upstream shows what the patch made of the object, and names neither kind nor object.
+                let nameless = api::GroupKind { group: String::new(), kind: String::new() };
+                let error = field_error("patch", Reason::Invalid, Some(value.to_string().into()), &why);
+                return Err(Status::invalid(&nameless, "", &[error]).into());
+            }
+        };
         self.warnings.extend(decoded.warnings);
         let mut value = decoded.value;
         self.check_kind(&mut value)?;
@@ -119,7 +128,13 @@ impl<'a> Write<'a> {
         if matches!(error, api::decode::Error::Strict(_)) && self.call.resource.custom.is_some() {
             return Status::bad_request(error.to_string()).into();
         }
-        let head = match serde_json::from_slice::<Head>(json) {
+        let head = match serde_json::from_slice::<Value>(json).and_then(|value| match value {
+            Value::Object(_) => serde_json::from_value::<Head>(value),
+            other => Err(serde::de::Error::custom(format!(
+                "json: cannot unmarshal {} into Go value of type {HEAD}",
+                api::go_json::kind_name(&other)
+            ))),
+        }) {
             Ok(head) => head,
             Err(unreadable) => return unrecognized(expected, json, &unreadable).into(),
         };
@@ -146,22 +161,22 @@ impl<'a> Write<'a> {
             object.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
         };
         let (version, kind) = (given(object, "apiVersion"), given(object, "kind"));
-        if !version.is_empty() && version != expected {
-            let text =
-                format!("the API version in the data ({version}) does not match the expected API version ({expected})");
-            return Err(Status::bad_request(text).into());
+        if self.is_apply() && !kind.is_empty() && (kind != resource.kind || version != expected) {
+            let text = format!("invalid object type: {}", gvk_text(&version, &kind));
+            return Err(Status::failure(500, "", text).into());
         }
-        if !kind.is_empty() && kind != resource.kind {
-            let text = format!(
-                "{kind} in version {:?} cannot be handled as a {}: no kind {kind:?} is registered here",
-                resource.gvr.version, resource.kind
-            );
-            return Err(Status::bad_request(text).into());
+        if !version.is_empty() && version != expected || !kind.is_empty() && kind != resource.kind {
+            return Err(wrong_kind(resource, &version, &kind).into());
         }
         object.insert("apiVersion".into(), expected.into());
         object.insert("kind".into(), resource.kind.clone().into());
         strategy::child(value, "metadata");
         Ok(())
+    }
+
+    fn is_apply(&self) -> bool {
+        let media = self.call.request.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        media.is_some_and(|media| media.starts_with("application/apply-patch"))
     }
 
     /// Upstream's `checkName` and namespace rule: the body may not contradict the path.
@@ -196,13 +211,7 @@ impl<'a> Write<'a> {
 
     /// Who is recorded as the fields' owner: the `fieldManager` parameter, else the client program's name.
     pub fn manager(&self) -> String {
-        if !self.options.field_manager.is_empty() {
-            return self.options.field_manager.clone();
-        }
-        let agent = self.call.request.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let program = agent.split('/').next().unwrap_or_default();
-        let manager: String = program.chars().filter(|c| !c.is_control()).take(128).collect();
-        if manager.is_empty() { "unknown".into() } else { manager }
+        manager(&self.options.field_manager, &self.call.request.headers)
     }
 
     fn writer<'w>(&'w self, manager: &'w str, api_version: &'w str) -> Writer<'w> {
@@ -246,7 +255,10 @@ impl<'a> Write<'a> {
         }
         resource.default(&mut object);
         if !applied {
+            // What the strategy resets is nobody's.
+            let reset = has_status.then(|| object.as_object_mut()?.remove("status")).flatten();
             self.record_fields(None, &mut object);
+            reset.into_iter().for_each(|status| object["status"] = status);
         }
         let generated = object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
         wipe(&mut object);
@@ -279,6 +291,7 @@ impl<'a> Write<'a> {
             // The empty status has its counts, as upstream's struct does.
             resource.default(&mut new);
         }
+        resource.settle(&mut new);
         if call.is_service() {
             crate::alloc::service::normalize(&mut new, None);
         }
@@ -428,6 +441,9 @@ impl<'a> Write<'a> {
         let resource = call.resource.clone();
         self.check_preconditions(entry, live, &new)?;
         keep_identity(&mut new, live);
+        if !applied {
+            keep_owners(&mut new, live);
+        }
         self.keep_out_of_scope(&mut new, live);
         resource.default(&mut new);
         if !applied {
@@ -450,6 +466,7 @@ impl<'a> Write<'a> {
         if call.is_service() && self.scope == Scope::Main {
             crate::alloc::service::normalize(&mut new, Some(live));
         }
+        resource.settle(&mut new);
         self.count_generation(&mut new, live);
         if new == *live && served::is_current(call, entry).await? {
             self.ask(Operation::Update, Some(entry.mod_revision), &new, Some(live)).await?;
@@ -508,6 +525,11 @@ impl<'a> Write<'a> {
         let name = &self.call.info().name;
         let said = |key: &str| new["metadata"][key].as_str().unwrap_or_default();
         let uid = live["metadata"]["uid"].as_str().unwrap_or_default();
+        let patched = self.call.info().verb == crate::Verb::Patch && self.options.force.is_none();
+        if !said("uid").is_empty() && said("uid") != uid && patched {
+            let error = field_error("metadata.uid", Reason::Invalid, Some(said("uid").into()), "field is immutable");
+            return Err(self.invalid(name, &[error]));
+        }
         if !said("uid").is_empty() && said("uid") != uid {
             let why = format!(
                 "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
@@ -591,6 +613,18 @@ impl<'a> Write<'a> {
     }
 }
 
+/// Who owns what a request writes: who it says, else the client program's name.
+pub fn manager(said: &str, headers: &http::HeaderMap) -> String {
+    const MANAGER_CHARS: usize = 128;
+    if !said.is_empty() {
+        return said.to_owned();
+    }
+    let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let program = agent.split('/').next().unwrap_or_default();
+    let manager: String = program.chars().filter(|c| !c.is_control()).take(MANAGER_CHARS).collect();
+    if manager.is_empty() { "unknown".into() } else { manager }
+}
+
 /// POST to a collection.
 pub async fn create(call: &Call<'_>) -> Result<Response<Body>> {
     let mut write = Write::new(call, "CreateOptions")?;
@@ -647,10 +681,14 @@ pub fn parse(call: &Call<'_>, entry: &Entry) -> Result<Value> {
     Ok(call.resource.to_served(value))
 }
 
+/// What upstream reads of a body before it knows its kind.
+const HEAD: &str =
+    r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+
 /// A body that is no object at all (`transformDecodeError`).
 fn unrecognized(expected: &str, body: &[u8], error: &serde_json::Error) -> Status {
     const SHOWN_BYTES: usize = 30;
-    let why = if error.is_eof() { "unexpected end of JSON input".into() } else { error.to_string() };
+    let why = api::go_json::syntax_error(body).unwrap_or_else(|| error.to_string());
     let (start, rest) = body.split_at(body.len().min(SHOWN_BYTES));
     let shown = match start.first() {
         None => "<empty>".into(),
@@ -685,12 +723,46 @@ fn field_error(field: &str, reason: Reason, value: Option<Value>, detail: &str) 
     FieldError { field: field.into(), reason, value, detail: detail.into() }
 }
 
-/// An apply that can't be done, as the client reads it.
+/// An apply that can't be done, as the client reads it. What can't be typed is upstream's own failure.
 fn apply_failure(error: &api::apply::Error) -> Box<Status> {
     match error {
         api::apply::Error::Conflicts(_) => Status::apply_conflict(error).into(),
+        other if other.to_string().starts_with("failed to create typed patch object") => {
+            Status::failure(500, "", other.to_string()).into()
+        }
         other => Status::bad_request(other.to_string()).into(),
     }
+}
+
+/// `/v1, Kind=Secret`
+fn gvk_text(version: &str, kind: &str) -> String {
+    let parsed = api::GroupVersion::parse(version);
+    format!("{}/{}, Kind={kind}", parsed.group, parsed.version)
+}
+
+/// A body of another kind, or of another version of it, than the path's.
+fn wrong_kind(resource: &crate::registry::Resource, version: &str, kind: &str) -> Status {
+    let expected = resource.gvr.group_version().to_string();
+    let given = api::GroupVersion::parse(version);
+    let known = api::schema::Schemas::builtin().for_kind(&api::GroupVersionKind::new(
+        given.group.as_str(),
+        given.version.as_str(),
+        if kind.is_empty() { resource.kind.as_str() } else { kind },
+    ));
+    if known.is_some() && (kind.is_empty() || kind == resource.kind) {
+        let text =
+            format!("the API version in the data ({version}) does not match the expected API version ({expected})");
+        return Status::bad_request(text);
+    }
+    let kind = if kind.is_empty() { &resource.kind } else { kind };
+    let version = if given.version.is_empty() { &resource.gvr.version } else { &given.version };
+    // The file and line are those of upstream's registry of kinds.
+    Status::bad_request(format!(
+        "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered for version {:?} in scheme \
+         \"pkg/runtime/scheme.go:111\"",
+        resource.kind,
+        if given.group.is_empty() { version.clone() } else { format!("{}/{version}", given.group) },
+    ))
 }
 
 /// The alphabet and length of generated suffixes (`k8s.io/apimachinery/pkg/util/rand`).
@@ -744,6 +816,11 @@ fn keep_identity(new: &mut Value, live: &Value) {
             None => meta.remove(key),
         };
     }
+}
+
+/// A client that knows nothing of the fields' owners does not take them away.
+fn keep_owners(new: &mut Value, live: &Value) {
+    let meta = strategy::child(new, "metadata");
     if !meta.contains_key("managedFields")
         && let Some(fields) = live["metadata"].get("managedFields")
     {

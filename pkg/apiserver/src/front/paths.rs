@@ -3,6 +3,7 @@ use super::{Answer, Front, method_not_allowed};
 use crate::body::{self, Body};
 use crate::request::User;
 use crate::{health, version};
+use api::Status;
 use http::{Method, Response, StatusCode};
 
 /// 404 of a path that nothing serves, as Go's multiplexer answers it.
@@ -39,7 +40,16 @@ impl Front {
             }
             _ => None,
         };
-        let Some(response) = known else { return Ok(not_found()) };
+        let Some(response) = known else {
+            // Within what is served the resource handlers answer, with a Status.
+            return match parts[..] {
+                ["api", _] => Err(Status::no_such_path()),
+                ["apis", group, _] if self.discovery.serves(group, &self.registry.served()) => {
+                    Err(Status::no_such_path())
+                }
+                _ => Ok(not_found()),
+            };
+        };
         if matches!(request.method, Method::GET | Method::HEAD) {
             return Ok(response);
         }

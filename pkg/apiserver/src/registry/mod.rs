@@ -176,6 +176,13 @@ impl Resource {
         }
     }
 
+    /// Brings a whole object into the form that upstream's store would give it back in.
+    pub fn settle(&self, object: &mut serde_json::Value) {
+        if self.custom.is_none() {
+            api::default::settle(object, self.ty(), &self.schemas);
+        }
+    }
+
     /// How kubectl's tables show it.
     pub fn printer(&self) -> Box<dyn api::table::Printer> {
         match &self.custom {

@@ -83,15 +83,21 @@ fn attributes(spec: &Value) -> Attributes<'_> {
 /// `pkg/apis/authorization/validation`.
 fn validate(kind: &str, path_namespace: &str, spec: &Value) -> Result<(), Status> {
     let mut errors = Vec::new();
+    let (resource, url) = (spec["resourceAttributes"].is_object(), spec["nonResourceAttributes"].is_object());
+    if resource && url {
+        let detail = "cannot be specified in combination with resourceAttributes";
+        let shown = api::validate::shown::shown("authorization.NonResourceAttributes", &spec["nonResourceAttributes"]);
+        errors.push(FieldError {
+            field: "spec.nonResourceAttributes".into(),
+            reason: Reason::Invalid,
+            value: None,
+            detail: format!("{shown}: {detail}"),
+        });
+    }
     let mut wrong = |field: &str, value: Value, detail: &str| {
         let reason = Reason::Invalid;
         errors.push(FieldError { field: field.into(), reason, value: Some(value), detail: detail.into() });
     };
-    let (resource, url) = (spec["resourceAttributes"].is_object(), spec["nonResourceAttributes"].is_object());
-    if resource && url {
-        let detail = "cannot be specified in combination with resourceAttributes";
-        wrong("spec.nonResourceAttributes", spec["nonResourceAttributes"].clone(), detail);
-    }
     if !resource && !url {
         let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
         wrong("spec.resourceAttributes", Value::Null, detail);

@@ -45,10 +45,27 @@ pub async fn serve(front: &Front, info: &RequestInfo, user: &User, headers: &Hea
     if !object["metadata"].is_object() {
         object["metadata"] = json!({});
     }
+    own(&mut object, headers, info, &seconds(review.now));
     let answer = review.answer(kind, object).await?;
     let mut response = body::json(StatusCode::CREATED, media::render(answer.to_string().into(), media));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media.content_type()));
     Ok(response)
+}
+
+/// Records who asks, as for an object that is stored.
+fn own(object: &mut Value, headers: &HeaderMap, info: &RequestInfo, now: &str) {
+    let schemas = api::schema::Schemas::builtin();
+    let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let version = api::GroupVersion::parse(&api_version);
+    let gvk = api::GroupVersionKind::new(version.group, version.version, kind.as_str());
+    let (Some(definition), false) = (schemas.for_kind(&gvk), kind == "TokenRequest") else { return };
+    api::default::default(&gvk, object, &definition.ty, schemas);
+    let manager = crate::engine::write::manager(info.param("fieldManager").unwrap_or_default(), headers);
+    let status = object.as_object_mut().and_then(|object| object.remove("status"));
+    let writer = api::apply::Writer { manager: &manager, api_version: &api_version, subresource: "", now };
+    api::apply::update(None, object, &writer, &definition.ty, schemas);
+    status.into_iter().for_each(|status| object["status"] = status);
 }
 
 impl Review<'_> {

@@ -188,10 +188,10 @@ fn security_context(errors: &mut Errors, path: &Path<'_>, context: &Value) {
     }
     if context.flag("privileged") {
         let text = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-        errors.invalid(path, context.clone(), text);
+        errors.invalid_as(path, "core.SecurityContext", context, text);
     }
     if context["capabilities"].texts("add").any(|capability| capability == "CAP_SYS_ADMIN") {
         let text = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-        errors.invalid(path, context.clone(), text);
+        errors.invalid_as(path, "core.SecurityContext", context, text);
     }
 }

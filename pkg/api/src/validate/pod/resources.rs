@@ -40,6 +40,11 @@ const WHOLE: &[&str] = &[
     "services.loadbalancers",
 ];
 
+/// Whether a quota knows the resource by itself.
+pub fn is_standard_quota(name: &str) -> bool {
+    STANDARD.contains(&name) && !["ephemeral-storage", "storage"].contains(&name) || name == "ephemeral-storage"
+}
+
 fn is_huge(name: &str) -> bool {
     name.starts_with("hugepages-")
 }

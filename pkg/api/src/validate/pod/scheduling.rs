@@ -138,7 +138,7 @@ pub fn taints(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
         }
         errors.one_of(&at.child("effect"), effect, EFFECTS);
         if !seen.insert((key, effect)) {
-            errors.duplicate_because(&at, taint.clone(), "taints must be unique by key and effect pair");
+            errors.duplicate_as(&at, "core.Taint", taint, "taints must be unique by key and effect pair");
         }
     }
 }

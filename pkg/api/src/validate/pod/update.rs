@@ -1,5 +1,6 @@
 //! What may change in a pod that exists.
 use super::super::field::{Errors, Path, Tree, same};
+use super::super::shown::{difference, internal_pod_spec};
 use super::MAX_ID;
 use serde_json::{Map, Value};
 
@@ -33,13 +34,30 @@ pub fn update(errors: &mut Errors, new: &Value, old: &Value, change: Change) {
         only_added_ephemeral(errors, &path.child("ephemeralContainers"), new, old);
     }
     if !same(&fixed(new, old, change), &fixed(old, old, change)) {
-        errors.forbidden(&path, REFUSED);
+        let (old, new) = (internal_pod_spec(old), internal_pod_spec(&with_mutable(new, old)));
+        errors.forbidden(&path, format!("{REFUSED}\n{}", difference("core.PodSpec", &old, &new)));
     }
 }
 
 const REFUSED: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
                        `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
                        `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+
+/// The new spec with what may change as it was: what is left is what is wrong.
+fn with_mutable(new: &Value, old: &Value) -> Value {
+    let mut out = new.clone();
+    let Some(fields) = out.as_object_mut() else { return out };
+    for name in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
+        super::super::field::put_back(fields, old, name);
+    }
+    for list in ["containers", "initContainers"] {
+        let containers = fields.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+        for (container, old) in containers.filter_map(Value::as_object_mut).zip(old.list(list)) {
+            super::super::field::put_back(container, old, "image");
+        }
+    }
+    out
+}
 
 /// The spec without what may change.
 fn fixed(spec: &Value, old: &Value, change: Change) -> Value {

@@ -50,7 +50,7 @@ pub fn root(schema: &Value) -> Type {
 }
 
 fn own_fields() -> impl Iterator<Item = (Arc<str>, Field)> {
-    let field = |ty| Field { ty, required: false, nullable: false, default: None, in_zero_value: false };
+    let field = Field::optional;
     [
         ("apiVersion", field(Type::String(StringFormat::Plain))),
         ("kind", field(Type::String(StringFormat::Plain))),
@@ -82,11 +82,10 @@ fn structure(schema: &Value, keeps: bool) -> Struct {
     let required: BTreeSet<&str> =
         schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let field = |name: &str, schema: &Value| Field {
-        ty: of(schema),
         required: required.contains(name),
         nullable: schema["nullable"] == true,
         default: schema.get("default").cloned(),
-        in_zero_value: false,
+        ..Field::optional(of(schema))
     };
     let given = schema["properties"].as_object().into_iter().flatten();
     let mut fields: BTreeMap<Arc<str>, Field> = given.map(|(n, s)| (n.as_str().into(), field(n, s))).collect();

@@ -36,7 +36,7 @@ const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 /// In `apps/v1` the template's generation is an annotation.
 pub fn create_daemon_set(object: &mut Value, _: &Context<'_>) {
-    child(&mut object["metadata"], "annotations").entry(TEMPLATE_GENERATION).or_insert_with(|| "1".into());
+    child(&mut object["metadata"], "annotations").insert(TEMPLATE_GENERATION.into(), "1".into());
 }
 
 pub fn update_daemon_set(new: &mut Value, old: &Value, _: &Context<'_>) {

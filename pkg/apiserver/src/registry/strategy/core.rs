@@ -92,7 +92,6 @@ pub fn create_pod(object: &mut Value, _: &Context<'_>) {
             "message": "Scheduling is blocked due to non-empty scheduling gates",
             "lastProbeTime": null,
             "lastTransitionTime": null,
-            "observedGeneration": 1,
         }]);
     }
     object["status"] = status;
