@@ -23,6 +23,7 @@ pub mod status;
 pub mod summary;
 pub mod table;
 pub mod validate;
+pub mod warn;
 
 pub use meta::{GroupKind, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use status::Status;

@@ -115,6 +115,10 @@ pub enum ListKind {
 /// A closed set of definitions: the built-in ones, or one custom resource version's own.
 #[derive(Clone, Debug, Default)]
 pub struct Schemas {
+    /// The types are Go's: a list or map without anything in it is left out like one that is absent, and values
+    /// without a schema (`RawExtension`, `JSON`) have one owner. A custom resource keeps what it is given, and values
+    /// without a schema are owned part by part.
+    pub golang: bool,
     definitions: BTreeMap<Arc<str>, Arc<Definition>>,
     kinds: BTreeMap<GroupVersionKind, Arc<str>>,
 }

@@ -263,3 +263,16 @@ impl Caller {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_in_the_process_own_fields_under_upstreams_names() {
+        assert_eq!(program("system:serviceaccount:kube-system:deployment-controller"), "kube-controller-manager");
+        assert_eq!(program("system:node:rock"), "kubelet");
+        assert_eq!(program("system:kube-scheduler"), "kube-scheduler");
+        assert_eq!(program("eyot:net"), "eyot");
+    }
+}

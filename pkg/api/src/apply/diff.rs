@@ -115,15 +115,17 @@ impl<'a> Walk<'a> {
     fn fields(&mut self, old: Option<&Value>, new: Option<&Value>, fields: Fields<'a>) {
         let none = Map::new();
         let (was, is) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+        let golang = self.types.schemas.golang;
+        let there = |name: &str, value: &Value| !(golang && fields.leaves_out(name, value));
         // Where there is an object at all, some fields of it are always there.
         let absent = |object: Option<&_>, name: &str| object.and_then(|_: &Map<_, _>| fields.absent(name));
         for (name, value) in was.unwrap_or(&none) {
-            let new = is.and_then(|is| is.get(name)).or_else(|| absent(is, name));
-            self.field(name, Some(value), new, fields);
+            let new = is.and_then(|is| is.get(name)).filter(|new| there(name, new)).or_else(|| absent(is, name));
+            self.field(name, Some(value).filter(|old| there(name, old)), new, fields);
         }
         for (name, value) in is.unwrap_or(&none) {
             if was.is_none_or(|was| !was.contains_key(name)) {
-                self.field(name, absent(was, name), Some(value), fields);
+                self.field(name, absent(was, name), Some(value).filter(|new| there(name, new)), fields);
             }
         }
     }

@@ -57,7 +57,7 @@ impl<'a> Types<'a> {
                 ListKind::Set => Shape::List(Items::Set),
                 ListKind::Map(keys) => Shape::List(Items::Keyed { item: &list.item, keys }),
             },
-            (Type::Any, value) => deduced(value),
+            (Type::Any, value) if !self.schemas.golang => deduced(value),
             _ => Shape::Leaf,
         }
     }
@@ -111,6 +111,18 @@ impl<'t> Fields<'t> {
     pub fn absent(self, name: &str) -> Option<&'t Value> {
         let Self::Struct(s) = self else { return None };
         s.fields.get(name)?.zero.as_ref()
+    }
+
+    /// Whether Go leaves the field out with this value: it has nothing in it, and is not always written.
+    pub fn leaves_out(self, name: &str, value: &Value) -> bool {
+        let empty = match value {
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        let Self::Struct(s) = self else { return false };
+        let part = |ty: &Type| matches!(ty, Type::List(_) | Type::Map(_) | Type::AtomicMap(_));
+        empty && s.fields.get(name).is_some_and(|field| field.zero.is_none() && part(&field.ty))
     }
 
     /// Is this a field that the schema names, rather than a map's key?

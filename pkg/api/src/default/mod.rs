@@ -37,17 +37,10 @@ fn walk(value: &mut Value, ty: &Type, schemas: &Schemas) {
     match (schemas.resolve(ty), value) {
         (Type::Struct(structure), Value::Object(object)) => {
             for (name, field) in &structure.fields {
-                match object.get(&**name) {
-                    // Upstream stores protobuf, which has no empty lists and maps.
-                    Some(value) if field.zero.is_none() && is_empty(value, schemas.resolve(&field.ty)) => {
-                        object.remove(&**name);
-                    }
-                    Some(_) => {}
-                    None => {
-                        if let Some(value) = field.default.as_ref().or(field.zero.as_ref()) {
-                            object.insert(name.to_string(), value.clone());
-                        }
-                    }
+                if !object.contains_key(&**name)
+                    && let Some(value) = field.default.as_ref().or(field.zero.as_ref())
+                {
+                    object.insert(name.to_string(), value.clone());
                 }
                 if let Some(child) = object.get_mut(&**name) {
                     walk(child, &field.ty, schemas);
@@ -66,23 +59,27 @@ fn is_empty(value: &Value, ty: &Type) -> bool {
     match (ty, value) {
         (Type::Map(_) | Type::AtomicMap(_), Value::Object(map)) => map.is_empty(),
         (Type::List(_), Value::Array(list)) => list.is_empty(),
+        (Type::Any, _) => false,
+        (_, Value::Null) => true,
         _ => false,
     }
 }
 
-/// Brings a defaulted object into the form it is stored in: lists and maps that are empty, but always written,
-/// become null. (Who wrote them owns them all the same, so this comes after managedFields.)
+/// Brings a defaulted object into the form in which upstream's store gives it back: protobuf has no lists and maps
+/// without anything in them, so they are left out, or null where they are always written. (Who writes those owns
+/// them all the same, so this comes after managedFields.)
 pub fn settle(value: &mut Value, ty: &Type, schemas: &Schemas) {
     match (schemas.resolve(ty), value) {
         (Type::Struct(structure), Value::Object(object)) => {
-            for (name, value) in object {
-                let Some(field) = structure.fields.get(&**name) else { continue };
-                if field.zero == Some(Value::Null) && is_empty(value, schemas.resolve(&field.ty)) {
-                    *value = Value::Null;
-                } else {
+            object.retain(|name, value| {
+                let Some(field) = structure.fields.get(&**name) else { return true };
+                if !is_empty(value, schemas.resolve(&field.ty)) {
                     settle(value, &field.ty, schemas);
+                    return true;
                 }
-            }
+                *value = Value::Null;
+                field.zero == Some(Value::Null)
+            });
         }
         (Type::Map(item) | Type::AtomicMap(item), Value::Object(object)) => {
             object.values_mut().for_each(|value| settle(value, item, schemas));
@@ -165,14 +162,19 @@ mod tests {
 
     #[test]
     fn empty_lists_and_maps_are_not_stored() {
-        let map = defaulted("", "ConfigMap", json!({"data": {}, "metadata": {"labels": {}}}));
+        let settled = |group: &str, kind: &str, object: Value| {
+            let mut object = defaulted(group, kind, object);
+            let schemas = Schemas::builtin();
+            settle(&mut object, &schemas.for_kind(&GroupVersionKind::new(group, "v1", kind)).unwrap().ty, schemas);
+            object
+        };
+        let map = settled("", "ConfigMap", json!({"data": {}, "metadata": {"labels": {}}}));
         assert_eq!(map, json!({"metadata": {}}));
-        let mut role = defaulted("rbac.authorization.k8s.io", "Role", json!({"metadata": {}, "rules": []}));
-        assert_eq!(role["rules"], json!([]), "who wrote it owns it");
-        let schemas = Schemas::builtin();
-        let kind = GroupVersionKind::new("rbac.authorization.k8s.io", "v1", "Role");
-        settle(&mut role, &schemas.for_kind(&kind).unwrap().ty, schemas);
+        let role = settled("rbac.authorization.k8s.io", "Role", json!({"metadata": {}, "rules": []}));
         assert_eq!(role["rules"], Value::Null);
+        let volume = json!({"name": "v", "emptyDir": {}});
+        let pod = settled("", "Pod", json!({"spec": {"volumes": [volume], "initContainers": null}}));
+        assert_eq!((pod["spec"].get("initContainers"), &pod["spec"]["volumes"][0]), (None, &volume));
     }
 
     #[test]

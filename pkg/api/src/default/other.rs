@@ -21,11 +21,7 @@ pub fn set(name: &str, object: &mut Object) {
             fill(object, "protocol", "TCP");
         }
         "api.networking.v1.IngressClassParametersReference" => fill(object, "scope", "Cluster"),
-        "api.coordination.v1.LeaseSpec" => {
-            // Coordinated leader election is an alpha feature: its fields are dropped, as where it is off.
-            object.remove("strategy");
-            object.remove("preferredHolder");
-        }
+        "api.authentication.v1.TokenRequestSpec" => fill(object, "expirationSeconds", 3600),
         "api.flowcontrol.v1.FlowSchemaSpec" => fill_count(object, "matchingPrecedence", 1000),
         "api.flowcontrol.v1.ExemptPriorityLevelConfiguration" => {
             fill(object, "nominalConcurrencyShares", 0);

@@ -20,11 +20,12 @@ impl Schemas {
 fn read(file: &str) -> Schemas {
     let definitions: BTreeMap<String, Value> = serde_json::from_str(file).expect("the generated file is JSON");
     let mut names = Names::default();
-    Schemas::new(definitions.into_iter().map(|(name, definition)| Definition {
+    let schemas = Schemas::new(definitions.into_iter().map(|(name, definition)| Definition {
         name: names.get(&name),
         ty: names.ty(&definition["t"]),
         kinds: definition["k"].as_array().into_iter().flatten().map(kind).collect(),
-    }))
+    }));
+    Schemas { golang: true, ..schemas }
 }
 
 fn kind(value: &Value) -> GroupVersionKind {

@@ -223,6 +223,9 @@ fn environment(params: bool, variables: &[(&str, Type)]) -> Environment {
     let names = ["object", "oldObject", "request", "namespaceObject"];
     let base = names.iter().fold(Environment::new().with_authorizer(), |all, name| all.variable(name, Type::Dyn));
     let base = if params { base.variable("params", Type::Dyn) } else { base };
+    if variables.is_empty() {
+        return base;
+    }
     base.variable("variables", Type::Object(Arc::new(ObjectType::new("variables", variables))))
 }
 
@@ -327,7 +330,7 @@ fn match_resources(errors: &mut Errors, at: &Path<'_>, of: &Value) {
 }
 
 fn validations(errors: &mut Errors, root: &Path<'_>, spec: &Value, all: &Environment) {
-    const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+    const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
     if spec.count("validations") == 0 && spec.count("auditAnnotations") == 0 {
         let why = "validations or auditAnnotations must contain at least one item";
         errors.required(&root.child("validations"), why);

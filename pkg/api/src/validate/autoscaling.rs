@@ -28,6 +28,11 @@ pub fn autoscaler(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
         errors.invalid(&at.child("apiVersion"), version, "apiVersion must specify API group");
     }
     metrics(errors, &path.child("metrics"), spec);
+    if let Some(percent) = spec.int("targetCPUUtilizationPercentage").filter(|percent| *percent < 1) {
+        // In v1; upstream looks at the metric that it stands for.
+        let at = path.child("metrics[0].resource.target.averageUtilization");
+        errors.invalid(&at, percent, "must be greater than 0");
+    }
     let behavior = path.child("behavior");
     for name in ["scaleUp", "scaleDown"].iter().filter(|name| spec["behavior"].has(name)) {
         scaling_rules(errors, &behavior.child(name), &spec["behavior"][*name]);

@@ -1,6 +1,7 @@
 //! Jobs and CronJobs.
 use super::classes::{PREFIXED_PATH, is_prefixed_path};
-use super::field::{Errors, Path, Tree, same};
+use super::field::{Errors, IMMUTABLE, Path, Tree, same};
+use super::shown::internal_pod_spec;
 use super::{names, pod, selector};
 use crate::selector::LabelSelector;
 use serde_json::{Value, json};
@@ -182,7 +183,15 @@ pub fn job_update(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value
         ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"];
     errors.all_immutable(path, new, old, &fixed);
     if !same(&fixed_template(new, old), &fixed_template(old, old)) {
-        errors.invalid(&path.child("template"), new["template"].clone(), super::field::IMMUTABLE);
+        let (at, template) = (path.child("template"), &new["template"]);
+        if old.flag("suspend") {
+            // Resources may change then, and so upstream looks at the spec alone.
+            errors.invalid_as(&at.child("spec"), "core.PodSpec", &internal_pod_spec(&template["spec"]), IMMUTABLE);
+        } else {
+            let mut shown = template.clone();
+            shown["spec"] = internal_pod_spec(&template["spec"]);
+            errors.invalid_as(&at, "core.PodTemplateSpec", &shown, IMMUTABLE);
+        }
     }
 }
 

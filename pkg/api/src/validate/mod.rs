@@ -73,7 +73,12 @@ pub fn validate_subresource(
         before
     });
     meta::metadata_update(&mut errors, new, old);
+    let found = errors.0.len();
     changed(&mut errors, kind, subresource, new, old);
+    if kind.group.is_empty() && matches!(&*kind.kind, "ConfigMap" | "Secret") {
+        // Here upstream looks at what changed before it looks at the whole.
+        errors.0.rotate_left(found);
+    }
     errors.0
 }
 

@@ -47,7 +47,7 @@ fn is_key_name(text: &str) -> bool {
 pub fn dns_label(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > LABEL_MAX {
-        out.push(too_long(LABEL_MAX));
+        out.push(too_many_characters(LABEL_MAX));
     }
     if !is_label(text) {
         out.push(if is_subdomain(text) {
@@ -68,7 +68,7 @@ pub fn dns_label(text: &str) -> Vec<String> {
 pub fn dns_subdomain(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > SUBDOMAIN_MAX {
-        out.push(too_long(SUBDOMAIN_MAX));
+        out.push(too_many_characters(SUBDOMAIN_MAX));
     }
     if !is_subdomain(text) {
         out.push(pattern(
@@ -85,7 +85,7 @@ pub fn dns_subdomain(text: &str) -> Vec<String> {
 pub fn dns1035_label(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > LABEL_MAX {
-        out.push(too_long(LABEL_MAX));
+        out.push(too_many_characters(LABEL_MAX));
     }
     if !is_label(text) || text.starts_with(|c: char| c.is_ascii_digit()) {
         out.push(pattern(
@@ -115,7 +115,7 @@ pub fn wildcard_subdomain(text: &str) -> Vec<String> {
 pub fn search_domain(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > SUBDOMAIN_MAX {
-        out.push(too_long(SUBDOMAIN_MAX));
+        out.push(too_many_characters(SUBDOMAIN_MAX));
     }
     let label = |part: &str| is_label(&part.strip_prefix('_').unwrap_or(part).replace('_', "-"));
     if !text.split('.').all(label) {

@@ -91,6 +91,10 @@ fn structure(out: &mut Out, ty: &str, value: &Value) {
 
 fn fields(out: &mut Out, ty: &str, value: &Value, first: &mut bool) {
     for [name, key, kind] in TABLE.get(ty).into_iter().flatten() {
+        if kind == "+~" {
+            metadata(out, &value[key], first);
+            continue;
+        }
         if let Some(embedded) = kind.strip_prefix('+') {
             fields(out, embedded, value, first);
             continue;
@@ -98,6 +102,17 @@ fn fields(out: &mut Out, ty: &str, value: &Value, first: &mut bool) {
         out.next(first);
         out.key(name);
         field(out, kind, value.get(key).unwrap_or(&Value::Null));
+    }
+}
+
+/// An object's metadata, which has JSON tags and leaves out what is empty, in its own order.
+fn metadata(out: &mut Out, value: &Value, first: &mut bool) {
+    for name in ["name", "generateName", "namespace", "labels", "annotations", "ownerReferences", "finalizers"] {
+        if let Some(value) = value.get(name) {
+            out.next(first);
+            out.key(name);
+            json(out, value);
+        }
     }
 }
 

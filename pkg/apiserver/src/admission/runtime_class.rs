@@ -20,7 +20,7 @@ pub fn resolve(pod: &mut Value, class: Option<&Value>) -> Result<(), String> {
 }
 
 fn overhead(pod: &mut Value, fixed: &Value) -> Result<(), String> {
-    let claimed = pod["spec"]["overhead"].as_object().filter(|claimed| !claimed.is_empty());
+    let claimed = pod["spec"]["overhead"].as_object();
     match (claimed, fixed.as_object()) {
         (None, None) => {}
         (Some(_), None) => {

@@ -11,6 +11,8 @@ pub struct Cidr {
     /// Addresses in it, at most [`Cidr::MOST`].
     size: u64,
     v6: bool,
+    /// As it was given.
+    text: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +34,7 @@ impl Cidr {
             IpAddr::V4(v4) => u128::from(v4.to_bits()),
             IpAddr::V6(v6) => v6.to_bits(),
         };
-        Ok(Self { base, size, v6 })
+        Ok(Self { base, size, v6, text: network.trunc().to_string() })
     }
 
     /// `IPv4` or `IPv6`, as Services name families.
@@ -78,8 +80,8 @@ pub struct Claims {
 pub enum Error {
     #[error("provided {0} is already allocated")]
     Taken(&'static str),
-    #[error("the provided network does not match the current range")]
-    AddressOutside,
+    #[error("the provided IP ({address}) is not in the valid range. The range of valid IPs is {network}")]
+    AddressOutside { address: IpAddr, network: String },
     #[error("provided port is not in the valid range. The range of valid ports is {first}-{last}")]
     PortOutside { first: u16, last: u16 },
     #[error("range is full")]
@@ -131,7 +133,7 @@ impl Pools {
     /// When it is outside, or another's.
     pub fn check_ip(&self, owner: &str, ip: IpAddr) -> Result<(), Error> {
         if !self.cidr.usable(ip) {
-            return Err(Error::AddressOutside);
+            return Err(Error::AddressOutside { address: ip, network: self.cidr.text.clone() });
         }
         let ours = self.held_by(owner).is_some_and(|c| c.ips.contains(&ip));
         if ours || !self.ips_taken.contains_key(&ip) { Ok(()) } else { Err(Error::Taken("IP")) }
@@ -208,7 +210,7 @@ mod tests {
         assert_eq!(pools.check_ip("a", ip), Ok(()));
         pools.release("a");
         assert_eq!(pools.check_ip("b", ip), Ok(()));
-        assert!(matches!(pools.check_ip("b", "10.44.0.1".parse().unwrap()), Err(Error::AddressOutside)));
+        assert!(matches!(pools.check_ip("b", "10.44.0.1".parse().unwrap()), Err(Error::AddressOutside { .. })));
         assert!(pools.check_ip("b", "10.43.0.0".parse().unwrap()).is_err());
         assert!(pools.check_ip("b", "10.43.255.255".parse().unwrap()).is_err());
     }

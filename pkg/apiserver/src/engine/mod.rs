@@ -177,10 +177,22 @@ impl Engine {
     }
 }
 
+/// What there is to say of a built-in resource that goes out of use (`APILifecycleDeprecated`).
+fn deprecated(info: &RequestInfo) -> Option<&'static str> {
+    match (&*info.group, &*info.version, &*info.resource) {
+        ("", "v1", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        _ => None,
+    }
+}
+
 #[async_trait::async_trait]
 impl Serve for Engine {
     async fn serve(&self, request: Request) -> Response<Body> {
-        self.dispatch(&request).await.unwrap_or_else(|status| output::failure(&status))
+        let response = self.dispatch(&request).await.unwrap_or_else(|status| output::failure(&status));
+        match deprecated(&request.info) {
+            Some(text) => output::with_warnings(response, &[text.to_owned()]),
+            None => response,
+        }
     }
 
     async fn admit_connection(&self, info: &RequestInfo, user: &User) -> std::result::Result<Vec<String>, Status> {

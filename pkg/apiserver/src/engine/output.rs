@@ -162,9 +162,15 @@ impl Form {
             "apiVersion": "meta.k8s.io/v1",
             "metadata": meta,
             "columnDefinitions": if columns { json!(definitions) } else { Value::Null },
-            "rows": if rows.is_empty() { Value::Null } else { rows.into() },
+            // Upstream's plain printer makes a list only for its first row.
+            "rows": if rows.is_empty() && is_plain(printer) { Value::Null } else { rows.into() },
         })
     }
+}
+
+/// Whether a kind has no columns of its own.
+fn is_plain(printer: &dyn Printer) -> bool {
+    printer.columns().iter().any(|column| column.name == "Created At")
 }
 
 fn definition(column: &api::table::Column) -> Value {

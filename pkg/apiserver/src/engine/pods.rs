@@ -1,5 +1,6 @@
 //! What the subresources of a pod may change.
 use crate::registry::strategy;
+use api::validate::{FieldError, Reason};
 use serde_json::{Value, json};
 
 /// `ephemeralcontainers`: those alone.
@@ -31,6 +32,16 @@ pub fn only_resources(new: &mut Value, live: &Value) {
     if let Some(whole) = spec.get("resources") {
         new["spec"]["resources"] = whole.clone();
     }
+}
+
+/// What a resize may not do to the pod as a whole.
+pub fn resize_errors(new: &Value, live: &Value) -> Option<FieldError> {
+    (strategy::qos_class(new) != strategy::qos_class(live)).then(|| FieldError {
+        field: "spec".into(),
+        reason: Reason::Invalid,
+        value: Some(live["status"]["qosClass"].clone()),
+        detail: "Pod QOS Class may not change as a result of resizing".into(),
+    })
 }
 
 fn keep_version(new: &mut Value, meta: &Value) {

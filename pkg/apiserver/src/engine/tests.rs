@@ -436,3 +436,103 @@ async fn watches_end_with_the_server() {
     bench.engine.run(shutdown).await;
     assert!(body.frame().await.is_none());
 }
+
+fn create(resource: &str) -> crate::RequestInfo {
+    info(Verb::Create, resource, "default", "")
+}
+
+fn patch_headers(media: &str) -> http::HeaderMap {
+    let mut headers = http::HeaderMap::new();
+    headers.insert(http::header::CONTENT_TYPE, media.parse().unwrap());
+    headers
+}
+
+#[tokio::test]
+async fn what_the_server_resets_is_nobodys() {
+    let bench = Bench::new();
+    bench.store("/registry/namespaces/default", json!({"metadata": {"name": "default"}})).await;
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    let claim = json!({"metadata": {"name": "c"}, "spec": spec, "status": {"phase": "Bound"}});
+    let (code, made) = bench.json(create("persistentvolumeclaims"), claim).await;
+    assert_eq!((code, &made["status"]["phase"]), (201, &json!("Pending")), "{made}");
+    let owned = &made["metadata"]["managedFields"][0]["fieldsV1"];
+    assert!(owned["f:spec"].is_object() && owned.get("f:status").is_none(), "{owned}");
+}
+
+#[tokio::test]
+async fn empty_lists_come_back_as_upstreams_store_gives_them() {
+    let bench = Bench::new();
+    bench.store("/registry/namespaces/default", json!({"metadata": {"name": "default"}})).await;
+    let map = json!({"metadata": {"name": "m", "labels": {}}, "data": {}});
+    let (code, made) = bench.json(create("configmaps"), map).await;
+    assert_eq!((code, made.get("data"), made["metadata"].get("labels")), (201, None, None));
+    let endpoints = json!({"metadata": {"name": "e"}, "addressType": "IPv4", "endpoints": []});
+    let slices = crate::RequestInfo { group: "discovery.k8s.io".into(), ..create("endpointslices") };
+    let (code, made) = bench.json(slices, endpoints).await;
+    assert_eq!((code, made.get("endpoints")), (201, Some(&Value::Null)), "{made}");
+}
+
+#[tokio::test]
+async fn a_patch_that_makes_no_object_is_told_with_what_it_made() {
+    let bench = with_maps(&["a"]).await;
+    let body = json!({"data": "x"}).to_string();
+    let headers = patch_headers("application/merge-patch+json");
+    let response = bench.send(info(Verb::Patch, "configmaps", "default", "a"), body, headers).await;
+    let (code, status) = super::testing::read(response).await;
+    let message = status["message"].as_str().unwrap();
+    assert_eq!(code, 422, "{message}");
+    assert!(message.starts_with(" \"\" is invalid: patch: Invalid value: \"{"), "{message}");
+    assert!(message.ends_with("Go struct field ConfigMap.data of type map[string]string"), "{message}");
+}
+
+#[tokio::test]
+async fn a_manager_that_applies_nothing_more_owns_nothing_more() {
+    let bench = Bench::new();
+    bench.store("/registry/namespaces/default", json!({"metadata": {"name": "default"}})).await;
+    let apply = |data: Value| {
+        let at = query(info(Verb::Patch, "configmaps", "default", "a"), &[("fieldManager", "bob")]);
+        let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
+        bench.send(at, body.to_string(), patch_headers("application/apply-patch+yaml"))
+    };
+    let (code, made) = super::testing::read(apply(json!({"x": "1"})).await).await;
+    assert_eq!((code, &made["metadata"]["managedFields"][0]["manager"]), (201, &json!("bob")));
+    let (code, left) = super::testing::read(apply(Value::Null).await).await;
+    assert_eq!((code, left["metadata"].get("managedFields"), left.get("data")), (200, None, None), "{left}");
+}
+
+#[tokio::test]
+async fn a_body_of_another_kind_or_none_is_told_as_upstream_tells_it() {
+    let bench = Bench::new();
+    let say = |body: &'static str| bench.send(create("configmaps"), body, http::HeaderMap::new());
+    for (body, text) in [
+        (r#"{"kind":"Thing","apiVersion":"v1"}"#, "no kind \"Thing\" is registered for version \"v1\" in scheme"),
+        (r#"{"apiVersion":"v9"}"#, "no kind \"ConfigMap\" is registered for version \"v9\" in scheme"),
+        (r#"{"a":1,}"#, "invalid character '}' looking for beginning of object key string ({\"a\":1,})"),
+        ("[]", "json: cannot unmarshal array into Go value of type struct { APIVersion string"),
+    ] {
+        let (code, status) = super::testing::read(say(body).await).await;
+        assert!(code == 400 && status["message"].as_str().unwrap().contains(text), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn tables_say_null_where_there_is_nothing() {
+    let bench = with_maps(&["a"]).await;
+    let mut headers = http::HeaderMap::new();
+    headers.insert(http::header::ACCEPT, "application/json;as=Table;v=v1;g=meta.k8s.io".parse().unwrap());
+    let list = |parameters: &[(&str, &str)]| query(info(Verb::List, "configmaps", "default", ""), parameters);
+    let (_, none) =
+        super::testing::read(bench.send(list(&[("labelSelector", "n=x")]), "", headers.clone()).await).await;
+    assert_eq!(none["rows"], Value::Null);
+    let (_, bare) = super::testing::read(bench.send(list(&[("includeObject", "None")]), "", headers).await).await;
+    assert_eq!(bare["rows"][0].get("object"), Some(&Value::Null));
+}
+
+#[tokio::test]
+async fn endpoints_go_out_of_use() {
+    let bench = Bench::new();
+    let list = info(Verb::List, "endpoints", "default", "");
+    let response = bench.send(list, "", http::HeaderMap::new()).await;
+    let warning = response.headers()[http::header::WARNING].to_str().unwrap();
+    assert!(warning.contains("v1 Endpoints is deprecated in v1.33+"), "{warning}");
+}

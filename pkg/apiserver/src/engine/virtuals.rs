@@ -46,7 +46,13 @@ fn component(name: &str) -> Value {
 
 fn list(call: &Call<'_>) -> Response<Body> {
     let form = Form::new(call);
-    let items = COMPONENTS.map(component);
+    // They have no labels, and of fields their names alone.
+    let selector = call.info().param("labelSelector").map(api::selector::LabelSelector::parse);
+    let matches = |_: &Value| match &selector {
+        Some(Ok(selector)) => selector.matches(&Value::Null),
+        _ => true,
+    };
+    let items: Vec<Value> = COMPONENTS.map(component).into_iter().filter(matches).collect();
     let body = match call.media.shape {
         Shape::Table => {
             let printer = form.printer();

@@ -162,8 +162,7 @@ impl<'a> Write<'a> {
         };
         let (version, kind) = (given(object, "apiVersion"), given(object, "kind"));
         if self.is_apply() && !kind.is_empty() && (kind != resource.kind || version != expected) {
-            let text = format!("invalid object type: {}", gvk_text(&version, &kind));
-            return Err(Status::failure(500, "", text).into());
+            return Err(Status::bad_request(format!("invalid object type: {}", gvk_text(&version, &kind))).into());
         }
         if !version.is_empty() && version != expected || !kind.is_empty() && kind != resource.kind {
             return Err(wrong_kind(resource, &version, &kind).into());
@@ -295,6 +294,7 @@ impl<'a> Write<'a> {
         if call.is_service() {
             crate::alloc::service::normalize(&mut new, None);
         }
+        self.warn(&new, None);
         self.require_valid(&new, None, name)?;
         self.ask(Operation::Create, None, &new, None).await?;
         let reserved = self.reserve(&mut new, None, name).await?;
@@ -472,6 +472,7 @@ impl<'a> Write<'a> {
             self.ask(Operation::Update, Some(entry.mod_revision), &new, Some(live)).await?;
             return Ok(Some(Outcome::Stored(entry.clone())));
         }
+        self.warn(&new, Some(live));
         self.require_valid(&new, Some(live), &call.info().name)?;
         self.ask(Operation::Update, Some(entry.mod_revision), &new, Some(live)).await?;
         let reserved = self.reserve(&mut new, Some(live), &call.info().name).await?;
@@ -528,7 +529,7 @@ impl<'a> Write<'a> {
         let patched = self.call.info().verb == crate::Verb::Patch && self.options.force.is_none();
         if !said("uid").is_empty() && said("uid") != uid && patched {
             let error = field_error("metadata.uid", Reason::Invalid, Some(said("uid").into()), "field is immutable");
-            return Err(self.invalid(name, &[error]));
+            return Err(self.invalid(name, &[error.clone(), error]));
         }
         if !said("uid").is_empty() && said("uid") != uid {
             let why = format!(
@@ -586,13 +587,30 @@ impl<'a> Write<'a> {
         }
     }
 
+    /// Notes what is most likely not meant.
+    fn warn(&mut self, new: &Value, old: Option<&Value>) {
+        let resource = &self.call.resource;
+        let status_only = old.is_some() && self.scope != Scope::Main;
+        if resource.custom.is_none() && !status_only {
+            self.warnings.extend(api::warn::warnings(&resource.gvk(), new, old));
+        }
+    }
+
     fn require_valid(&self, new: &Value, old: Option<&Value>, name: &str) -> Result<()> {
-        let errors = self.call.resource.validate(self.call.sub(), new, old);
+        let mut errors = self.call.resource.validate(self.call.sub(), new, old);
+        if let (Scope::Resize, Some(old)) = (self.scope, old) {
+            errors.extend(super::pods::resize_errors(new, old));
+        }
         if errors.is_empty() { Ok(()) } else { Err(self.invalid(name, &errors)) }
     }
 
     pub fn invalid(&self, name: &str, errors: &[FieldError]) -> Box<Status> {
-        Status::invalid(&self.call.resource.group_kind(), name, errors).into()
+        let mut of = self.call.resource.group_kind();
+        if of.kind == "Event" {
+            // Upstream checks events of both groups as one kind, the core group's.
+            of.group.clear();
+        }
+        Status::invalid(&of, name, errors).into()
     }
 
     /// The answer.

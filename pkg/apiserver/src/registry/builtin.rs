@@ -234,7 +234,7 @@ const TABLE: &[(&str, &str, &[Row])] = &[
         cluster("priorityclasses", "PriorityClass", Strategy::WHOLE).short(&["pc"]),
     ]),
     ("coordination.k8s.io", "v1", &[
-        namespaced("leases", "Lease", Strategy { create_on_update: true, unconditional_update: false, ..PLAIN }),
+        namespaced("leases", "Lease", strategy::LEASE),
     ]),
     ("node.k8s.io", "v1", &[
         cluster("runtimeclasses", "RuntimeClass", Strategy { create_on_update: true, unconditional_update: false, ..PLAIN }),

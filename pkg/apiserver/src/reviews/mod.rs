@@ -59,11 +59,12 @@ fn own(object: &mut Value, headers: &HeaderMap, info: &RequestInfo, now: &str) {
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let version = api::GroupVersion::parse(&api_version);
     let gvk = api::GroupVersionKind::new(version.group, version.version, kind.as_str());
-    let (Some(definition), false) = (schemas.for_kind(&gvk), kind == "TokenRequest") else { return };
+    let (Some(definition), false) = (schemas.for_kind(&gvk), kind == "SelfSubjectRulesReview") else { return };
     api::default::default(&gvk, object, &definition.ty, schemas);
     let manager = crate::engine::write::manager(info.param("fieldManager").unwrap_or_default(), headers);
     let status = object.as_object_mut().and_then(|object| object.remove("status"));
-    let writer = api::apply::Writer { manager: &manager, api_version: &api_version, subresource: "", now };
+    let writer =
+        api::apply::Writer { manager: &manager, api_version: &api_version, subresource: &info.subresource, now };
     api::apply::update(None, object, &writer, &definition.ty, schemas);
     status.into_iter().for_each(|status| object["status"] = status);
 }

@@ -32,7 +32,14 @@ impl Review<'_> {
         }
         let (token, expires) = accounts.issue(&grant, uuid::Uuid::new_v4(), self.now.as_second());
         let expires = jiff::Timestamp::from_second(expires).map_err(Status::internal)?;
-        object["metadata"] = json!({"name": name, "namespace": namespace, "creationTimestamp": seconds(self.now)});
+        let owners = object["metadata"]["managedFields"].take();
+        object["metadata"] = json!({
+            "name": name, "namespace": namespace, "creationTimestamp": seconds(self.now),
+            "uid": uuid::Uuid::new_v4().to_string(),
+        });
+        if owners.is_array() {
+            object["metadata"]["managedFields"] = owners;
+        }
         object["spec"]["audiences"] = json!(grant.audiences);
         object["spec"]["expirationSeconds"] = json!(seconds_wanted);
         object["status"] = json!({"token": token, "expirationTimestamp": seconds(expires)});

@@ -47,6 +47,17 @@ pub fn update_daemon_set(new: &mut Value, old: &Value, _: &Context<'_>) {
     child(&mut new["metadata"], "annotations").insert(TEMPLATE_GENERATION.into(), after.to_string().into());
 }
 
+/// Coordinated leader election is an alpha feature: its fields are dropped, as where it is off.
+pub fn create_lease(object: &mut Value, _: &Context<'_>) {
+    for field in ["strategy", "preferredHolder"] {
+        child(object, "spec").remove(field);
+    }
+}
+
+pub fn update_lease(new: &mut Value, _: &Value, context: &Context<'_>) {
+    create_lease(new, context);
+}
+
 /// Who asks is what authentication found, never what the body says.
 pub fn create_signing_request(object: &mut Value, context: &Context<'_>) {
     let user = context.user;

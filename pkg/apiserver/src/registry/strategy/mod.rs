@@ -80,7 +80,7 @@ impl Strategy {
     pub const WHOLE: Self = Self { generation: Generation::Whole, ..Self::PLAIN };
 }
 
-pub(crate) use core::merge_string_data;
+pub(crate) use core::{merge_string_data, qos_class};
 
 pub const EVENT: Strategy = Strategy { create_on_update: true, collectable: false, ..Strategy::PLAIN };
 pub const NAMESPACE: Strategy = Strategy {
@@ -114,6 +114,13 @@ pub const DAEMON_SET: Strategy =
     Strategy { on_create: batch::create_daemon_set, on_update: batch::update_daemon_set, ..Strategy::SPEC };
 pub const DEPLOYMENT: Strategy = Strategy::SPEC;
 pub const JOB: Strategy = Strategy { orphans: true, on_create: batch::create_job, ..Strategy::SPEC };
+pub const LEASE: Strategy = Strategy {
+    create_on_update: true,
+    unconditional_update: false,
+    on_create: batch::create_lease,
+    on_update: batch::update_lease,
+    ..Strategy::PLAIN
+};
 pub const SIGNING_REQUEST: Strategy = Strategy {
     on_create: batch::create_signing_request,
     on_update: batch::update_signing_request,
