@@ -125,15 +125,16 @@ impl Pass<'_> {
     fn go_path(&self) -> String {
         let mut out = String::with_capacity(self.path.len());
         let mut at = 0;
-        for key in self.keys.iter().map(|(from, to)| *from..*to).chain([self.path.len()..self.path.len()]) {
+        let end = self.path.len();
+        for (from, to) in self.keys.iter().copied().chain([(end, end)]) {
             let mut inside = false;
-            for c in self.path[at..key.start].chars() {
+            for c in self.path[at..from].chars() {
                 inside = c == '[' || (inside && c != ']');
                 if !inside && c != ']' {
                     out.push(c);
                 }
             }
-            at = key.end;
+            at = to;
         }
         out
     }

@@ -5,10 +5,8 @@ use crate::quantity::Quantity;
 use serde_json::Value;
 
 pub fn autoscaler(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
-    if let Some(least) = spec.int("minReplicas") {
-        if least < 1 {
-            errors.invalid(&path.child("minReplicas"), least, "must be greater than or equal to 1");
-        }
+    if let Some(least) = spec.int("minReplicas").filter(|least| *least < 1) {
+        errors.invalid(&path.child("minReplicas"), least, "must be greater than or equal to 1");
     }
     let most = spec.int("maxReplicas").unwrap_or(0);
     if most == 0 {

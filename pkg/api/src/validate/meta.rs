@@ -89,10 +89,12 @@ pub fn metadata_update(errors: &mut Errors, new: &Value, old: &Value) {
     errors.all_immutable(&path, new, old, &["name", "namespace", "uid", "creationTimestamp"]);
 }
 
-/// What upstream looks at once more in an update, so that it is among the causes twice.
+/// What upstream looks at once more in an update (at labels three times), so that it is among the causes again.
 pub fn once_more(errors: &mut Errors, object: &Value) {
     let (path, meta) = (Path::field("metadata"), &object["metadata"]);
-    labels(errors, &path.child("labels"), meta, "labels");
+    for _ in 0..3 {
+        labels(errors, &path.child("labels"), meta, "labels");
+    }
     annotations(errors, &path.child("annotations"), meta);
     owners(errors, &path.child("ownerReferences"), meta);
 }

@@ -1,6 +1,6 @@
 //! Which names of a definition are its own, and what its status says of that
 //! (`apiextensions-apiserver/pkg/controller/{status,establish}`).
-use crate::registry::strategy::child;
+use crate::registry::strategy::{child, items};
 use api::validate::{Approval, approval_of};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,11 +144,7 @@ pub fn condition_is(definition: &Value, kind: &str) -> bool {
 /// Sets a condition; its time moves with its status.
 pub fn condition(definition: &mut Value, kind: &str, holds: bool, reason: &str, message: &str, now: &str) {
     let status = if holds { "True" } else { "False" };
-    let list = child(definition, "status").entry("conditions").or_insert_with(|| json!([]));
-    if list.is_null() {
-        *list = json!([]);
-    }
-    let Some(list) = list.as_array_mut() else { return };
+    let list = items(child(definition, "status"), "conditions");
     let old = list.iter_mut().find(|c| c["type"] == kind);
     let since = old.as_ref().filter(|o| o["status"] == status).map(|o| o["lastTransitionTime"].clone());
     let new = json!({

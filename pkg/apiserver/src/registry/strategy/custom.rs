@@ -1,5 +1,5 @@
 //! Strategies of CustomResourceDefinitions.
-use super::{Context, child};
+use super::{Context, child, items};
 use serde_json::{Value, json};
 
 pub fn create_definition(object: &mut Value, _: &Context<'_>) {
@@ -15,10 +15,8 @@ pub fn update_definition(new: &mut Value, _: &Value, _: &Context<'_>) {
 fn remember_storage_version(definition: &mut Value) {
     let versions = definition["spec"]["versions"].as_array().into_iter().flatten();
     let Some(name) = versions.filter(|v| v["storage"] == true).find_map(|v| v.get("name")).cloned() else { return };
-    let stored = child(definition, "status").entry("storedVersions").or_insert_with(|| json!([]));
-    if let Some(list) = stored.as_array_mut()
-        && !list.contains(&name)
-    {
-        list.push(name);
+    let stored = items(child(definition, "status"), "storedVersions");
+    if !stored.contains(&name) {
+        stored.push(name);
     }
 }

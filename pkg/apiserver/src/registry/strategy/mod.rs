@@ -142,6 +142,15 @@ pub(crate) fn child<'v>(value: &'v mut Value, key: &str) -> &'v mut Map<String, 
     slot.as_object_mut().expect("just made an object")
 }
 
+/// The list at `key`, made if it is absent or null.
+pub(crate) fn items<'v>(object: &'v mut Map<String, Value>, key: &str) -> &'v mut Vec<Value> {
+    let slot = object.entry(key).or_insert(Value::Null);
+    if !slot.is_array() {
+        *slot = Value::Array(Vec::new());
+    }
+    slot.as_array_mut().expect("just made a list")
+}
+
 /// Puts the old object's `field` in the place of the new one's.
 pub(crate) fn restore(new: &mut Value, old: &Value, field: &str) {
     let Some(new) = new.as_object_mut() else { return };
