@@ -49,6 +49,9 @@ layers() {
 	put tools bin/nc "$(command -v nc.openbsd)"
 	put agnhost agnhost "$UPSTREAM_BIN/agnhost"
 	ln -s agnhost "$work/agnhost/agnhost-2"
+	local source
+	source=$(cd "$UPSTREAM_BIN/../modules/kubernetes" && go list -mod=mod -m -f '{{.Dir}}' k8s.io/kubernetes)
+	install -m 644 "$source"/test/images/agnhost/porter/localhost.{crt,key} "$work/agnhost"
 	printf '#!/bin/sh\nmkdir -p /tmp/www && echo "Welcome to nginx!" >/tmp/www/index.html\nexec httpd -f -p 80 -h /tmp/www\n' >"$work/web/bin/nginx"
 	chmod 755 "$work/web/bin/nginx"
 }
