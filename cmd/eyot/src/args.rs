@@ -36,6 +36,9 @@ pub enum Command {
     /// Work with join tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Save the store to a file, and put it back
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Stop all containers and remove all traces from the host but the data directory
     Cleanup(CleanupArgs),
 }
@@ -50,6 +53,56 @@ pub struct PassThrough {
 pub enum TokenCommand {
     /// Print the token by which others join this server
     Show(Place),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Take a snapshot; the server may run
+    Save {
+        #[command(flatten)]
+        at: SnapshotPlace,
+        /// What to call it; the time is added
+        #[arg(long, default_value = "snapshot", value_name = "NAME")]
+        name: String,
+    },
+    /// Make a snapshot the store of a server that does not run; the store before it is kept beside
+    Restore {
+        #[command(flatten)]
+        at: SnapshotPlace,
+        /// The file, or its name in the list
+        file: PathBuf,
+    },
+    /// List snapshots, the oldest first
+    Ls {
+        #[command(flatten)]
+        at: SnapshotPlace,
+    },
+    /// Delete all but the newest snapshots of a name
+    Prune {
+        #[command(flatten)]
+        at: SnapshotPlace,
+        #[arg(long, default_value = "snapshot", value_name = "NAME")]
+        name: String,
+        /// How many to keep
+        #[arg(long, default_value_t = 5, value_name = "COUNT")]
+        keep: usize,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotPlace {
+    /// Where all state is kept
+    #[arg(short = 'd', long, env = "EYOT_DATA_DIR", default_value = "/var/lib/eyot", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Where snapshots are kept (default: server/snapshots in the data directory)
+    #[arg(long, env = "EYOT_SNAPSHOT_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+impl SnapshotPlace {
+    pub fn dir(&self) -> PathBuf {
+        self.dir.clone().unwrap_or_else(|| node::snapshot::default_dir(&self.data_dir))
+    }
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 //! it is that command.
 mod args;
 mod file;
+mod snapshot;
 mod tools;
 
 use args::{Cli, Command, TokenCommand};
@@ -52,6 +53,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             print!("{}", node::files::read(&place.data_dir.join("server/token"))?);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Snapshot(command) => snapshot::run(command),
         Command::Cleanup(args) => {
             logging();
             runtime()?.block_on(node::cleanup::run(&args.place.data_dir, &args.place.instance))?;

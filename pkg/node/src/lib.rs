@@ -16,6 +16,7 @@ pub mod pki;
 mod role;
 pub mod server;
 mod signing;
+pub mod snapshot;
 pub mod status;
 pub mod tls;
 pub mod token;

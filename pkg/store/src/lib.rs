@@ -15,6 +15,7 @@ mod log;
 mod reader;
 mod replica;
 mod revision;
+pub mod snapshot;
 mod staged;
 mod state;
 mod store;

@@ -32,6 +32,8 @@ use tokio::sync::oneshot;
 const QUEUE: usize = 4096;
 /// etcd's limit of a request, 1.5 MiB, is too small for the largest objects that kube-apiserver takes.
 const VALUE_LIMIT_BYTES: usize = 3 << 20;
+/// The log's file in a store's directory.
+pub const DATABASE: &str = "store.db";
 /// History kept when nothing else is said: long enough to resume a watch.
 pub const KEEP: Duration = Duration::from_secs(5 * 60);
 
@@ -67,7 +69,7 @@ impl Store {
     /// Opens or creates the store and starts its writer.
     pub fn open(options: Options) -> Result<Arc<Self>> {
         let lock = lock(&options.dir)?;
-        let path = options.dir.join("store.db");
+        let path = options.dir.join(DATABASE);
         let log = Log::open(&path)?;
         private(&path)?;
         let (shared, leases) = load(&log, &*options.summarize, options.server)?;
@@ -181,7 +183,7 @@ fn spawn(name: &str, path: &Path, run: impl FnOnce() + Send + 'static) -> Result
     thread.map_err(|source| Error::Io { path: path.display().to_string(), source })
 }
 
-fn lock(dir: &Path) -> Result<File> {
+pub fn lock(dir: &Path) -> Result<File> {
     let at = |source| Error::Io { path: dir.display().to_string(), source };
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at)?;
     let file = File::create(dir.join("lock")).map_err(at)?;
@@ -190,7 +192,7 @@ fn lock(dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn private(path: &Path) -> Result<()> {
+pub fn private(path: &Path) -> Result<()> {
     let mode = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(path, mode).map_err(|source| Error::Io { path: path.display().to_string(), source })
 }
