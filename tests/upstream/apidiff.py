@@ -98,7 +98,9 @@ def leaves(value, path, may_differ, out):
         out[path] = AGE.sub("(age)", value) if ".cells[" in path and isinstance(value, str) else value
     if isinstance(out.get(path), str):
         value = out[path]
-        out[path] = NETWORK.sub("(network)", RANDOM.sub("(random)", value))
+        value = NETWORK.sub("(network)", RANDOM.sub("(random)", value))
+        # Upstream numbers the types of rules at random.
+        out[path] = re.sub(r"selfType\d+", "selfType", value)
     return out
 
 
