@@ -1,5 +1,5 @@
 //! What the agent is told by whoever composes the process.
-use crate::GracePeriod;
+use crate::{GracePeriod, Thresholds};
 use client::Informers;
 use k8s_openapi::api::core::v1::Taint;
 use std::collections::BTreeMap;
@@ -40,6 +40,8 @@ pub struct Options {
     /// Taints that the Node is born with.
     pub taints: Vec<Taint>,
     pub max_pods: u32,
+    /// When the node is short of memory or disk, so that pods go.
+    pub thresholds: Thresholds,
     /// Time for pods by priority when the node shuts down ([`crate::Handle::shut_down_node`]); none: they are not ended.
     pub shutdown_grace_periods: Vec<GracePeriod>,
     /// The version that the Node reports, such as `v1.36.3`.

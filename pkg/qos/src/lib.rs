@@ -9,4 +9,4 @@ mod usage;
 
 pub use cgroup::{Cgroups, Error};
 pub use plan::{Limits, NO_LIMIT, Version};
-pub use usage::Usage;
+pub use usage::{Io, Usage};

@@ -38,6 +38,55 @@ pub struct Usage {
     pub cpu_shares: u64,
     /// Of each [`CPU_PERIOD_US`]; `None`: no limit.
     pub cpu_quota_us: Option<u64>,
+    /// Read from and written to all disks together.
+    pub io: Io,
+}
+
+/// What reached disks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Io {
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+    pub reads: u64,
+    pub writes: u64,
+}
+
+impl Io {
+    fn of_v1(blkio: &Path) -> Self {
+        let sum = |file: &str, operation: &str| sum_v1(&read(&blkio.join(file)), operation);
+        let (bytes, count) = ("blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive");
+        Self {
+            read_bytes: sum(bytes, "Read"),
+            written_bytes: sum(bytes, "Write"),
+            reads: sum(count, "Read"),
+            writes: sum(count, "Write"),
+        }
+    }
+
+    fn of_v2(dir: &Path) -> Self {
+        let text = read(&dir.join("io.stat"));
+        let sum = |key: &str| sum_v2(&text, key);
+        Self { read_bytes: sum("rbytes"), written_bytes: sum("wbytes"), reads: sum("rios"), writes: sum("wios") }
+    }
+}
+
+fn read(file: &Path) -> String {
+    fs::read_to_string(file).unwrap_or_default()
+}
+
+/// Lines of `<major>:<minor> <operation> <count>` (the kernel's `cgroup-v1/blkio-controller`).
+fn sum_v1(text: &str, operation: &str) -> u64 {
+    let count = |line: &str| -> Option<u64> {
+        let mut words = line.split_whitespace().skip(1);
+        (words.next()? == operation).then(|| words.next()?.parse().ok()).flatten()
+    };
+    text.lines().filter_map(count).sum()
+}
+
+/// Lines of `<major>:<minor> <key>=<count> ...` (the kernel's `cgroup-v2`, "io.stat").
+fn sum_v2(text: &str, key: &str) -> u64 {
+    let words = text.split_whitespace().filter_map(|word| word.split_once('='));
+    words.filter(|(name, _)| *name == key).filter_map(|(_, count)| count.parse::<u64>().ok()).sum()
 }
 
 impl Cgroups {
@@ -86,6 +135,7 @@ impl Cgroups {
             cpu_quota_us: fs::read_to_string(cpu.join("cpu.cfs_quota_us"))
                 .ok()
                 .and_then(|text| text.trim().parse().ok()),
+            io: Io::of_v1(&self.dir("blkio", path)),
         }
     }
 }
@@ -120,6 +170,7 @@ fn usage_v2(dir: &Path) -> Usage {
             weight => 2 + (weight - 1).saturating_mul(262_142) / 9999,
         },
         cpu_quota_us: quota.map(|quota| quota * CPU_PERIOD_US.unsigned_abs() / period.max(1)),
+        io: Io::of_v2(dir),
     }
 }
 
@@ -165,11 +216,13 @@ mod tests {
             ("memory/p/memory.usage_in_bytes", "1000\n"),
             ("memory/p/memory.limit_in_bytes", "9223372036854771712\n"),
             ("memory/p/memory.stat", "rss 1\ntotal_rss 600\ntotal_inactive_file 100\n"),
+            ("blkio/p/blkio.throttle.io_service_bytes_recursive", "8:0 Read 5\n8:0 Write 7\n8:16 Read 6\nTotal 18\n"),
         ]);
         let usage = Cgroups::at(v1.path()).usage("/p");
         assert_eq!((usage.cpu_ns, usage.cpu_user_ns, usage.cpu_throttled_periods), (3_000_000_000, 2_000_000_000, 2));
         assert_eq!((usage.working_set_bytes, usage.rss_bytes), (900, 600));
         assert_eq!((usage.memory_limit_bytes, usage.cpu_quota_us), (None, None));
+        assert_eq!((usage.io.read_bytes, usage.io.written_bytes, usage.io.reads), (11, 7, 0));
 
         let v2 = tree(&[
             ("cgroup.controllers", "cpu memory"),
@@ -179,10 +232,15 @@ mod tests {
             ("p/memory.current", "1000\n"),
             ("p/memory.max", "max\n"),
             ("p/memory.stat", "anon 600\ninactive_file 100\n"),
+            (
+                "p/io.stat",
+                "8:0 rbytes=5 wbytes=7 rios=1 wios=2 dbytes=0 dios=0\n8:16 rbytes=6 wbytes=0 rios=1 wios=0\n",
+            ),
         ]);
         let usage = Cgroups::at(v2.path()).usage("/p");
         assert_eq!((usage.cpu_ns, usage.working_set_bytes, usage.rss_bytes), (3_000_000, 900, 600));
         assert_eq!((usage.memory_limit_bytes, usage.cpu_quota_us, usage.cpu_shares), (None, Some(50_000), 998));
+        assert_eq!(usage.io, Io { read_bytes: 11, written_bytes: 7, reads: 2, writes: 2 });
         assert_eq!(Cgroups::at(v2.path()).usage("/none"), Usage::default());
     }
 }

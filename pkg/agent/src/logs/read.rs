@@ -41,15 +41,17 @@ where
     loop {
         // Asked before reading: what was written before the end is still read.
         let last = !options.follow || ended().await;
+        // The same: once the log's name is another file's, nothing more comes into this one.
+        let rotated = reader.is_rotated();
         while let Some(chunk) = reader.next_chunk(&options) {
             if out.send(chunk).await.is_err() {
                 return;
             }
         }
-        if last || reader.full {
+        if reader.full || !options.follow || (last && !rotated) {
             return;
         }
-        if reader.is_rotated() {
+        if rotated {
             let fresh = Options { tail_lines: None, ..options.clone() };
             match Reader::open(&path, &fresh) {
                 Ok(next) => reader = Reader { sent: reader.sent, ..next },

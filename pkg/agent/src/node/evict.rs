@@ -10,18 +10,30 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The kubelet's default thresholds; for disks k3s's, which suit small nodes with large ones.
-pub const MEMORY_LOW_BYTES: u64 = 100 << 20;
-pub const DISK_LOW_PERCENT: u64 = 5;
-pub const INODES_LOW_PERCENT: u64 = 5;
+/// Below which the node is short of something (`evictionHard`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    pub memory_available_bytes: u64,
+    /// Of the disk's size.
+    pub disk_available_percent: u64,
+    pub inodes_free_percent: u64,
+}
+
+impl Default for Thresholds {
+    /// The kubelet's; for disks k3s's, which suit small nodes with large ones.
+    fn default() -> Self {
+        Self { memory_available_bytes: 100 << 20, disk_available_percent: 5, inodes_free_percent: 5 }
+    }
+}
+
 /// What a pod gets to end: the shortage hurts all others meanwhile.
 pub const GRACE: Duration = Duration::from_secs(1);
 
 /// What runs short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
-    /// Available bytes.
-    Memory(u64),
+    /// Available bytes, and the threshold.
+    Memory(u64, u64),
     /// Available bytes, and the threshold.
     Disk(u64, u64),
     /// Free inodes, and the threshold.
@@ -30,11 +42,11 @@ pub enum Shortage {
 
 impl Shortage {
     /// The worst of what is short, memory first: it kills sooner.
-    pub fn of(memory_available_bytes: u64, disk: Disk) -> Option<Self> {
-        let disk_low = disk.size_bytes / 100 * DISK_LOW_PERCENT;
-        let inodes_low = disk.inodes / 100 * INODES_LOW_PERCENT;
-        if memory_available_bytes < MEMORY_LOW_BYTES {
-            Some(Self::Memory(memory_available_bytes))
+    pub fn of(memory_available_bytes: u64, disk: Disk, low: &Thresholds) -> Option<Self> {
+        let disk_low = disk.size_bytes / 100 * low.disk_available_percent;
+        let inodes_low = disk.inodes / 100 * low.inodes_free_percent;
+        if memory_available_bytes < low.memory_available_bytes {
+            Some(Self::Memory(memory_available_bytes, low.memory_available_bytes))
         } else if disk.available_bytes < disk_low {
             Some(Self::Disk(disk.available_bytes, disk_low))
         } else if disk.inodes_free < inodes_low {
@@ -47,17 +59,14 @@ impl Shortage {
     /// As resources are called in requests.
     pub fn resource(self) -> &'static str {
         match self {
-            Self::Memory(_) => "memory",
+            Self::Memory(..) => "memory",
             Self::Disk(..) => "ephemeral-storage",
             Self::Inodes(..) => "inodes",
         }
     }
 
     fn message(self, candidate: &Candidate) -> String {
-        let (low, left) = match self {
-            Self::Memory(left) => (MEMORY_LOW_BYTES, left),
-            Self::Disk(left, low) | Self::Inodes(left, low) => (low, left),
-        };
+        let (Self::Memory(left, low) | Self::Disk(left, low) | Self::Inodes(left, low)) = self;
         let what = self.resource();
         let (low, left) = (quantity(low), quantity(left));
         let head = format!("The node was low on resource: {what}. Threshold quantity: {low}, available: {left}. ");
@@ -97,7 +106,7 @@ pub struct Candidate {
 /// them the greediest.
 pub fn choose(shortage: Shortage, candidates: &[Candidate]) -> Option<(String, Refusal)> {
     let asked = |pod: &Pod| match shortage {
-        Shortage::Memory(_) => Requests::of(pod).memory_bytes.max(0).unsigned_abs(),
+        Shortage::Memory(..) => Requests::of(pod).memory_bytes.max(0).unsigned_abs(),
         Shortage::Disk(..) => Requests::of(pod).ephemeral_bytes.max(0).unsigned_abs(),
         Shortage::Inodes(..) => 0,
     };
@@ -109,7 +118,7 @@ pub fn choose(shortage: Shortage, candidates: &[Candidate]) -> Option<(String, R
     let told = Some(message.clone());
     Some((
         worst.pod.metadata.uid.clone()?,
-        Refusal { reason: "Evicted", message, told, disruption: true, grace: GRACE },
+        Refusal { reason: "Evicted", message, told, disruption: true, grace: GRACE, ..Refusal::default() },
     ))
 }
 
@@ -134,7 +143,7 @@ mod tests {
 
     #[test]
     fn who_uses_more_than_asked_for_goes_first_and_the_important_last() {
-        let short = Shortage::Memory(1 << 20);
+        let short = Shortage::Memory(1 << 20, 100 << 20);
         let first = |all: &[Candidate]| choose(short, all).map(|(uid, _)| uid);
         let modest = || candidate("modest", 0, "100Mi", 50 << 20);
         let greedy = || candidate("greedy", 0, "10Mi", 200 << 20);
@@ -157,9 +166,10 @@ mod tests {
     #[test]
     fn thresholds() {
         let disk = |available_bytes, inodes_free| Disk { size_bytes: 1000, available_bytes, inodes: 1000, inodes_free };
-        assert_eq!(Shortage::of(1 << 30, disk(500, 500)), None);
-        assert_eq!(Shortage::of(1 << 20, disk(1, 1)), Some(Shortage::Memory(1 << 20)));
-        assert_eq!(Shortage::of(1 << 30, disk(49, 500)), Some(Shortage::Disk(49, 50)));
-        assert_eq!(Shortage::of(1 << 30, disk(500, 49)), Some(Shortage::Inodes(49, 50)));
+        let of = |memory, disk| Shortage::of(memory, disk, &Thresholds::default());
+        assert_eq!(of(1 << 30, disk(500, 500)), None);
+        assert_eq!(of(1 << 20, disk(1, 1)), Some(Shortage::Memory(1 << 20, 100 << 20)));
+        assert_eq!(of(1 << 30, disk(49, 500)), Some(Shortage::Disk(49, 50)));
+        assert_eq!(of(1 << 30, disk(500, 49)), Some(Shortage::Inodes(49, 50)));
     }
 }

@@ -21,7 +21,7 @@ pub fn has_any(pod: &Pod) -> bool {
 pub fn exceeded(pod: &Pod, disk: &PodDisk) -> Option<Refusal> {
     let message = of_volumes(pod, disk).or_else(|| of_pod(pod, disk)).or_else(|| of_containers(pod, disk))?;
     let told = Some(message.clone());
-    Some(Refusal { reason: "Evicted", message, told, disruption: false, grace: GRACE })
+    Some(Refusal { reason: "Evicted", message, told, grace: GRACE, ..Refusal::default() })
 }
 
 /// A directory in memory has its size by being mounted so.

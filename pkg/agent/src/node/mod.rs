@@ -1,6 +1,6 @@
 //! This node's Node object: registered at start, its status kept true, its Lease renewed; `pressure` ends pods when
 //! the node runs short, and pods that hold more than their `limits`.
-mod evict;
+pub mod evict;
 mod lease;
 mod limits;
 pub mod pressure;
@@ -59,15 +59,9 @@ fn reference(context: &Context) -> k8s_openapi::api::core::v1::ObjectReference {
 
 /// Makes the Node, or gives an existing one our labels.
 async fn register(context: &Context) {
-    let mut told = false;
     loop {
         match try_register(context).await {
             Ok(()) => return tracing::info!(node = context.options.node_name, "registered"),
-            // Such as labels that a node may not give itself: somebody has to do something about it.
-            Err(kube::Error::Api(refused)) if refused.code == 403 && !told => {
-                told = true;
-                tracing::warn!(node = context.options.node_name, why = refused.message, "the registration is refused");
-            }
             Err(error) => tracing::debug!(%error, "not registered yet"),
         }
         tokio::time::sleep(RETRY).await;

@@ -1,6 +1,6 @@
 //! Ends pods that exceed their limits on local disk, and pods when the node runs short of memory or disk: the executor
 //! of `limits` and `evict`.
-use super::evict::{Candidate, Shortage, choose, may_go};
+use super::evict::{Candidate, Shortage, Thresholds, choose, may_go};
 use super::limits;
 use crate::context::Context;
 use crate::machine::Machine;
@@ -33,11 +33,11 @@ pub struct Pressure {
 }
 
 impl Pressure {
-    fn see(&self, memory_available_bytes: u64, disk: crate::machine::Disk, now: Instant) {
-        if let Some(Shortage::Memory(_)) = Shortage::of(memory_available_bytes, disk) {
+    fn see(&self, memory_available_bytes: u64, disk: crate::machine::Disk, low: &Thresholds, now: Instant) {
+        if let Some(Shortage::Memory(..)) = Shortage::of(memory_available_bytes, disk, low) {
             *self.memory.lock() = Some(now);
         }
-        if Shortage::of(u64::MAX, disk).is_some() {
+        if Shortage::of(u64::MAX, disk, low).is_some() {
             *self.disk.lock() = Some(now);
         }
     }
@@ -90,15 +90,16 @@ async fn over_limit(context: &Arc<Context>, pods: &Reflector<Pod>) -> Vec<Evicti
 async fn relieve(context: &Arc<Context>, pods: &Reflector<Pod>, evictions: &mpsc::Sender<Eviction>) {
     let disk = Machine::disk(&context.options.data_dir);
     let memory = Machine::available_memory_bytes();
-    context.pressure.see(memory, disk, Instant::now());
-    let Some(shortage) = Shortage::of(memory, disk) else { return };
+    let low = &context.options.thresholds;
+    context.pressure.see(memory, disk, low, Instant::now());
+    let Some(shortage) = Shortage::of(memory, disk, low) else { return };
     let message = format!("Attempting to reclaim {}", shortage.resource());
     context.recorder.warning(&super::reference(context), "EvictionThresholdMet", message);
-    if !matches!(shortage, Shortage::Memory(_)) {
+    if !matches!(shortage, Shortage::Memory(..)) {
         // Images are cheaper than pods.
         context.images.short_of_disk.notify_one();
         tokio::time::sleep(SETTLE).await;
-        if Shortage::of(u64::MAX, Machine::disk(&context.options.data_dir)).is_none() {
+        if Shortage::of(u64::MAX, Machine::disk(&context.options.data_dir), low).is_none() {
             return;
         }
     }
@@ -115,7 +116,7 @@ async fn candidates(context: &Arc<Context>, pods: &Reflector<Pod>, shortage: Sho
     let runs = |pod: &Arc<Pod>| pod.metadata.uid.as_ref().is_some_and(|uid| sample.pods.contains_key(uid));
     let here: Vec<Arc<Pod>> = context.pods_here(pods).into_iter().filter(runs).collect();
     let disks = match shortage {
-        Shortage::Memory(_) => BTreeMap::new(),
+        Shortage::Memory(..) => BTreeMap::new(),
         _ => disk::measure(context, here.clone()).await,
     };
     here.into_iter().map(|pod| candidate(&sample, &disks, pod, shortage)).collect()
@@ -125,7 +126,7 @@ fn candidate(sample: &Sample, disks: &BTreeMap<String, disk::PodDisk>, pod: Arc<
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let part = |used: &disk::Used| if matches!(shortage, Shortage::Inodes(..)) { used.inodes } else { used.bytes };
     let (used, containers) = match (shortage, sample.pods.get(uid), disks.get(uid)) {
-        (Shortage::Memory(_), Some(pod), _) => {
+        (Shortage::Memory(..), Some(pod), _) => {
             let each = pod.containers.iter().map(|(name, container)| (name, container.usage.working_set_bytes));
             (pod.usage.working_set_bytes, each.map(|(name, used)| (name.clone(), used)).collect())
         }
@@ -148,10 +149,11 @@ mod tests {
         let pressure = Pressure::default();
         let full = Disk { size_bytes: 1000, available_bytes: 1, inodes: 1000, inodes_free: 1000 };
         let roomy = Disk { available_bytes: 900, ..full };
-        pressure.see(u64::MAX, roomy, Instant::now());
+        let low = Thresholds::default();
+        pressure.see(u64::MAX, roomy, &low, Instant::now());
         assert!(!pressure.of_memory() && !pressure.of_disk());
-        pressure.see(1, full, Instant::now());
-        pressure.see(u64::MAX, roomy, Instant::now());
+        pressure.see(1, full, &low, Instant::now());
+        pressure.see(u64::MAX, roomy, &low, Instant::now());
         assert!(pressure.of_memory() && pressure.of_disk(), "not long ago");
         *pressure.memory.lock() = Instant::now().checked_sub(TRANSITION);
         assert!(!pressure.of_memory());

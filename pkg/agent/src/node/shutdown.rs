@@ -80,7 +80,7 @@ async fn end_all(context: &Arc<Context>, pods: &Reflector<Pod>, evictions: &mpsc
 fn refusal(pod: &Pod, period: Duration) -> Refusal {
     let own = spec(pod).termination_grace_period_seconds.unwrap_or(30).max(0).unsigned_abs();
     let grace = Duration::from_secs(own).min(period);
-    Refusal { reason: REASON, message: MESSAGE.to_owned(), told: None, disruption: true, grace }
+    Refusal { reason: REASON, message: MESSAGE.to_owned(), disruption: true, grace, ..Refusal::default() }
 }
 
 /// Pods by the period of their priority, the lowest first; those below all periods get the lowest.

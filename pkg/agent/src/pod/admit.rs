@@ -26,13 +26,15 @@ pub struct Refusal {
     pub disruption: bool,
     /// What a running pod gets to end.
     pub grace: Duration,
+    /// The pod was not let in: its status says nothing of containers.
+    pub at_the_door: bool,
 }
 
 impl Refusal {
     /// The pod never began.
     pub fn rejected(reason: &'static str, told: String) -> Self {
         let message = format!("Pod was rejected: {told}");
-        Self { reason, message, told: Some(told), ..Self::default() }
+        Self { reason, message, told: Some(told), at_the_door: true, ..Self::default() }
     }
 }
 

@@ -51,6 +51,14 @@ pub fn restart_count(status: &ContainerStatus) -> u32 {
     status.annotations.get(label::RESTART_COUNT).and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
+/// Without what nobody here reads: it is kept for every container of the node.
+fn essential(mut status: ContainerStatus) -> ContainerStatus {
+    status.mounts = Vec::new();
+    status.labels.retain(|name, _| name == label::CONTAINER_NAME);
+    status.log_path = String::new();
+    status
+}
+
 /// Statuses of containers that have ended never change: they are asked for once.
 #[derive(Default)]
 pub struct Observer {
@@ -112,7 +120,7 @@ impl Observer {
         }
         let ask = ContainerStatusRequest { container_id: item.id.clone(), verbose: false };
         let status = match cri.runtime().container_status(request(ask)).await {
-            Ok(answer) => answer.into_inner().status,
+            Ok(answer) => answer.into_inner().status.map(essential),
             Err(status) if status.code() == tonic::Code::NotFound => None,
             Err(status) => return Err(status),
         };

@@ -9,7 +9,7 @@ use std::fmt::Write;
 /// A metric of a group: name, type, labels of its own, value.
 type Metric = (&'static str, &'static str, &'static str, fn(&Usage) -> f64);
 
-const METRICS: [Metric; 18] = [
+const METRICS: [Metric; 22] = [
     ("container_cpu_usage_seconds_total", "counter", "cpu=\"total\",", |u| seconds(u.cpu_ns)),
     ("container_cpu_user_seconds_total", "counter", "", |u| seconds(u.cpu_user_ns)),
     ("container_cpu_system_seconds_total", "counter", "", |u| seconds(u.cpu_system_ns)),
@@ -24,6 +24,10 @@ const METRICS: [Metric; 18] = [
     ("container_memory_mapped_file", "gauge", "", |u| u.mapped_file_bytes as f64),
     ("container_memory_swap", "gauge", "", |u| u.swap_bytes as f64),
     ("container_memory_failcnt", "counter", "", |u| u.memory_failures as f64),
+    ("container_fs_reads_bytes_total", "counter", "device=\"\",", |u| u.io.read_bytes as f64),
+    ("container_fs_reads_total", "counter", "device=\"\",", |u| u.io.reads as f64),
+    ("container_fs_writes_bytes_total", "counter", "device=\"\",", |u| u.io.written_bytes as f64),
+    ("container_fs_writes_total", "counter", "device=\"\",", |u| u.io.writes as f64),
     ("container_threads", "gauge", "", |u| u.pids as f64),
     ("container_spec_cpu_period", "gauge", "", |_| PERIOD_US),
     ("container_spec_cpu_shares", "gauge", "", |u| u.cpu_shares as f64),

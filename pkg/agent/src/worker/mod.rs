@@ -187,12 +187,8 @@ impl Worker {
         wake: Arc<Notify>,
     ) -> Self {
         let pod = wanted.pod;
-        let probes = Probes::new(
-            context.cri.clone(),
-            wake.clone(),
-            unhealthy(context.clone(), pod.clone()),
-            context.tracker.clone(),
-        );
+        let probes =
+            Probes::new(context.cri.clone(), wake.clone(), unhealthy(context.clone(), &pod), context.tracker.clone());
         let listener = Listener::new(wake.clone());
         let mut worker = Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -713,10 +709,15 @@ fn began(pod: &Pod) -> Timestamp {
     known.map_or_else(Timestamp::now, |time| time.0)
 }
 
-fn unhealthy(context: Arc<Context>, pod: Arc<Pod>) -> OnFailure {
+/// Keeps of the pod only what Events name: this lives as long as the actor, and pods change.
+fn unhealthy(context: Arc<Context>, pod: &Pod) -> OnFailure {
+    let all = pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let probed = all.filter(|c| c.liveness_probe.is_some() || c.readiness_probe.is_some() || c.startup_probe.is_some());
+    let references = probed.map(|c| (c.name.clone(), crate::context::container_reference(pod, &c.name)));
+    let references: BTreeMap<_, _> = references.collect();
     Arc::new(move |container, kind, output| {
-        let about = crate::context::container_reference(&pod, container);
-        context.recorder.warning(&about, "Unhealthy", format!("{} probe failed: {output}", kind.name()));
+        let Some(about) = references.get(container) else { return };
+        context.recorder.warning(about, "Unhealthy", format!("{} probe failed: {output}", kind.name()));
     })
 }
 

@@ -1,6 +1,6 @@
 //! One node for a test: a containerd of its own, an agent, and an API in memory.
 use crate::api::Api;
-use eyot_agent::{GracePeriod, Handle, Options, Service, cleanup, runtime};
+use eyot_agent::{GracePeriod, Handle, Options, Service, Thresholds, cleanup, runtime};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -116,6 +116,8 @@ impl Agent {
             labels: Default::default(),
             taints: Vec::new(),
             max_pods: 110,
+            // How full this machine is must not matter.
+            thresholds: Thresholds { memory_available_bytes: 0, disk_available_percent: 0, inodes_free_percent: 0 },
             shutdown_grace_periods: GracePeriod::of(Duration::from_secs(60), Duration::from_secs(20)),
             kubelet_version: "v1.36.3".into(),
         };

@@ -48,6 +48,7 @@ async fn starts_are_judged_and_retried() {
     let message =
         "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
     assert_eq!((&second["status"]["reason"], &second["status"]["message"]), (&json!("NodePorts"), &json!(message)));
+    assert!(second["status"]["containerStatuses"].is_null(), "it was not let in: {second:#}");
     let mut large = once(&["true"]);
     large["containers"][0]["resources"] = json!({"requests": {"cpu": "100000"}});
     api.put(&path("large"), pod("large", large));

@@ -120,7 +120,9 @@ fn node(node: &Value, summaries: &[Value]) -> Option<Value> {
 }
 
 fn pod(pod: &Value, summaries: &[Value]) -> Option<Value> {
-    let uid = &pod["metadata"]["uid"];
+    // A mirror pod is not what runs: its annotation says what does.
+    let runs = pod["metadata"]["annotations"].get("kubernetes.io/config.mirror");
+    let uid = runs.unwrap_or(&pod["metadata"]["uid"]);
     let all = summaries.iter().flat_map(|summary| summary["pods"].as_array().into_iter().flatten());
     let used = all.into_iter().find(|used| used["podRef"]["uid"] == *uid)?;
     let containers: Option<Vec<Value>> = used["containers"]
@@ -163,6 +165,9 @@ mod tests {
         let object = json!({"metadata": {"name": "n", "uid": "u", "namespace": "x", "labels": {"a": "b"}}});
         let usage = json!({"cpu": "5n", "memory": "4Ki"});
         assert_eq!(node(&object, std::slice::from_ref(&summary)).unwrap()["usage"], usage);
+        let annotations = json!({"kubernetes.io/config.mirror": "u"});
+        let mirror = json!({"metadata": {"name": "n", "uid": "m", "annotations": annotations}});
+        assert!(pod(&mirror, std::slice::from_ref(&summary)).is_some(), "a static pod's");
         let got = pod(&object, &[summary]).unwrap();
         assert_eq!(got["containers"], json!([{"name": "a", "usage": usage}]));
         assert_eq!((&got["metadata"]["labels"]["a"], &got["window"]), (&json!("b"), &json!(WINDOW)));
