@@ -29,6 +29,8 @@ OWN = re.compile(
 NETWORK = re.compile(r"(?<=range of valid IPs is )[\d.]+/\d+")
 # Eyot's lists hand out stored bytes, which say what they are; upstream's items leave that to the list.
 ITEM_TYPE = re.compile(r"^items\[\d+\]\.(apiVersion|kind)$")
+# Ages in tables.
+AGE = re.compile(r"^(\d+[smhd]){1,2}$")
 RANDOM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<=kube-api-access-)[a-z0-9]{5}$")
 SHOWN = 12
 TIMEOUT_SECONDS = 30
@@ -93,7 +95,12 @@ def leaves(value, path, may_differ, out):
         for at, inner in enumerate(value):
             leaves(inner, f"{path}[{at}]", may_differ, out)
     else:
-        out[path] = NETWORK.sub("(network)", RANDOM.sub("(random)", value)) if isinstance(value, str) else value
+        out[path] = AGE.sub("(age)", value) if ".cells[" in path and isinstance(value, str) else value
+    if isinstance(out.get(path), str):
+        value = out[path]
+        value = NETWORK.sub("(network)", RANDOM.sub("(random)", value))
+        # Upstream numbers the types of rules at random.
+        out[path] = re.sub(r"selfType\d+", "selfType", value)
     return out
 
 

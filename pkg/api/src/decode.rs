@@ -320,7 +320,10 @@ fn fields<'de, 'a, A: MapAccess<'de>>(
         let ty = field.map_or(&Type::Any, |field| &field.ty);
         let value = map.next_value_seed(Seed { pass, ty })?;
         match value {
-            Some(Value::Null) if field.is_some_and(|field| !field.nullable && matches!(field.ty, Type::Any)) => {
+            Some(Value::Null)
+                if field
+                    .is_some_and(|field| !field.nullable && matches!(pass.schemas.resolve(&field.ty), Type::Any)) =>
+            {
                 seen_null.push(key.into_owned());
             }
             Some(value) => drop(out.insert(key.into_owned(), value)),

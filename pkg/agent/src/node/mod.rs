@@ -59,9 +59,15 @@ fn reference(context: &Context) -> k8s_openapi::api::core::v1::ObjectReference {
 
 /// Makes the Node, or gives an existing one our labels.
 async fn register(context: &Context) {
+    let mut told = false;
     loop {
         match try_register(context).await {
             Ok(()) => return tracing::info!(node = context.options.node_name, "registered"),
+            // Such as labels that a node may not give itself: somebody has to do something about it.
+            Err(kube::Error::Api(refused)) if refused.code == 403 && !told => {
+                told = true;
+                tracing::warn!(node = context.options.node_name, why = refused.message, "the registration is refused");
+            }
             Err(error) => tracing::debug!(%error, "not registered yet"),
         }
         tokio::time::sleep(RETRY).await;

@@ -24,7 +24,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -101,7 +102,7 @@ func (s shown) add(t, outside reflect.Type) {
 		return
 	}
 	s[name] = [][3]string{}
-	var fields [][3]string
+	fields := [][3]string{}
 	for i := range t.NumField() {
 		field := t.Field(i)
 		external, public := outward(outside, field.Name)
@@ -182,7 +183,7 @@ func (s shown) named(t, outside reflect.Type) string {
 
 func main() {
 	known := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, apiextensions.AddToScheme, apiregistration.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, apiextensionsv1.AddToScheme, apiregistration.AddToScheme} {
 		utilruntime.Must(add(known))
 	}
 	zero := zeroes{}
@@ -201,6 +202,7 @@ func main() {
 		{reflect.TypeFor[batch.PodFailurePolicy](), reflect.TypeFor[batchv1.PodFailurePolicy]()},
 		{reflect.TypeFor[core.PodTemplateSpec](), reflect.TypeFor[corev1.PodTemplateSpec]()},
 		{reflect.TypeFor[policy.PodDisruptionBudgetSpec](), reflect.TypeFor[policyv1.PodDisruptionBudgetSpec]()},
+		{reflect.TypeFor[apiextensions.CustomResourceDefinitionVersion](), reflect.TypeFor[apiextensionsv1.CustomResourceDefinitionVersion]()},
 		{reflect.TypeFor[rbac.RoleRef](), reflect.TypeFor[rbacv1.RoleRef]()},
 		{reflect.TypeFor[authorization.NonResourceAttributes](), reflect.TypeFor[authorizationv1.NonResourceAttributes]()},
 	} {

@@ -1,5 +1,6 @@
 //! CustomResourceDefinitions (`k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation`).
 use super::field::{Errors, Path, Tree};
+use super::shown::shown;
 use super::{admission, names, structural};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -123,6 +124,21 @@ fn group(errors: &mut Errors, path: &Path<'_>, group: &str) {
     }
 }
 
+/// Versions as upstream shows them: what all have alike has moved to the top of the definition.
+fn shown_versions(list: &[Value], detail: &str) -> String {
+    const SHARED: &[&str] = &["schema", "subresources", "additionalPrinterColumns", "selectableFields"];
+    let moved: Vec<&&str> = SHARED.iter().filter(|name| list.iter().all(|of| of[**name] == list[0][**name])).collect();
+    let shown = |version: &Value| {
+        let mut version = version.clone();
+        if let Some(fields) = version.as_object_mut() {
+            fields.retain(|name, _| !moved.iter().any(|moved| **moved == name));
+        }
+        shown("apiextensions.CustomResourceDefinitionVersion", &version)
+    };
+    let all: Vec<String> = list.iter().map(shown).collect();
+    format!("[{}]: {detail}", all.join(","))
+}
+
 fn versions(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     let (list, at) = (spec.list("versions"), path.child("versions"));
     let mut seen = BTreeSet::new();
@@ -133,7 +149,7 @@ fn versions(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
             errors.each(&path.child("version"), name, names::dns1035_label(name));
         }
         if !seen.insert(name) {
-            errors.invalid(&path.child("versions"), list.to_vec(), "must contain unique version names");
+            errors.invalid_whole(&path.child("versions"), shown_versions(list, "must contain unique version names"));
         }
         if !version["schema"].has("openAPIV3Schema") {
             let schema = at.child("schema");
@@ -141,7 +157,7 @@ fn versions(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
         }
     }
     if list.iter().filter(|version| version.flag("storage")).count() != 1 {
-        errors.invalid(&at, list.to_vec(), "must have exactly one version marked as storage version");
+        errors.invalid_whole(&at, shown_versions(list, "must have exactly one version marked as storage version"));
     }
     // What all versions have alike, upstream checks (and reports) once, at the top.
     let alike = |name: &str| list.iter().all(|version| version[name] == list[0][name]);

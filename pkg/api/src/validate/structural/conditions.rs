@@ -47,11 +47,21 @@ fn combinations(errors: &mut Errors, path: &Path<'_>, of: &Value, skips: Skips, 
     }
     let pattern = of.text("pattern");
     if let Some(why) = (!pattern.is_empty()).then(|| Regex::new(pattern).err()).flatten() {
-        let why = why.to_string();
-        let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
-        let text = format!("must be a valid regular expression, but isn't: {why}");
+        let text = format!("must be a valid regular expression, but isn't: {}", go_error(pattern, &why.to_string()));
         errors.invalid(&path.child("pattern"), pattern, text);
     }
+}
+
+/// What Go's `regexp` says of the most frequent mistakes; of others what our parser says.
+fn go_error(pattern: &str, why: &str) -> String {
+    let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
+    let (text, part) = match why {
+        "unclosed group" => ("missing closing )", pattern),
+        "unclosed character class" => ("missing closing ]", pattern.rfind('[').map_or(pattern, |at| &pattern[at..])),
+        "unopened group" => ("unexpected )", pattern),
+        other => (other, pattern),
+    };
+    format!("error parsing regexp: {text}: `{part}`")
 }
 
 fn condition(errors: &mut Errors, path: &Path<'_>, of: &Value, skips: Skips, depth: usize) {

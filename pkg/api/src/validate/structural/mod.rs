@@ -63,13 +63,15 @@ pub fn schema(errors: &mut Errors, path: &Path<'_>, schema: &Value, status: bool
     errors.0.append(&mut found.0);
 }
 
+const ONLY_AT_ROOT: &str = "only [Description Type Format Title Maximum ExclusiveMaximum Minimum ExclusiveMinimum \
+                            MaxLength MinLength Pattern MaxItems MinItems UniqueItems MultipleOf Required Items \
+                            Properties ExternalDocs Example XPreserveUnknownFields XValidations] fields are allowed at \
+                            the root of the schema if the status subresource is enabled";
+
 fn at_root(errors: &mut Errors, path: &Path<'_>, schema: &Value) {
     let given = schema.as_object().into_iter().flatten();
-    let filled = given.filter(|(_, value)| !value.is_null() && **value != false);
-    if let Some((name, _)) =
-        filled.map(|(name, value)| (name.as_str(), value)).find(|(n, _)| !AT_ROOT_WITH_STATUS.contains(n))
-    {
-        let text = format!("{name} is not allowed at the root of the schema if the status subresource is enabled");
-        errors.invalid(path, schema.clone(), text);
+    let mut filled = given.filter(|(_, value)| !value.is_null() && **value != false);
+    if filled.any(|(name, _)| !AT_ROOT_WITH_STATUS.contains(&name.as_str())) {
+        errors.invalid_as(path, "apiextensions.JSONSchemaProps", schema, ONLY_AT_ROOT);
     }
 }

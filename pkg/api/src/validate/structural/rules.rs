@@ -1,7 +1,7 @@
 //! `x-kubernetes-validations`.
 use super::paths;
 use crate::validate::field::{Errors, Path, Tree};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const RULE_REASONS: &[&str] =
     &["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
@@ -37,7 +37,7 @@ fn one(errors: &mut Errors, path: &Path<'_>, schema: &Value, rule: &Value, loose
         return;
     }
     if let Some((field, text)) = crate::cel::rules::check(schema, "selfType", resource, rule) {
-        errors.invalid(&path.child(field), shown(rule), text);
+        errors.invalid_as(&path.child(field), "apiextensions.ValidationRule", rule, &text);
     }
     let uses_old = crate::cel::rules::is_transition(schema, resource, rule);
     if let (true, Some(loose)) = (uses_old, loose) {
@@ -48,15 +48,6 @@ fn one(errors: &mut Errors, path: &Path<'_>, schema: &Value, rule: &Value, loose
         let at = path.child("optionalOldSelf");
         errors.invalid(&at, rule["optionalOldSelf"].clone(), "may not be set if oldSelf is not used in rule");
     }
-}
-
-/// A rule as upstream prints it.
-fn shown(rule: &Value) -> Value {
-    json!({
-        "Rule": rule.text("rule"), "Message": rule.text("message"),
-        "MessageExpression": rule.text("messageExpression"), "Reason": rule["reason"],
-        "FieldPath": rule.text("fieldPath"), "OptionalOldSelf": rule["optionalOldSelf"],
-    })
 }
 
 /// The texts of a rule, before it is compiled.

@@ -38,7 +38,7 @@ pub fn warnings(registry: &Registry, policy: &Value) -> Vec<Value> {
 fn check(environments: &[(String, Environment)], source: &str) -> Option<String> {
     let wrong = |(kind, environment): &(String, Environment)| {
         let error = environment.compile(source).err()?;
-        Some(format!("{kind}: compilation failed: {error}\n"))
+        Some(format!("{kind}: {error}\n"))
     };
     let all: Vec<String> = environments.iter().filter_map(wrong).collect();
     (!all.is_empty()).then(|| all.join("\n"))
@@ -121,9 +121,7 @@ mod tests {
         let warning = found[0]["warning"].as_str().unwrap();
         assert_eq!(found[0]["fieldRef"], "spec.validations[0].expression");
         assert!(
-            warning.starts_with(
-                "apps/v1, Kind=Deployment: compilation failed: ERROR: <input>:1:12: undefined field 'maxReplicas'"
-            ),
+            warning.starts_with("apps/v1, Kind=Deployment: ERROR: <input>:1:12: undefined field 'maxReplicas'"),
             "{warning}"
         );
         assert!(warning.contains("apps/v1, Kind=ReplicaSet: "), "{warning}");
