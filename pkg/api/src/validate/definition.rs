@@ -357,6 +357,15 @@ fn stored_versions(errors: &mut Errors, object: &Value) {
             errors.invalid(&path, given, format!("must have the storage version {name}"));
         }
     }
+    let all = &object["status"]["storedVersions"];
+    let mut left: BTreeSet<&str> = object["status"].texts("storedVersions").collect();
+    for version in object["spec"].list("versions") {
+        let name = version.text("name");
+        // A version that stands there twice finds itself gone the second time, as upstream's does.
+        if !left.remove(name) && version.flag("storage") {
+            errors.invalid(&path, all.clone(), format!("must have the storage version {name}"));
+        }
+    }
     for (i, stored) in object["status"].texts("storedVersions").enumerate() {
         if !object["spec"].list("versions").iter().any(|version| version.text("name") == stored) {
             let text = format!(
@@ -381,5 +390,34 @@ pub fn definition_update(errors: &mut Errors, new: &Value, old: &Value) {
     }
     if approval_of(new).0 != approval_of(old).0 {
         approval(errors, new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn versions_are_shown_without_what_they_share() {
+        let schema = json!({"openAPIV3Schema": {"type": "object"}});
+        let list = [json!({"name": "v1", "served": true, "storage": true, "schema": schema})];
+        let rest = r#""Subresources":null,"AdditionalPrinterColumns":null,"SelectableFields":null"#;
+        let first = r#""Name":"v1","Served":true,"Storage":true,"Deprecated":false,"DeprecationWarning":null"#;
+        assert_eq!(shown_versions(&list, "why"), format!("[{{{first},\"Schema\":null,{rest}}}]: why"));
+    }
+
+    #[test]
+    fn a_storage_version_is_stored_once() {
+        let version = json!({"name": "v1", "storage": true});
+        let found = |versions: Value| {
+            let mut errors = Errors::default();
+            let object = json!({"spec": {"versions": versions}, "status": {"storedVersions": ["v1"]}});
+            stored_versions(&mut errors, &object);
+            errors.0.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(found(json!([version])), [""; 0]);
+        let text = "status.storedVersions: Invalid value: [\"v1\"]: must have the storage version v1";
+        assert_eq!(found(json!([version, version])), [text]);
     }
 }

@@ -89,3 +89,15 @@ fn condition(errors: &mut Errors, path: &Path<'_>, of: &Value, skips: Skips, dep
         errors.forbidden(&fields.key("metadata"), "must not be specified in a nested context");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broken_patterns_are_told_as_go_tells_them() {
+        let said = |pattern: &str| go_error(pattern, &Regex::new(pattern).unwrap_err().to_string());
+        assert_eq!(said("("), "error parsing regexp: missing closing ): `(`");
+        assert_eq!(said("a["), "error parsing regexp: missing closing ]: `[`");
+    }
+}
