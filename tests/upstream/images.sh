@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes an archive of stand-ins for the images of upstream's conformance suite, for machines that reach no registry.
 #   images.sh OUT.tar
-# They have the suite's own agnhost, Debian's busybox, and bash, curl, dig and nc as this machine has them.
+# They have the suite's own agnhost, Debian's busybox, and bash, curl, dig, getent and nc as this machine has them.
 # The nginx is busybox's web server: tests only start it. UPSTREAM_BIN as in programs.sh.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
@@ -47,6 +47,8 @@ layers() {
 	put tools bin/curl "$(command -v curl)"
 	put tools bin/dig "$(command -v dig)"
 	put tools bin/nc "$(command -v nc.openbsd)"
+	put tools bin/getent "$(command -v getent)"
+	install -D -m 644 /dev/stdin "$work/tools/etc/nsswitch.conf" <<<'hosts: files dns'
 	put agnhost agnhost "$UPSTREAM_BIN/agnhost"
 	ln -s agnhost "$work/agnhost/agnhost-2"
 	local source
