@@ -231,7 +231,9 @@ impl<'a> Call<'a> {
         }
         let media = Media::accept(&request.headers, info.param("pretty"))?;
         let call = Self { engine, request, resource, media };
-        if call.verbs().contains(&info.verb.as_str()) { Ok(call) } else { Err(call.not_allowed()) }
+        // A proxy hands on OPTIONS too, which is no verb that discovery names.
+        let allowed = info.verb == Verb::Options || call.verbs().contains(&info.verb.as_str());
+        if allowed { Ok(call) } else { Err(call.not_allowed()) }
     }
 
     fn verbs(&self) -> &[&'static str] {

@@ -539,3 +539,15 @@ async fn endpoints_go_out_of_use() {
     let warning = response.headers()[http::header::WARNING].to_str().unwrap();
     assert!(warning.contains("v1 Endpoints is deprecated in v1.33+"), "{warning}");
 }
+
+#[tokio::test]
+async fn every_method_of_a_proxy_is_admitted() {
+    use super::Serve;
+    let bench = Bench::new();
+    let user = crate::User::new("somebody", &[]);
+    for verb in [Verb::Get, Verb::Create, Verb::Update, Verb::Patch, Verb::Delete, Verb::Options] {
+        let mut proxied = info(verb, "pods", "default", "a");
+        proxied.subresource = "proxy".into();
+        bench.engine.admit_connection(&proxied, &user).await.unwrap_or_else(|status| panic!("{verb:?}: {status:?}"));
+    }
+}
