@@ -43,7 +43,12 @@ conformance() { tests/upstream/conformance.sh quick; }
 requirements
 case ${1:-all} in
 static | unit | e2e | conformance) "$1" ;;
-all) static && unit && e2e ;;
+# One after the other: within && and || the shell would pass over a step's first failure.
+all)
+	static
+	unit
+	e2e
+	;;
 *)
 	sed -n '2,7p' "$0" | sed 's/^# \{0,1\}//'
 	exit 2

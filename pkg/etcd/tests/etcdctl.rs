@@ -200,9 +200,12 @@ fn what_administrators_ask() {
     assert!(etcd.ok(&["member", "list"]).contains("started, test"));
     etcd.ok(&["defrag"]);
     assert_eq!(etcd.ok(&["alarm", "list"]) + &etcd.ok(&["alarm", "disarm"]), "");
-    for refused in
-        [&["user", "list"][..], &["role", "list"], &["auth", "enable"], &["member", "add", "x", "--peer-urls=http://127.0.0.1:1"]]
-    {
+    for refused in [
+        &["user", "list"][..],
+        &["role", "list"],
+        &["auth", "enable"],
+        &["member", "add", "x", "--peer-urls=http://127.0.0.1:1"],
+    ] {
         assert!(etcd.refused(refused).contains("eyot: "), "{refused:?}");
     }
 }
