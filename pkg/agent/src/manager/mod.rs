@@ -6,6 +6,7 @@ use crate::cri::events::{Envelope, SubscribeRequest, TaskExit};
 use crate::cri::{Container, ContainerFilter, ListContainersRequest, ListPodSandboxRequest, label, request};
 use crate::files;
 use crate::node::pressure::Eviction;
+use crate::pod::status::{has_begun, has_ended};
 use crate::statics;
 use crate::worker::{self, Handle, Wanted};
 use client::{Event, Reflector};
@@ -280,15 +281,6 @@ impl Manager {
         tracing::info!(pod = pod.metadata.name, uid, "ended: it is not in the API");
         self.spawn(uid.to_owned(), Wanted { pod: Arc::new(pod), gone: true, mirror: None });
     }
-}
-
-fn has_begun(pod: &Pod) -> bool {
-    pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// What the runtime has, by pod.

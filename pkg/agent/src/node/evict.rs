@@ -3,6 +3,7 @@ use crate::machine::Disk;
 use crate::pod::admit::{CRITICAL, Refusal};
 use crate::pod::config::spec;
 use crate::pod::ledger::Requests;
+use crate::pod::status::has_ended;
 use crate::statics::is_static;
 use api::quantity::{Format, Quantity};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -124,8 +125,7 @@ pub fn choose(shortage: Shortage, candidates: &[Candidate]) -> Option<(String, R
 
 /// Whether the node may end a pod for its own sake: what the node itself needs stays.
 pub fn may_go(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    let is_ending = pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed"));
+    let is_ending = pod.metadata.deletion_timestamp.is_some() || has_ended(pod);
     !is_ending && !is_static(pod) && spec(pod).priority.unwrap_or(0) < CRITICAL
 }
 

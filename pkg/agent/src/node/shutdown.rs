@@ -5,6 +5,7 @@ use super::reference;
 use crate::context::Context;
 use crate::pod::admit::{CRITICAL, Refusal};
 use crate::pod::config::spec;
+use crate::pod::status::has_ended;
 use crate::statics::full_name;
 use client::Reflector;
 use k8s_openapi::api::core::v1::Pod;
@@ -97,11 +98,6 @@ fn groups(periods: &[GracePeriod], pods: Vec<Arc<Pod>>) -> Vec<(Duration, Vec<Ar
     }
     groups.retain(|(_, group)| !group.is_empty());
     groups
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Whether the API says so: of a static pod, its mirror.

@@ -226,6 +226,17 @@ fn started(context: &Context<'_>, container: &Container, latest: Option<&Cri>) -
     latest.filter(|_| is_running(latest)).is_some_and(|status| context.health.started(container, &status.id))
 }
 
+/// Whether an agent let the pod in, as its object says.
+pub fn has_begun(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
+}
+
+/// Whether the pod has ended for good, as its object says.
+pub fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 fn phase(context: &Context<'_>, init: &[Value], main: &[Value]) -> &'static str {
     if context.evicted.is_some() && context.observed.running().next().is_none() {
         return "Failed";

@@ -5,6 +5,7 @@ use crate::cri::{ContainerState, ContainerStatus};
 use crate::pod::admit::{self, Refusal};
 use crate::pod::ledger::Held;
 use crate::pod::observed::Observed;
+use crate::pod::status::{has_begun, has_ended};
 use crate::statics::is_static;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
@@ -109,9 +110,7 @@ impl Worker {
 
 /// Let in by an earlier agent, or on its way out already.
 fn is_begun(pod: &Pod) -> bool {
-    let began = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
-    let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    began || pod.metadata.deletion_timestamp.is_some() || matches!(ended, Some("Succeeded" | "Failed"))
+    has_begun(pod) || pod.metadata.deletion_timestamp.is_some() || has_ended(pod)
 }
 
 /// Enters the pod in the ledger, at once with the look whether there is room.

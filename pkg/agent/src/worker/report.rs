@@ -50,10 +50,8 @@ impl Reporter {
     /// A restarted agent knows from the object what was sent before.
     pub fn new(pod: &Pod) -> Self {
         let known = pod.status.as_ref().filter(|status| status.container_statuses.is_some());
-        let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let ended = matches!(ended, Some("Succeeded" | "Failed"));
         let last = known.and_then(|status| serde_json::to_value(status).ok()).as_ref().map(Kept::of);
-        Self { last, next: None, gone: false, ended }
+        Self { last, next: None, gone: false, ended: status::has_ended(pod) }
     }
 
     /// Another object shows the status from now on.
