@@ -1,24 +1,10 @@
 //! The promises of `Backend`, on a real database.
-use api::summary::{Summarize, Summary};
-use eyot_store::{
-    Backend, Compare, Error, Op, OpResult, Options, Range, Revision, Store, Txn, Watch, WatchFrom, WatchItem,
-};
-use std::path::Path;
+mod support;
+
+use eyot_store::{Backend, Compare, Error, Op, OpResult, Range, Revision, Store, Txn, Watch, WatchFrom, WatchItem};
 use std::sync::Arc;
 use std::time::Duration;
-
-struct Nothing;
-
-impl Summarize for Nothing {
-    fn summarize(&self, _: &[u8], _: &[u8]) -> Summary {
-        Summary::default()
-    }
-}
-
-fn open(dir: &Path) -> Arc<Store> {
-    let options = Options { dir: dir.into(), server: 3, summarize: Arc::new(Nothing), keep: Duration::from_secs(300) };
-    Store::open(options).unwrap()
-}
+use support::{open, try_open};
 
 fn put(key: &str, value: &str) -> Op {
     Op::Put { key: key.to_owned().into(), value: value.to_owned().into(), lease: None }
@@ -245,16 +231,14 @@ async fn damage_is_said_and_never_served() {
     let database = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
     database.execute("UPDATE log SET value = CAST('Precious' AS BLOB)", []).unwrap();
     drop(database);
-    let options = Options { dir: dir.path().into(), server: 3, summarize: Arc::new(Nothing), keep: Duration::ZERO };
-    assert!(matches!(Store::open(options), Err(Error::Corrupt { .. })));
+    assert!(matches!(try_open(dir.path()), Err(Error::Corrupt { .. })));
 }
 
 #[tokio::test]
 async fn a_second_process_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let _store = open(dir.path());
-    let options = Options { dir: dir.path().into(), server: 3, summarize: Arc::new(Nothing), keep: Duration::ZERO };
-    assert!(matches!(Store::open(options), Err(Error::InUse { .. })));
+    assert!(matches!(try_open(dir.path()), Err(Error::InUse { .. })));
 }
 
 #[tokio::test]

@@ -1,26 +1,13 @@
 //! What is derived for peers says what was written, goes on after a restart, and does not grow with history.
-use api::summary::{Summarize, Summary};
+mod support;
+
 use crdt::{Actor, Document};
-use eyot_store::{Backend, Content, Numbered, Op, Options, Replica, Revision, Store, Txn};
+use eyot_store::{Backend, Content, Numbered, Op, Replica, Revision, Store, Txn};
 use serde_json::{Value, json};
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-
-struct Nothing;
-
-impl Summarize for Nothing {
-    fn summarize(&self, _: &[u8], _: &[u8]) -> Summary {
-        Summary::default()
-    }
-}
+use support::open;
 
 const KEY: &str = "/registry/configmaps/default/c";
-
-fn open(dir: &Path) -> Arc<Store> {
-    let options = Options { dir: dir.into(), server: 3, summarize: Arc::new(Nothing), keep: Duration::from_secs(300) };
-    Store::open(options).unwrap()
-}
 
 fn config(uid: &str, n: u32) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "uid": uid}, "data": {"n": n.to_string()}})

@@ -1,30 +1,19 @@
 //! A writer is killed again and again at moments that nobody chose; what it said was written must be there.
-use api::summary::{Summarize, Summary};
-use eyot_store::{Backend, Op, Options, Range, Revision, Store, Txn, WatchFrom, WatchItem};
+mod support;
+
+use eyot_store::{Backend, Op, Range, Revision, Store, Txn, WatchFrom, WatchItem};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use support::open;
 
 const KILLS: u32 = 100;
 const WRITERS: u32 = 8;
 /// Says to this very test binary: be the writer.
 const ROLE: &str = "EYOT_STORE_KILL_DIR";
-
-struct Nothing;
-
-impl Summarize for Nothing {
-    fn summarize(&self, _: &[u8], _: &[u8]) -> Summary {
-        Summary::default()
-    }
-}
-
-fn open(dir: &Path) -> Arc<Store> {
-    let options = Options { dir: dir.into(), server: 1, summarize: Arc::new(Nothing), keep: Duration::from_secs(300) };
-    Store::open(options).unwrap()
-}
 
 /// Writes without end, each writer its own key, and prints what was acknowledged.
 #[tokio::main]

@@ -1,18 +1,9 @@
 //! A full disk refuses writes, clearly; reads go on, and writes succeed again when there is space.
-use api::summary::{Summarize, Summary};
-use eyot_store::{Backend, Error, Op, Options, Revision, Store, Txn};
-use std::path::Path;
+mod support;
+
+use eyot_store::{Backend, Error, Op, Revision, Store, Txn};
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
-
-struct Nothing;
-
-impl Summarize for Nothing {
-    fn summarize(&self, _: &[u8], _: &[u8]) -> Summary {
-        Summary::default()
-    }
-}
+use support::open;
 
 /// A small file system of its own, gone when dropped.
 struct Small(tempfile::TempDir);
@@ -30,11 +21,6 @@ impl Drop for Small {
         let unmounted = Command::new("umount").arg("-l").arg(self.0.path()).status();
         assert!(unmounted.is_ok_and(|status| status.success()), "the small file system stays mounted");
     }
-}
-
-fn open(dir: &Path) -> Arc<Store> {
-    let options = Options { dir: dir.into(), server: 1, summarize: Arc::new(Nothing), keep: Duration::from_secs(300) };
-    Store::open(options).unwrap()
 }
 
 async fn write(store: &Store, n: usize) -> Result<Revision, Error> {

@@ -1,23 +1,11 @@
 //! Snapshots: consistent while writing goes on, refused when damaged, and the end of all older revisions.
-use api::summary::{Summarize, Summary};
-use eyot_store::{Backend, Error, Op, Options, Range, Revision, Store, Txn, WatchFrom, snapshot};
-use std::path::Path;
+mod support;
+
+use eyot_store::{Backend, Error, Op, Range, Revision, Store, Txn, WatchFrom, snapshot};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
-
-struct Nothing;
-
-impl Summarize for Nothing {
-    fn summarize(&self, _: &[u8], _: &[u8]) -> Summary {
-        Summary::default()
-    }
-}
-
-fn open(dir: &Path) -> Arc<Store> {
-    let options = Options { dir: dir.into(), server: 3, summarize: Arc::new(Nothing), keep: Duration::from_secs(300) };
-    Store::open(options).unwrap()
-}
+use support::open;
 
 async fn put(store: &Store, keys: &[&'static str], value: String) -> Revision {
     let op = |key: &&'static str| Op::Put { key: (*key).into(), value: value.clone().into(), lease: None };

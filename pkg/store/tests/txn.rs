@@ -1,25 +1,12 @@
 //! Transactions of any shape: compares of every field, ranges, nested branches; and watches from within history.
-use api::summary::{Summarize, Summary};
+mod support;
+
 use eyot_store::{
-    Backend, Compare, Error, Field, LeaseId, Op, OpResult, Options, Range, Relation, Revision, Store, Txn, TxnResult,
-    Watch, WatchFrom, WatchItem,
+    Backend, Compare, Error, Field, LeaseId, Op, OpResult, Range, Relation, Revision, Store, Txn, TxnResult, Watch,
+    WatchFrom, WatchItem,
 };
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-
-struct Nothing;
-
-impl Summarize for Nothing {
-    fn summarize(&self, _: &[u8], _: &[u8]) -> Summary {
-        Summary::default()
-    }
-}
-
-fn open(dir: &Path) -> Arc<Store> {
-    let options = Options { dir: dir.into(), server: 3, summarize: Arc::new(Nothing), keep: Duration::from_secs(300) };
-    Store::open(options).unwrap()
-}
+use support::open;
 
 fn put(key: &'static str, value: &'static str) -> Op {
     Op::Put { key: key.into(), value: value.into(), lease: None }
