@@ -21,6 +21,11 @@ impl HybridClock {
         self.last
     }
 
+    /// Takes in a reading of another clock: what is read from now on is above it.
+    pub fn observe(&mut self, reading: u64) {
+        self.last = self.last.max(reading);
+    }
+
     /// The first reading that could have been made at `now_ms`.
     pub fn at(now_ms: u64) -> u64 {
         now_ms << COUNT_BITS

@@ -1,113 +1,120 @@
-//! One object's document.
-use crate::encode::{self, Shape};
-use crate::view::{self, View};
-use crate::write;
-use automerge::transaction::{CommitOptions, Transactable};
-use automerge::{ActorId, Automerge, ReadDoc};
-use serde_json::Value;
-
-/// Where the object lies in the document's root.
-pub(crate) const OBJECT: &str = "object";
-/// Present once the object was deleted.
-pub(crate) const DEAD: &str = "dead";
+//! All that servers know of one key.
+use crate::{Conflict, Stamp, Vector};
+use serde::{Deserialize, Serialize};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the document can't be read: {0}")]
-    Load(String),
-    #[error("the document can't be changed: {0}")]
-    Write(#[from] automerge::AutomergeError),
-    /// Only a JSON object can be a document.
-    #[error("the value is no JSON object")]
-    NotAnObject,
+    #[error("the bytes are no {what}: {source}")]
+    Unreadable { what: &'static str, source: postcard::Error },
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// One incarnation of a server. A restored copy must take another, or two histories would share one name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Actor(pub [u8; 16]);
+/// One write to one key, as it travels between servers. It says only what changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Delta {
+    pub stamp: Stamp,
+    /// What its writer had seen of this key. Everything in it arrives before the delta.
+    pub context: Vector,
+    value: Option<Vec<u8>>,
+}
 
-impl Actor {
-    fn id(self) -> ActorId {
-        ActorId::from(&self.0[..])
+impl Delta {
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        decode(bytes, "change")
     }
 }
 
-/// An object as all servers' edits of it.
+/// What a document says at present.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Visible {
+    /// None: nothing is there.
+    pub value: Option<Vec<u8>>,
+    /// `metadata.uid` of the life that is visible.
+    pub life: Option<String>,
+    /// Uids of younger lives of the same name that this one stands for.
+    pub aliases: Vec<String>,
+}
+
+/// All that servers know of one key: a state that any two servers' copies merge into the same third, in any order
+/// and however often. It doesn't grow with the number of writes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Document {
-    pub(crate) doc: Automerge,
+    version: Vector,
+    register: Option<(Stamp, Option<Vec<u8>>)>,
 }
 
 impl Document {
-    /// An empty document whose edits are `actor`'s.
-    pub fn new(actor: Actor) -> Self {
-        Self { doc: Automerge::new().with_actor(actor.id()) }
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
     }
 
-    /// A document out of what [`Document::save`] and [`Document::write`] gave, in any order.
-    pub fn load<'a>(actor: Actor, chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Self> {
-        let mut document = Self::new(actor);
-        chunks.into_iter().try_for_each(|chunk| document.merge(chunk))?;
-        Ok(document)
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        decode(bytes, "document")
     }
 
-    /// Makes the document say `object`, written at `time` (a reading of the hybrid clock). Returns the change;
-    /// none when nothing differs.
-    pub fn write(&mut self, object: &Value, shape: Shape<'_>, time: u64) -> Result<Option<Vec<u8>>> {
-        let Value::Object(fields) = object else { return Err(Error::NotAnObject) };
-        let fresh = self.doc.is_empty();
-        self.change(time, |tx| match fresh {
-            true => Ok(tx.init_root_from_hydrate(&encode::root(object, shape))?),
-            false => write::root(tx, fields, shape),
-        })
+    /// The stamps of all writes that are in it, or were superseded in it.
+    pub fn version(&self) -> &Vector {
+        &self.version
     }
 
-    /// Notes that the object was deleted. Its last value stays, for conflict records.
-    pub fn bury(&mut self, time: u64) -> Result<Option<Vec<u8>>> {
-        self.change(time, |tx| Ok(tx.put(automerge::ROOT, DEAD, true)?))
-    }
-
-    fn change(
-        &mut self,
-        time: u64,
-        edit: impl FnOnce(&mut automerge::transaction::Transaction<'_>) -> Result<()>,
-    ) -> Result<Option<Vec<u8>>> {
-        let mut tx = self.doc.transaction();
-        edit(&mut tx)?;
-        if tx.pending_ops() == 0 {
-            tx.rollback();
-            return Ok(None);
+    /// Makes the document say `value`, as written by the stamp's actor; none: deleted. Returns what to tell others;
+    /// none when it says so already. The stamp is above all in the document.
+    pub fn write(&mut self, key: &[u8], value: Option<&[u8]>, stamp: Stamp) -> Option<Delta> {
+        if self.says(key, value) {
+            return None;
         }
-        // The hybrid clock fits: it has 52 bits for the next thousand years.
-        tx.commit_with(CommitOptions::default().with_time(time as i64));
-        Ok(self.doc.get_last_local_change().map(|change| change.raw_bytes().to_vec()))
+        let delta = Delta { stamp, context: self.version.clone(), value: value.map(<[u8]>::to_vec) };
+        self.merge(&delta);
+        Some(delta)
     }
 
-    /// Takes in what another server, or an earlier run, gave. What is known already changes nothing; what lacks
-    /// its predecessors waits for them.
-    pub fn merge(&mut self, chunk: &[u8]) -> Result<()> {
-        let unreadable = |error: &dyn std::fmt::Display| Error::Load(error.to_string());
-        if let Ok(change) = automerge::Change::from_bytes(chunk.to_vec()) {
-            return self.doc.apply_changes([change]).map_err(|error| unreadable(&error));
+    /// Takes in one write of another server. What is known already changes nothing.
+    pub fn merge(&mut self, delta: &Delta) -> Vec<Conflict> {
+        self.version.advance(delta.stamp);
+        if self.register.as_ref().is_none_or(|(stamp, _)| *stamp < delta.stamp) {
+            self.register = Some((delta.stamp, delta.value.clone()));
         }
-        // Loading into a document would forget the changes that wait in it.
-        let mut other = Automerge::load(chunk).map_err(|error| unreadable(&error))?;
-        self.doc.merge(&mut other).map(drop).map_err(|error| unreadable(&error))
+        Vec::new()
     }
 
-    /// What all edits together say.
-    pub fn view(&self) -> View {
-        view::view(&self.doc)
+    /// Takes in all that another server knows of the key. `mine` is what this server had seen of all keys, `seen` what
+    /// the other had: what one lacks and yet has seen was removed there.
+    pub fn join(&mut self, theirs: Self, mine: &Vector, seen: &Vector) -> Vec<Conflict> {
+        let _ = (mine, seen);
+        self.version.merge(&theirs.version);
+        self.register = self.register.take().max(theirs.register);
+        Vec::new()
     }
 
-    /// Whether the object was deleted.
-    pub fn is_dead(&self) -> bool {
-        matches!(self.doc.get(automerge::ROOT, DEAD), Ok(Some(_)))
+    /// What to serve. `current` is what is served now: parts of it that are this server's alone are kept.
+    pub fn visible(&self, key: &[u8], current: Option<&[u8]>) -> Visible {
+        let _ = (key, current);
+        let value = self.register.as_ref().and_then(|(_, value)| value.clone());
+        Visible { value, ..Visible::default() }
     }
 
-    /// The whole document, history included.
-    pub fn save(&self) -> Vec<u8> {
-        self.doc.save_nocompress()
+    /// Whether serving `current` is right: bytes that mean the same are.
+    pub fn says(&self, key: &[u8], current: Option<&[u8]>) -> bool {
+        self.visible(key, current).value.as_deref() == current
     }
+
+    /// Forgets what is only there to outlive older news, now that everything written up to `stable` is everywhere.
+    /// Returns whether anything is left.
+    pub fn prune(&mut self, stable: u64) -> bool {
+        let gone = self.register.as_ref().is_none_or(|(stamp, value)| value.is_none() && stamp.time <= stable);
+        !gone
+    }
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_allocvec(value).expect("memory is the only limit of what is written there")
+}
+
+fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8], what: &'static str) -> Result<T> {
+    postcard::from_bytes(bytes).map_err(|source| Error::Unreadable { what, source })
 }

@@ -1,20 +1,18 @@
-//! What happens when servers that wrote apart meet again: one document an object, merged field by field, the
-//! later write winning, and what lost reported. Pure: no clock, no IO; automerge's types stay inside.
+//! What happens when servers that wrote apart meet again: what all of them know of a key is one document, a state
+//! that merges field by field, the later write winning, and what lost reported. Pure: no clock, no IO.
 //!
-//! Place in the flow: `store` derives a change from each row of its log through [`Document::write`] and keeps it;
-//! a peer's changes go through [`Document::merge`], and [`Document::view`] is what is then served.
+//! Place in the flow: `store` derives a [`Delta`] from each row of its log through [`Document::write`] and keeps
+//! both; a peer's deltas go through [`Document::merge`], a peer's whole documents through [`Document::join`], and
+//! [`Document::visible`] is what is then served.
 
 mod clock;
+mod conflict;
 mod document;
-mod encode;
 mod policy;
-mod register;
-mod view;
-mod write;
+mod stamp;
 
 pub use clock::HybridClock;
-pub use document::{Actor, Document, Error, Result};
-pub use encode::Shape;
+pub use conflict::Conflict;
+pub use document::{Delta, Document, Error, Result, Visible};
 pub use policy::{Policy, policy};
-pub use register::Register;
-pub use view::{Conflict, Stamp, View};
+pub use stamp::{Actor, Stamp, Vector};
