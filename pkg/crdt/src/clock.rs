@@ -30,6 +30,11 @@ impl HybridClock {
     pub fn at(now_ms: u64) -> u64 {
         now_ms << COUNT_BITS
     }
+
+    /// The milliseconds since the Unix epoch of a reading.
+    pub fn ms(reading: u64) -> u64 {
+        reading >> COUNT_BITS
+    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,11 @@ impl Document {
         decode(bytes, "document")
     }
 
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.register.is_none()
+    }
+
     /// The stamps of all writes that are in it, or were superseded in it.
     pub fn version(&self) -> &Vector {
         &self.version

@@ -258,6 +258,9 @@ pub enum Error {
     /// The queue of waiting writes is full.
     #[error("too many writes are waiting ({limit})")]
     Busy { limit: usize },
+    /// A peer's clock is wrong, or this server's: its writes would win over everybody's for that long.
+    #[error("a change of server {actor} is stamped {} s ahead of this server's clock", ahead_ms / 1000)]
+    Ahead { actor: crdt::Actor, ahead_ms: u64 },
     #[error("the store is closing")]
     Closed,
     #[error("{path} is in use by another process")]

@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub enum Single {
     Put { key: Bytes, value: Bytes, lease: Option<LeaseId>, summary: Summary },
     Amend { key: Bytes, value: Option<(Bytes, Summary)>, lease: Option<Option<LeaseId>> },
+    /// Writes a key whose lease, if it has one, stays.
+    Replace { key: Bytes, value: Bytes, summary: Summary },
     Delete { key: Bytes },
     DeleteRange { range: Range },
     Get { key: Bytes },
@@ -90,6 +92,8 @@ pub struct Batch<'a> {
     revision: Revision,
     pub records: Vec<Record>,
     pub changes: Vec<Vec<Arc<Change>>>,
+    /// Whether it writes what peers wrote.
+    pub merged: bool,
 }
 
 /// What a durable batch leaves to be made visible.
@@ -101,7 +105,8 @@ pub struct Done {
 impl<'a> Batch<'a> {
     pub fn new(state: &'a State, clock: HybridClock, server: u16) -> Self {
         let revision = state.revision;
-        Self { state, clock, server, overlay: Overlay::new(), revision, records: Vec::new(), changes: Vec::new() }
+        let (records, changes) = (Vec::new(), Vec::new());
+        Self { state, clock, server, overlay: Overlay::new(), revision, records, changes, merged: false }
     }
 
     /// Runs one transaction; `has_lease` knows which leases exist. A transaction that fails leaves nothing.

@@ -1,72 +1,53 @@
-//! What peers will be told: this server's changes, derived from the log, in a database of its own so that deriving
-//! never holds up the writer.
-//!
-//! Rows are numbered in order and a number is never used again. What supersedes rows (a folded document, a
-//! register's next value, a tombstone) deletes them and takes a new number, so "all after N" is always complete
-//! and the table is as large as the objects, not as their history.
-use crate::log::explain;
-use crate::{Numbered, Result};
-use crdt::Actor;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+//! What this server knows for and of its peers, in a database of its own so that deriving it never holds up the
+//! writer: one document a key, and the changes of all servers that some member may still lack, in the order in which
+//! they came here, which is an order in which they may go out: causes first.
+use crate::log::{checksum, explain};
+use crate::replica::{ConflictRecord, Row, SnapshotPage};
+use crate::{Error, Result};
+use bytes::Bytes;
+use crdt::{Actor, Conflict, Document, Stamp, Vector};
+use rusqlite::{Connection, OptionalExtension, params};
 use std::path::{Path, PathBuf};
 
 /// SQLite's page cache.
 const CACHE_KIB: i64 = 1024;
-
-/// What a row is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// An edit of a document.
-    Change,
-    /// A document whose earlier history was folded into it.
-    Snapshot,
-    /// A whole value; empty bytes: deleted.
-    Register,
-    /// The object of that life was deleted.
-    Tombstone,
-}
-
-impl Content {
-    const ALL: [Self; 4] = [Self::Change, Self::Snapshot, Self::Register, Self::Tombstone];
-
-    fn code(self) -> i64 {
-        self as i64
-    }
-}
+/// The tables' shape; another begins anew from the log.
+const VERSION: i64 = 2;
+/// Conflicts remembered at most; the oldest are forgotten.
+const CONFLICTS: i64 = 10_000;
+/// Changes kept for members that lack them, at most; who lacks older ones gets whole documents.
+const CHANGES: i64 = 500_000;
+/// Rows deleted in one step.
+const FORGET_ROWS: i64 = 2_000;
+/// Free pages given back in one step.
+const VACUUM_PAGES: u32 = 256;
 
 pub struct Changes {
     connection: Connection,
     path: PathBuf,
 }
 
+/// How much of an actor's writing is known, and up to where it is no longer kept as changes.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    pub vector: Vector,
+    pub floor: Vector,
+}
+
 impl Changes {
     pub fn open(path: &Path) -> Result<Self> {
         let connection = Connection::open(path).map_err(|e| explain(path, e))?;
         let changes = Self { connection, path: path.to_owned() };
-        changes.sql(|db| {
-            db.busy_timeout(std::time::Duration::from_secs(10))?;
-            db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-            db.pragma_update(None, "journal_mode", "WAL")?;
-            db.pragma_update(None, "synchronous", "FULL")?;
-            db.pragma_update(None, "cache_size", -CACHE_KIB)?;
-            db.execute_batch(
-                "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
-                 CREATE TABLE IF NOT EXISTS change (
-                     number INTEGER PRIMARY KEY AUTOINCREMENT,
-                     position INTEGER NOT NULL,
-                     key BLOB NOT NULL,
-                     life TEXT NOT NULL,
-                     epoch INTEGER NOT NULL,
-                     content INTEGER NOT NULL,
-                     bytes BLOB NOT NULL);
-                 CREATE INDEX IF NOT EXISTS change_key ON change (key, number);",
-            )
-        })?;
+        changes.sql(prepare)?;
         Ok(changes)
     }
 
     fn sql<T>(&self, run: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         run(&self.connection).map_err(|e| explain(&self.path, e))
+    }
+
+    fn corrupt(&self, what: String) -> Error {
+        Error::Corrupt { path: self.path.display().to_string(), what }
     }
 
     /// This incarnation's name, made on first use.
@@ -86,92 +67,290 @@ impl Changes {
         Ok(found.unwrap_or(0) as u64)
     }
 
-    /// Runs `work` in one transaction that also notes how far it got.
-    pub fn step(&self, derived: u64, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+    pub fn set_derived(&self, derived: u64) -> Result<()> {
+        self.sql(|db| {
+            db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('derived', ?)")?.execute([derived as i64]).map(drop)
+        })
+    }
+
+    /// Runs `work` in one transaction.
+    pub fn step<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         self.sql(|db| db.execute_batch("BEGIN IMMEDIATE"))?;
-        let done = work(self).and_then(|()| {
-            self.sql(|db| {
-                db.execute("INSERT OR REPLACE INTO meta VALUES ('derived', ?)", [derived as i64])?;
-                db.execute_batch("COMMIT")
-            })
-        });
+        let done = work(self).and_then(|done| self.sql(|db| db.execute_batch("COMMIT")).map(|()| done));
         if done.is_err() && !self.connection.is_autocommit() {
             self.sql(|db| db.execute_batch("ROLLBACK"))?;
         }
         done
     }
 
-    pub fn add(&self, position: u64, object: Object<'_>, content: Content, bytes: &[u8]) -> Result<()> {
+    pub fn known(&self) -> Result<Known> {
+        let mut known = Known::default();
+        self.sql(|db| {
+            let mut select = db.prepare("SELECT actor, time, floor FROM vector")?;
+            let mut rows = select.query([])?;
+            while let Some(row) = rows.next()? {
+                let actor = Actor(row.get(0)?);
+                known.vector.advance(Stamp { time: row.get::<_, i64>(1)? as u64, actor });
+                known.floor.advance(Stamp { time: row.get::<_, i64>(2)? as u64, actor });
+            }
+            Ok(())
+        })?;
+        Ok(known)
+    }
+
+    pub fn advance(&self, stamp: Stamp) -> Result<()> {
         self.sql(|db| {
             db.prepare_cached(
-                "INSERT INTO change (position, key, life, epoch, content, bytes) VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO vector (actor, time) VALUES (?1, ?2)
+                 ON CONFLICT (actor) DO UPDATE SET time = max(time, excluded.time)",
             )?
-            .execute(params![position as i64, object.key, object.life, object.epoch, content.code(), bytes])
+            .execute(params![&stamp.actor.0[..], stamp.time as i64])
             .map(drop)
         })
     }
 
-    /// Forgets all rows of a key but the tombstones of its earlier lives.
-    pub fn forget(&self, key: &[u8]) -> Result<()> {
-        let tombstone = Content::Tombstone.code();
+    pub fn raise_floor(&self, stamp: Stamp) -> Result<()> {
         self.sql(|db| {
-            db.prepare_cached("DELETE FROM change WHERE key = ? AND content <> ?")?
-                .execute(params![key, tombstone])
+            db.prepare_cached(
+                "INSERT INTO vector (actor, time, floor) VALUES (?1, 0, ?2)
+                 ON CONFLICT (actor) DO UPDATE SET floor = max(floor, excluded.floor)",
+            )?
+            .execute(params![&stamp.actor.0[..], stamp.time as i64])
+            .map(drop)
+        })
+    }
+
+    /// What is known of a key; an empty document when nothing is.
+    pub fn document(&self, key: &[u8]) -> Result<Document> {
+        let found: Option<(Vec<u8>, u32)> = self.sql(|db| {
+            let mut select = db.prepare_cached("SELECT bytes, crc FROM document WHERE key = ?")?;
+            select.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+        })?;
+        found.map_or_else(|| Ok(Document::default()), |(bytes, crc)| self.decode(key, &bytes, crc))
+    }
+
+    fn decode(&self, key: &[u8], bytes: &[u8], crc: u32) -> Result<Document> {
+        let name = || String::from_utf8_lossy(key).into_owned();
+        if checksum(key, Some(bytes)) != crc {
+            return Err(self.corrupt(format!("the document of {} is not what was written", name())));
+        }
+        Document::decode(bytes).map_err(|error| self.corrupt(format!("the document of {}: {error}", name())))
+    }
+
+    pub fn set_document(&self, key: &[u8], document: &Document) -> Result<()> {
+        let bytes = document.encode();
+        self.sql(|db| {
+            db.prepare_cached("INSERT OR REPLACE INTO document VALUES (?, ?, ?)")?
+                .execute(params![key, bytes, checksum(key, Some(&bytes))])
                 .map(drop)
         })
     }
 
-    /// Forgets what was deleted before a position.
-    pub fn prune(&self, before: u64) -> Result<()> {
+    pub fn forget_document(&self, key: &[u8]) -> Result<()> {
+        self.sql(|db| db.prepare_cached("DELETE FROM document WHERE key = ?")?.execute([key]).map(drop))
+    }
+
+    /// Documents after a key, in order of keys, up to about `limit_bytes`.
+    pub fn page(&self, after: Option<&[u8]>, limit_bytes: usize) -> Result<SnapshotPage> {
+        let mut page = SnapshotPage { after: after.map(Bytes::copy_from_slice), ..SnapshotPage::default() };
+        let mut bytes = 0;
         self.sql(|db| {
-            db.execute(
-                "DELETE FROM change WHERE position < ? AND (content = ? OR content = ? AND length(bytes) = 0)",
-                params![before as i64, Content::Tombstone.code(), Content::Register.code()],
+            let mut select = db.prepare_cached("SELECT key, bytes FROM document WHERE key > ? ORDER BY key")?;
+            let mut rows = select.query([after.unwrap_or_default()])?;
+            while let Some(row) = rows.next()? {
+                if bytes >= limit_bytes {
+                    page.up_to = page.documents.last().map(|(key, _)| Bytes::clone(key));
+                    break;
+                }
+                let (key, document): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
+                bytes += key.len() + document.len();
+                page.documents.push((key.into(), document.into()));
+            }
+            Ok(())
+        })?;
+        Ok(page)
+    }
+
+    /// Keys of all documents after one, up to and with another; none: no end.
+    pub fn keys(&self, after: Option<&[u8]>, up_to: Option<&[u8]>) -> Result<Vec<Bytes>> {
+        self.sql(|db| {
+            let mut select =
+                db.prepare_cached("SELECT key FROM document WHERE key > ?1 AND (?2 IS NULL OR key <= ?2)")?;
+            let keys = select.query_map(params![after.unwrap_or_default(), up_to], |row| row.get::<_, Vec<u8>>(0))?;
+            keys.map(|key| key.map(Bytes::from)).collect()
+        })
+    }
+
+    pub fn add(&self, row: &Row) -> Result<()> {
+        self.sql(|db| {
+            db.prepare_cached("INSERT INTO change (actor, time, more, key, bytes, crc) VALUES (?, ?, ?, ?, ?, ?)")?
+                .execute(params![
+                    &row.stamp.actor.0[..],
+                    row.stamp.time as i64,
+                    row.more,
+                    &row.key[..],
+                    &row.delta[..],
+                    checksum(&row.key, Some(&row.delta)),
+                ])
+                .map(drop)
+        })
+    }
+
+    /// The last sequence number given; 0: none.
+    pub fn newest(&self) -> Result<u64> {
+        self.sql(|db| {
+            db.query_row("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'change'", [], |row| {
+                row.get::<_, i64>(0)
+            })
+        })
+        .map(|newest| newest as u64)
+    }
+
+    /// The sequence number before the first change that somebody who has `have` lacks; none: nothing is lacking.
+    pub fn first_missing(&self, known: &Vector, have: &Vector) -> Result<Option<u64>> {
+        let mut first: Option<i64> = None;
+        for stamp in known.iter().filter(|stamp| !have.covers(*stamp)) {
+            let found: Option<i64> = self.sql(|db| {
+                db.prepare_cached("SELECT min(sequence) FROM change WHERE actor = ? AND time > ?")?
+                    .query_row(params![&stamp.actor.0[..], have.get(stamp.actor) as i64], |row| row.get(0))
+            })?;
+            first = [first, found].into_iter().flatten().min();
+        }
+        Ok(first.map(|sequence| sequence as u64 - 1))
+    }
+
+    /// Changes after a sequence number that somebody who has `have` lacks, whole transactions, up to about
+    /// `limit_bytes`; and the number of the last that was looked at.
+    pub fn after(&self, sequence: u64, have: &Vector, limit_bytes: usize) -> Result<(Vec<Row>, u64)> {
+        let (mut rows, mut bytes, mut reached) = (Vec::<Row>::new(), 0, sequence);
+        let mut damaged = None;
+        self.sql(|db| {
+            let mut select = db.prepare_cached(
+                "SELECT sequence, actor, time, more, key, bytes, crc FROM change WHERE sequence > ? ORDER BY sequence",
             )?;
-            let mut vacuum = db.prepare("PRAGMA incremental_vacuum(256)")?;
+            let mut found = select.query([sequence as i64])?;
+            while let Some(row) = found.next()? {
+                let stamp = Stamp { time: row.get::<_, i64>(2)? as u64, actor: Actor(row.get(1)?) };
+                let whole = rows.last().is_none_or(|last| !last.more);
+                if whole && bytes >= limit_bytes {
+                    break;
+                }
+                reached = row.get::<_, i64>(0)? as u64;
+                if have.covers(stamp) {
+                    continue;
+                }
+                let (key, delta): (Vec<u8>, Vec<u8>) = (row.get(4)?, row.get(5)?);
+                if checksum(&key, Some(&delta)) != row.get::<_, u32>(6)? {
+                    damaged = Some(format!("change {reached} is not what was written"));
+                    break;
+                }
+                bytes += key.len() + delta.len();
+                rows.push(Row { stamp, more: row.get(3)?, key: key.into(), delta: delta.into() });
+            }
+            Ok(())
+        })?;
+        damaged.map_or(Ok((rows, reached)), |what| Err(self.corrupt(what)))
+    }
+
+    /// Forgets some changes that all members have (`stable`: everything up to that time), and the oldest beyond the
+    /// bound. Returns whether more may be forgotten.
+    pub fn forget_changes(&self, stable: u64) -> Result<bool> {
+        let bound = (self.newest()? as i64).saturating_sub(CHANGES);
+        let oldest: Vec<(i64, Stamp)> = self.sql(|db| {
+            let mut select =
+                db.prepare_cached("SELECT sequence, actor, time FROM change ORDER BY sequence LIMIT ?")?;
+            let rows = select.query_map([FORGET_ROWS], |row| {
+                Ok((row.get(0)?, Stamp { actor: Actor(row.get(1)?), time: row.get::<_, i64>(2)? as u64 }))
+            })?;
+            rows.collect()
+        })?;
+        let gone: Vec<_> =
+            oldest.into_iter().take_while(|(sequence, stamp)| *sequence <= bound || stamp.time <= stable).collect();
+        let floor: Vector = gone.iter().map(|(_, stamp)| *stamp).collect();
+        self.step(|changes| {
+            changes.sql(|db| {
+                let mut delete = db.prepare_cached("DELETE FROM change WHERE sequence = ?")?;
+                gone.iter().try_for_each(|(sequence, _)| delete.execute([sequence]).map(drop))
+            })?;
+            floor.iter().try_for_each(|stamp| changes.raise_floor(stamp))
+        })?;
+        self.vacuum()?;
+        Ok(gone.len() as i64 == FORGET_ROWS)
+    }
+
+    fn vacuum(&self) -> Result<()> {
+        self.sql(|db| {
+            let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
             let mut rows = vacuum.query([])?;
             while rows.next()?.is_some() {}
             Ok(())
         })
     }
 
-    /// All rows of a key, in order.
-    pub fn of(&self, key: &[u8]) -> Result<Vec<Numbered>> {
+    pub fn add_conflict(&self, key: &[u8], at_ms: u64, conflict: &Conflict) -> Result<()> {
+        let json = serde_json::to_vec(conflict).map_err(|error| Error::Failed { what: error.to_string() })?;
         self.sql(|db| {
-            let mut select = db.prepare_cached("SELECT * FROM change WHERE key = ? ORDER BY number")?;
-            select.query_map([key], read)?.collect()
+            db.prepare_cached("INSERT INTO conflict (at_ms, key, json) VALUES (?, ?, ?)")?
+                .execute(params![at_ms as i64, key, json])?;
+            db.prepare_cached("DELETE FROM conflict WHERE id <= (SELECT max(id) FROM conflict) - ?")?
+                .execute([CONFLICTS])
+                .map(drop)
         })
     }
 
-    /// Up to `limit` rows after a number, in order.
-    pub fn since(&self, number: u64, limit: usize) -> Result<Vec<Numbered>> {
+    /// Conflicts after one, in the order in which they were found.
+    pub fn conflicts(&self, after: u64, limit: usize) -> Result<Vec<ConflictRecord>> {
         self.sql(|db| {
-            let mut select = db.prepare_cached("SELECT * FROM change WHERE number > ? ORDER BY number LIMIT ?")?;
-            select.query_map([number as i64, limit as i64], read)?.collect()
+            let mut select =
+                db.prepare_cached("SELECT id, at_ms, key, json FROM conflict WHERE id > ? ORDER BY id LIMIT ?")?;
+            let rows = select.query_map([after as i64, limit as i64], |row| {
+                let json: Vec<u8> = row.get(3)?;
+                let unreadable = |error| rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Blob, error);
+                Ok(ConflictRecord {
+                    id: row.get::<_, i64>(0)? as u64,
+                    at_ms: row.get::<_, i64>(1)? as u64,
+                    key: row.get::<_, Vec<u8>>(2)?.into(),
+                    conflict: serde_json::from_slice(&json).map_err(|error| unreadable(error.into()))?,
+                })
+            })?;
+            rows.collect()
         })
     }
 }
 
-/// Whose row it is.
-#[derive(Clone, Copy)]
-pub struct Object<'a> {
-    pub key: &'a [u8],
-    /// The object's uid: an object of the same name has another.
-    pub life: &'a str,
-    pub epoch: u32,
-}
-
-fn read(row: &Row<'_>) -> rusqlite::Result<Numbered> {
-    let code: i64 = row.get(5)?;
-    let content = usize::try_from(code).ok().and_then(|code| Content::ALL.get(code).copied());
-    let content = content.ok_or(rusqlite::Error::IntegralValueOutOfRange(5, code))?;
-    Ok(Numbered {
-        number: row.get::<_, i64>(0)? as u64,
-        position: row.get::<_, i64>(1)? as u64,
-        key: row.get::<_, Vec<u8>>(2)?.into(),
-        life: row.get(3)?,
-        epoch: row.get(4)?,
-        content,
-        bytes: row.get::<_, Vec<u8>>(6)?.into(),
-    })
+fn prepare(db: &Connection) -> rusqlite::Result<()> {
+    db.busy_timeout(std::time::Duration::from_secs(10))?;
+    db.set_prepared_statement_cache_capacity(32);
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version != VERSION {
+        // All of it can be derived again, under another name.
+        db.execute_batch(
+            "BEGIN IMMEDIATE;
+             DROP TABLE IF EXISTS meta; DROP TABLE IF EXISTS change; DROP TABLE IF EXISTS vector;
+             DROP TABLE IF EXISTS document; DROP TABLE IF EXISTS conflict;",
+        )?;
+        db.execute_batch(&format!(
+            "CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+             CREATE TABLE vector (
+                 actor BLOB PRIMARY KEY, time INTEGER NOT NULL, floor INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+             CREATE TABLE document (key BLOB PRIMARY KEY, bytes BLOB NOT NULL, crc INTEGER NOT NULL);
+             CREATE TABLE change (
+                 sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+                 actor BLOB NOT NULL,
+                 time INTEGER NOT NULL,
+                 more INTEGER NOT NULL,
+                 key BLOB NOT NULL,
+                 bytes BLOB NOT NULL,
+                 crc INTEGER NOT NULL);
+             CREATE INDEX change_stamp ON change (actor, time);
+             CREATE TABLE conflict (id INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL, key BLOB NOT NULL, json BLOB NOT NULL);
+             PRAGMA user_version = {VERSION};
+             COMMIT"
+        ))?;
+    }
+    Ok(())
 }

@@ -2,18 +2,21 @@
 //! see it alone; merging with peers is another trait.
 //!
 //! Place in the flow: `apiserver | etcd -> Backend -> Store -> writer -> SQLite`, and back out through the hub's
-//! watches. A thread of low priority follows the log and derives what peers will be told: [`Replica`].
+//! watches. A thread of low priority follows the log, derives what peers will be told and merges what they tell:
+//! [`Replica`].
 //! Reads of now come from memory, reads of the past from the log.
 
 mod backend;
+pub mod bare;
 mod batch;
 mod changes;
-mod derive;
+mod follow;
 mod hub;
 mod lease;
 mod log;
 mod reader;
 mod replica;
+mod replicator;
 mod revision;
 pub mod snapshot;
 mod staged;
@@ -24,6 +27,6 @@ mod writer;
 
 pub use backend::*;
 pub use crdt::HybridClock;
-pub use replica::{Content, Numbered, Replica};
+pub use replica::{Begin, ConflictRecord, Replica, Row, SnapshotPage};
 pub use revision::Revision;
 pub use store::{KEEP, Options, Store};

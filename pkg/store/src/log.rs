@@ -29,6 +29,8 @@ pub struct Record {
     pub lease: Option<LeaseId>,
     /// Position of the key's change before this one; 0: there was none.
     pub parent: u64,
+    /// What peers wrote, merged: there is nothing in it to tell them.
+    pub merged: bool,
 }
 
 impl Record {
@@ -76,9 +78,23 @@ impl Log {
                  version INTEGER NOT NULL,
                  lease INTEGER,
                  parent INTEGER NOT NULL,
-                 crc INTEGER NOT NULL);
+                 crc INTEGER NOT NULL,
+                 merged INTEGER NOT NULL DEFAULT 0);
              CREATE INDEX IF NOT EXISTS log_key ON log (key, position);",
-        )
+        )?;
+        self.migrate()
+    }
+
+    /// Adds what databases of before lack.
+    fn migrate(&self) -> rusqlite::Result<()> {
+        let known: i64 =
+            self.connection.query_row("SELECT count(*) FROM pragma_table_info('log') WHERE name = 'merged'", [], |row| {
+                row.get(0)
+            })?;
+        match known {
+            0 => self.connection.execute_batch("ALTER TABLE log ADD COLUMN merged INTEGER NOT NULL DEFAULT 0"),
+            _ => Ok(()),
+        }
     }
 
     pub fn explain(&self, error: rusqlite::Error) -> Error {
@@ -109,7 +125,7 @@ impl Log {
     pub fn append(&self, record: &Record) -> Result<()> {
         let value = record.value.as_deref();
         self.connection
-            .prepare_cached("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
+            .prepare_cached("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
             .and_then(|mut insert| {
                 insert.execute(params![
                     record.position() as i64,
@@ -121,6 +137,7 @@ impl Log {
                     record.lease.map(|lease| lease.0),
                     record.parent as i64,
                     checksum(&record.key, value),
+                    record.merged,
                 ])
             })
             .map(drop)
@@ -194,6 +211,14 @@ impl Log {
             params![position as i64, end_of(up_to), limit as i64],
             each,
         )
+    }
+
+    /// Whether a key was written after a revision.
+    pub fn wrote_after(&self, key: &[u8], after: Revision) -> Result<bool> {
+        self.connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM log WHERE key = ? AND position > ?)")
+            .and_then(|mut select| select.query_row(params![key, end_of(after)], |row| row.get(0)))
+            .map_err(|e| self.explain(e))
     }
 
     fn select(&self, sql: &str, params: impl rusqlite::Params, mut each: impl FnMut(Record)) -> Result<()> {
@@ -300,11 +325,12 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(Record, u32)> {
         version: row.get::<_, i64>(5)? as u64,
         lease: row.get::<_, Option<i64>>(6)?.map(LeaseId),
         parent: row.get::<_, i64>(7)? as u64,
+        merged: row.get(9)?,
     };
     Ok((record, row.get(8)?))
 }
 
-fn checksum(key: &[u8], value: Option<&[u8]>) -> u32 {
+pub(crate) fn checksum(key: &[u8], value: Option<&[u8]>) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key);
     hasher.update(value.unwrap_or_default());

@@ -1,31 +1,50 @@
-//! The trait that replication is written against.
-pub use crate::changes::Content;
+//! The trait that replication is written against, and what travels.
 use crate::{Result, Revision};
 use async_trait::async_trait;
 use bytes::Bytes;
-use crdt::Actor;
+use crdt::{Actor, Conflict, Stamp, Vector};
 
-/// One thing to tell a peer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Numbered {
-    /// This server's own number of it: peers ask for what is above the greatest that they have.
-    pub number: u64,
-    /// The log's position that it was derived from; its high bits are the hybrid time.
-    pub position: u64,
+/// One key's part of one server's transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Whose and when; all rows of a transaction share it.
+    pub stamp: Stamp,
+    /// Another row of the same transaction follows.
+    pub more: bool,
     pub key: Bytes,
-    /// `metadata.uid`; empty for what is no Kubernetes object.
-    pub life: String,
-    /// Counts how often the document's history was folded: changes of different epochs don't mix.
-    pub epoch: u32,
-    pub content: Content,
-    pub bytes: Bytes,
+    /// An encoded [`crdt::Delta`].
+    pub delta: Bytes,
 }
 
-impl Numbered {
-    /// The hybrid time of the write.
-    pub fn time(&self) -> u64 {
-        Revision::from_u64(self.position).clock()
-    }
+/// Whole documents of a range of keys: whatever is not among them the sender does not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotPage {
+    /// The range begins after this key; none: at the first.
+    pub after: Option<Bytes>,
+    /// The range ends with this key; none: it has no end.
+    pub up_to: Option<Bytes>,
+    /// Encoded [`crdt::Document`]s.
+    pub documents: Vec<(Bytes, Bytes)>,
+}
+
+/// A conflict as this server found it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConflictRecord {
+    /// This server's own number of it, rising.
+    pub id: u64,
+    /// When it was found: milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    pub key: Bytes,
+    pub conflict: Conflict,
+}
+
+/// Where sending to a peer begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// After this sequence number.
+    After(u64),
+    /// Changes that the peer lacks are no longer kept: it needs whole documents.
+    Snapshot,
 }
 
 /// A store as replication sees it.
@@ -34,12 +53,43 @@ pub trait Replica: Send + Sync {
     /// The name of this incarnation in documents and version vectors.
     fn actor(&self) -> Actor;
 
-    /// Every write up to this position of the log has been derived.
-    fn derived(&self) -> u64;
+    /// Everything that this server has, durably. Its own entry is how far its writes are ready to be told.
+    fn vector(&self) -> Vector;
 
-    /// Up to `limit` things after `number`, in order; complete: what is missing was superseded by what follows.
-    async fn changes_since(&self, number: u64, limit: usize) -> Result<Vec<Numbered>>;
+    /// Wakes whoever sends: the sequence number of the newest change.
+    fn newest(&self) -> tokio::sync::watch::Receiver<u64>;
 
-    /// All that there is of one key.
-    async fn changes_of(&self, key: &[u8]) -> Result<Vec<Numbered>>;
+    /// Where to begin with a peer that has `have`.
+    async fn begin(&self, have: Vector) -> Result<Begin>;
+
+    /// Changes after a sequence number that a peer with `have` lacks, causes first and transactions whole, up to about
+    /// `limit_bytes`; and the number to go on after.
+    async fn changes(&self, after: u64, have: Vector, limit_bytes: usize) -> Result<(Vec<Row>, u64)>;
+
+    /// Takes in what a peer told, in its order; what is known already changes nothing. Durable and visible when it
+    /// returns.
+    async fn receive(&self, rows: Vec<Row>) -> Result<()>;
+
+    /// A page of all documents.
+    async fn page(&self, after: Option<Bytes>, limit_bytes: usize) -> Result<SnapshotPage>;
+
+    /// Takes in a page from a peer that had `seen` when it began to send pages.
+    async fn join(&self, page: SnapshotPage, seen: Vector) -> Result<()>;
+
+    /// All that a peer with `seen` had is in: as changes, or (`snapshot`) as pages, and then it can't be told on as
+    /// changes.
+    async fn complete(&self, seen: Vector, snapshot: bool) -> Result<()>;
+
+    /// Promises that all of this server's later writes are later than now: its entry in the vector moves on.
+    async fn tick(&self) -> Result<()>;
+
+    /// Every member has everything that was written up to this time: forgets what is kept for their sake. Returns
+    /// whether there is more to forget.
+    async fn stable(&self, time: u64) -> Result<bool>;
+
+    /// Conflicts after one, in the order in which they were found.
+    async fn conflicts(&self, after: u64, limit: usize) -> Result<Vec<ConflictRecord>>;
+
+    /// Every write up to this revision is derived.
+    fn derived(&self) -> Revision;
 }

@@ -33,6 +33,10 @@ impl<'a, F: Fn(LeaseId) -> bool> Staged<'a, F> {
             Single::Delete { key } => OpResult::Delete { previous: self.delete(key)? },
             Single::DeleteRange { range } => OpResult::DeleteRange { previous: self.delete_range(&range)? },
             Single::Put { key, value, lease, summary } => self.put(key, value, lease, summary)?,
+            Single::Replace { key, value, summary } => {
+                let lease = self.get(&key).and_then(|before| before.lease);
+                self.put(key, value, lease, summary)?
+            }
             Single::Amend { key, value, lease } => {
                 let Some(before) = self.get(&key) else {
                     return Err(Error::KeyNotFound { key: String::from_utf8_lossy(&key).into_owned() });
@@ -102,6 +106,7 @@ impl<'a, F: Fn(LeaseId) -> bool> Staged<'a, F> {
             version: entry.as_ref().map_or(0, |entry| entry.version),
             lease: entry.as_ref().and_then(|entry| entry.lease),
             parent: previous.as_ref().map_or(0, |entry| entry.mod_revision.get() + u64::from(entry.index)),
+            merged: self.batch.merged,
         };
         self.changes.push(change(&record, entry.clone(), previous));
         self.records.push(record);

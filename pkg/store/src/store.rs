@@ -1,21 +1,23 @@
 //! The store as a [`Backend`]: reads of now from memory, reads of the past from SQLite, writes through the writer.
 use crate::batch::{Batch, PreparedTxn};
 use crate::changes::Changes;
-use crate::derive::Deriver;
+use crate::follow::{Follower, Handle, Request};
 use crate::hub::Hub;
 use crate::lease::Leases;
-use crate::log::Log;
+use crate::log::{Log, MAX_OPS};
 use crate::reader::{Reader, entry};
+use crate::replicator::{Replicated, Replicator};
 use crate::state::State;
 use crate::watch::Watcher;
 use crate::writer::{Command, Reply, Shared, Writer, now_ms};
 use crate::{
-    Backend, Entry, Error, Lease, LeaseId, Numbered, Op, Page, Range, Replica, Result, Revision, Txn, TxnResult, Watch,
-    WatchFrom,
+    Backend, Begin, ConflictRecord, Entry, Error, Lease, LeaseId, Op, Page, Range, Replica, Result, Revision, Row,
+    SnapshotPage, Txn, TxnResult, Watch, WatchFrom,
 };
 use api::summary::Summarize;
 use async_trait::async_trait;
-use crdt::{Actor, HybridClock};
+use bytes::Bytes;
+use crdt::{Actor, HybridClock, Vector};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
@@ -34,6 +36,10 @@ const QUEUE: usize = 4096;
 const VALUE_LIMIT_BYTES: usize = 3 << 20;
 /// The log's file in a store's directory.
 pub const DATABASE: &str = "store.db";
+/// What is known for and of peers, beside it.
+const CHANGES: &str = "changes.db";
+/// Requests that wait for the follower at most; more wait outside.
+const REQUESTS: usize = 64;
 /// History kept when nothing else is said: long enough to resume a watch.
 pub const KEEP: Duration = Duration::from_secs(5 * 60);
 
@@ -54,10 +60,11 @@ pub struct Store {
     reader: Arc<Reader>,
     commands: SyncSender<Command>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    deriver: Mutex<Option<JoinHandle<()>>>,
+    follower: Mutex<Option<JoinHandle<()>>>,
+    requests: SyncSender<Request>,
     /// What peers will be told, on a connection for reading.
     changes: Arc<Mutex<Changes>>,
-    derived: Arc<AtomicU64>,
+    replicated: Arc<Replicated>,
     actor: Actor,
     summarize: Arc<dyn Summarize>,
     server: u16,
@@ -70,41 +77,14 @@ impl Store {
     pub fn open(options: Options) -> Result<Arc<Self>> {
         let lock = lock(&options.dir)?;
         let path = options.dir.join(DATABASE);
-        let log = Log::open(&path)?;
-        private(&path)?;
-        let (shared, leases) = load(&log, &*options.summarize, options.server)?;
-        let compaction = (log.meta("swept")?.unwrap_or(0), *shared.compacted.read());
-        // The newest rows may be deletions that compaction has removed.
-        let newest = log.last_position()?.max(shared.state.read().revision.get());
-        let clock = HybridClock::after(Revision::from_u64(newest).clock());
-        let changes_path = options.dir.join("changes.db");
-        let changes = Changes::open(&changes_path)?;
-        private(&changes_path)?;
-        let actor = changes.actor()?;
-        let derived = Arc::new(AtomicU64::new(changes.derived()?));
-        let (wake, woken) = sync_channel(1);
-        let deriver = Deriver {
-            log: Log::open(&path)?,
-            changes,
-            actor,
-            shared: shared.clone(),
-            derived: derived.clone(),
-            next_prune: Instant::now(),
-        };
-        let writer = Writer {
-            log,
-            shared: shared.clone(),
-            clock,
-            server: options.server,
-            leases,
-            keep: options.keep,
-            compaction,
-            next_compaction: Instant::now(),
-            derived: derived.clone(),
-            wake,
-        };
+        let (requests, requested) = sync_channel(REQUESTS);
+        let wake = requests.clone();
+        let parts = Parts::open(&options, Box::new(move || drop(wake.try_send(Request::Wake))), Box::new(now_ms))?;
+        let Parts { writer, replicator, shared } = parts;
+        let (actor, replicated) = (replicator.actor, replicator.replicated.clone());
         let (commands, received) = sync_channel(QUEUE);
-        let deriver = spawn("store-deriver", &path, move || deriver.run(&woken))?;
+        let follower = Follower { replicator };
+        let follower = spawn("store-follower", &path, move || follower.run(&requested))?;
         let thread = spawn("store-writer", &path, move || writer.run(&received))?;
         let reader = Arc::new(Reader::new(Log::open(&path)?, options.summarize.clone()));
         Ok(Arc::new(Self {
@@ -112,9 +92,10 @@ impl Store {
             reader,
             commands,
             writer: Mutex::new(Some(thread)),
-            deriver: Mutex::new(Some(deriver)),
-            changes: Arc::new(Mutex::new(Changes::open(&changes_path)?)),
-            derived,
+            follower: Mutex::new(Some(follower)),
+            requests,
+            changes: Arc::new(Mutex::new(Changes::open(&options.dir.join(CHANGES))?)),
+            replicated,
             actor,
             summarize: options.summarize,
             server: options.server,
@@ -126,7 +107,8 @@ impl Store {
     /// Finishes what was accepted, ends all watches and waits for the writer.
     pub async fn close(&self) -> Result<()> {
         let closed = self.ask(Command::Close).await;
-        let threads = [self.writer.lock().take(), self.deriver.lock().take()];
+        let _ = self.request(|reply| Request::Close(reply)).await;
+        let threads = [self.writer.lock().take(), self.follower.lock().take()];
         for thread in threads.into_iter().flatten() {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if !tokio::task::spawn_blocking(move || thread.join()).await.is_ok_and(|joined| joined.is_ok()) {
@@ -143,6 +125,21 @@ impl Store {
             TrySendError::Disconnected(_) => Error::Closed,
         })?;
         answer.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Asks the follower, waiting for room in its queue.
+    async fn request<T: Send + 'static>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let (requests, request) = (self.requests.clone(), request(reply));
+        let sent = tokio::task::spawn_blocking(move || requests.send(request)).await;
+        match sent {
+            Ok(Ok(())) => answer.await.unwrap_or(Err(Error::Closed)),
+            _ => Err(Error::Closed),
+        }
+    }
+
+    fn handle(&self) -> Handle {
+        Handle(self.commands.clone())
     }
 
     /// Whether a revision can be read: it is this server's, not in the future, not compacted.
@@ -317,10 +314,10 @@ impl Backend for Store {
 }
 
 impl Store {
-    async fn read_changes(
+    async fn read_changes<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Changes) -> Result<Vec<Numbered>> + Send + 'static,
-    ) -> Result<Vec<Numbered>> {
+        read: impl FnOnce(&Changes) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let changes = self.changes.clone();
         let done = tokio::task::spawn_blocking(move || read(&changes.lock())).await;
         done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
@@ -333,16 +330,128 @@ impl Replica for Store {
         self.actor
     }
 
-    fn derived(&self) -> u64 {
-        self.derived.load(Ordering::Acquire)
+    fn vector(&self) -> Vector {
+        self.replicated.vector.read().clone()
     }
 
-    async fn changes_since(&self, number: u64, limit: usize) -> Result<Vec<Numbered>> {
-        self.read_changes(move |changes| changes.since(number, limit)).await
+    fn newest(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.replicated.newest.subscribe()
     }
 
-    async fn changes_of(&self, key: &[u8]) -> Result<Vec<Numbered>> {
-        let key = key.to_vec();
-        self.read_changes(move |changes| changes.of(&key)).await
+    async fn begin(&self, have: Vector) -> Result<Begin> {
+        self.read_changes(move |changes| begin(changes, &have)).await
+    }
+
+    async fn changes(&self, after: u64, have: Vector, limit_bytes: usize) -> Result<(Vec<Row>, u64)> {
+        self.read_changes(move |changes| changes.after(after, &have, limit_bytes)).await
+    }
+
+    async fn receive(&self, rows: Vec<Row>) -> Result<()> {
+        let handle = self.handle();
+        self.request(|reply| Request::Receive(rows, handle, reply)).await
+    }
+
+    async fn page(&self, after: Option<Bytes>, limit_bytes: usize) -> Result<SnapshotPage> {
+        self.read_changes(move |changes| changes.page(after.as_deref(), limit_bytes)).await
+    }
+
+    async fn join(&self, page: SnapshotPage, seen: Vector) -> Result<()> {
+        let handle = self.handle();
+        self.request(|reply| Request::Join(page, seen, handle, reply)).await
+    }
+
+    async fn complete(&self, seen: Vector, snapshot: bool) -> Result<()> {
+        self.request(|reply| Request::Complete(seen, snapshot, reply)).await
+    }
+
+    async fn tick(&self) -> Result<()> {
+        let handle = self.handle();
+        self.request(|reply| Request::Tick(handle, reply)).await
+    }
+
+    async fn stable(&self, time: u64) -> Result<bool> {
+        self.request(|reply| Request::Forget(time, reply)).await
+    }
+
+    async fn conflicts(&self, after: u64, limit: usize) -> Result<Vec<ConflictRecord>> {
+        self.read_changes(move |changes| changes.conflicts(after, limit)).await
+    }
+
+    fn derived(&self) -> Revision {
+        derived(&self.replicated)
+    }
+}
+
+/// The revision up to which everything is derived.
+pub fn derived(replicated: &Replicated) -> Revision {
+    Revision::from_u64(replicated.derived.load(Ordering::Acquire).saturating_sub(MAX_OPS as u64 - 1))
+}
+
+/// Where sending to a peer begins.
+pub fn begin(changes: &Changes, have: &Vector) -> Result<Begin> {
+    let known = changes.known()?;
+    let lost = known.floor.iter().any(|floor| !have.covers(floor));
+    match lost {
+        true => Ok(Begin::Snapshot),
+        false => {
+            let after = changes.first_missing(&known.vector, have)?;
+            Ok(Begin::After(after.map_or_else(|| changes.newest(), Ok)?))
+        }
+    }
+}
+
+/// The two owners of a store's files, and what they share, before they have threads.
+pub struct Parts {
+    pub writer: Writer,
+    pub replicator: Replicator,
+    pub shared: Arc<Shared>,
+}
+
+impl Parts {
+    pub fn open(
+        options: &Options,
+        wake: Box<dyn Fn() + Send>,
+        now_ms: Box<dyn Fn() -> u64 + Send>,
+    ) -> Result<Self> {
+        let path = options.dir.join(DATABASE);
+        let log = Log::open(&path)?;
+        private(&path)?;
+        let changes_path = options.dir.join(CHANGES);
+        let changes = Changes::open(&changes_path)?;
+        private(&changes_path)?;
+        let (shared, leases) = load(&log, &*options.summarize, options.server)?;
+        let known = changes.known()?;
+        // The newest rows may be deletions that compaction has removed, and what was promised to peers holds.
+        let newest = Revision::from_u64(log.last_position()?.max(shared.state.read().revision.get()));
+        let clock = HybridClock::after(newest.clock().max(known.vector.latest()));
+        let derived = Arc::new(AtomicU64::new(changes.derived()?));
+        let replicated = Arc::new(Replicated {
+            vector: RwLock::new(known.vector),
+            derived: derived.clone(),
+            newest: tokio::sync::watch::Sender::new(changes.newest()?),
+        });
+        let replicator = Replicator {
+            log: Log::open(&path)?,
+            actor: changes.actor()?,
+            changes,
+            shared: shared.clone(),
+            replicated,
+            summarize: options.summarize.clone(),
+            pruned: None,
+        };
+        let writer = Writer {
+            compaction: (log.meta("swept")?.unwrap_or(0), *shared.compacted.read()),
+            log,
+            shared: shared.clone(),
+            clock,
+            server: options.server,
+            leases,
+            keep: options.keep,
+            next_compaction: Instant::now(),
+            derived,
+            wake,
+            now_ms,
+        };
+        Ok(Self { writer, replicator, shared })
     }
 }

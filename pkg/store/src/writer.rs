@@ -6,11 +6,13 @@ use crate::lease::Leases;
 use crate::log::{Log, MAX_OPS};
 use crate::state::State;
 use crate::{Error, Lease, LeaseId, Result, Revision, TxnResult};
+use api::summary::Summary;
+use bytes::Bytes;
 use crdt::HybridClock;
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{oneshot, watch};
 
@@ -42,7 +44,34 @@ pub enum Command {
     Lease(LeaseId, Reply<Lease>),
     Leases(Reply<Vec<LeaseId>>),
     Compact(Revision, Reply<()>),
+    Merge(Merge, Reply<Merged>),
+    Tick(Reply<u64>),
     Close(Reply<()>),
+}
+
+/// What peers wrote, ready to be served: documents of which everything up to a revision is part.
+pub struct Merge {
+    /// Keys that were written here after this revision are not to be touched.
+    pub derived: Revision,
+    /// The latest time in what was merged: what is written here from now on is later.
+    pub observed: u64,
+    pub items: Vec<MergeItem>,
+}
+
+pub struct MergeItem {
+    pub key: Bytes,
+    /// None: deleted.
+    pub value: Option<(Bytes, Summary)>,
+    /// Another life takes the place: watchers see the one before it deleted.
+    pub replaces: bool,
+}
+
+/// What came of a merge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merged {
+    Done,
+    /// A key was written here meanwhile; nothing was merged.
+    Stale,
 }
 
 /// What the writer shares with everybody else.
@@ -67,8 +96,10 @@ pub struct Writer {
     pub next_compaction: Instant,
     /// Position up to which changes are derived: what lies after it is not compacted.
     pub derived: Arc<AtomicU64>,
-    /// Tells the deriver that there is more; dropped, that it may go.
-    pub wake: SyncSender<()>,
+    /// Tells the replicator that there is more; dropped, that it may go.
+    pub wake: Box<dyn Fn() + Send>,
+    /// Milliseconds since the Unix epoch.
+    pub now_ms: Box<dyn Fn() -> u64 + Send>,
 }
 
 /// Milliseconds since the Unix epoch.
@@ -125,7 +156,7 @@ impl Writer {
             }
         }
         let (txns, replies): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
-        match self.commit(txns) {
+        match self.commit(txns, false) {
             Ok(results) => replies.into_iter().zip(results).for_each(|(reply, result)| drop(reply.send(result))),
             Err(error) => {
                 tracing::error!(%error, "a batch of writes failed; none of them was acknowledged");
@@ -136,11 +167,12 @@ impl Writer {
     }
 
     /// Makes transactions durable, then visible. The outer error means that nothing happened.
-    fn commit(&mut self, txns: Vec<PreparedTxn>) -> Result<Vec<Result<TxnResult>>> {
+    pub fn commit(&mut self, txns: Vec<PreparedTxn>, merged: bool) -> Result<Vec<Result<TxnResult>>> {
         let shared = self.shared.clone();
         let state = shared.state.read();
         let mut batch = Batch::new(&state, self.clock, self.server);
-        let now = now_ms();
+        let now = (self.now_ms)();
+        batch.merged = merged;
         let results = txns.into_iter().map(|txn| batch.run(txn, now, |id| self.leases.contains(id))).collect();
         self.append(&batch)?;
         let done = batch.done();
@@ -173,8 +205,7 @@ impl Writer {
                 };
             }
         });
-        // Full: the deriver is told already.
-        let _ = self.wake.try_send(());
+        (self.wake)();
     }
 
     fn other(&mut self, command: Command) {
@@ -186,7 +217,37 @@ impl Writer {
             Command::Lease(id, reply) => drop(reply.send(self.leases.get(id, Instant::now()))),
             Command::Leases(reply) => drop(reply.send(Ok(self.leases.ids()))),
             Command::Compact(revision, reply) => drop(reply.send(self.compact(revision))),
+            Command::Merge(merge, reply) => drop(reply.send(self.merge(merge))),
+            Command::Tick(reply) => drop(reply.send(Ok(self.tick()))),
             Command::Txn(..) | Command::Close(_) => unreachable!("the loop takes these itself"),
+        }
+    }
+
+    /// Moves the clock on: all that is written from now on is later than what is returned.
+    pub fn tick(&mut self) -> u64 {
+        self.clock.tick((self.now_ms)())
+    }
+
+    /// Writes what peers wrote, unless one of the keys was written here meanwhile.
+    pub fn merge(&mut self, merge: Merge) -> Result<Merged> {
+        for item in &merge.items {
+            if self.wrote_after(&item.key, merge.derived)? {
+                return Ok(Merged::Stale);
+            }
+        }
+        self.clock.observe(merge.observed);
+        let (gone, come) = replacements(merge.items);
+        let txns: Vec<_> = [gone, come].into_iter().filter(|ops| !ops.is_empty()).map(unconditional).collect();
+        for result in self.commit(txns, true)? {
+            result?;
+        }
+        Ok(Merged::Done)
+    }
+
+    fn wrote_after(&self, key: &[u8], derived: Revision) -> Result<bool> {
+        match self.shared.state.read().entries.get(key) {
+            Some(entry) => Ok(entry.mod_revision > derived),
+            None => self.log.wrote_after(key, derived),
         }
     }
 
@@ -206,7 +267,7 @@ impl Writer {
         for keys in lease.keys.chunks(MAX_OPS) {
             let then = keys.iter().map(|key| Prepared::One(Single::Delete { key: key.clone() })).collect();
             let txn = PreparedTxn { compare: Vec::new(), then, otherwise: Vec::new() };
-            let mut results = self.commit(vec![txn])?;
+            let mut results = self.commit(vec![txn], false)?;
             revision = results.pop().expect("one transaction has one result")?.revision;
         }
         self.log.delete_lease(id)?;
@@ -251,7 +312,7 @@ impl Writer {
     fn compact_a_little(&mut self) {
         if Instant::now() >= self.next_compaction {
             self.next_compaction = Instant::now() + COMPACT_EVERY;
-            let old = now_ms().saturating_sub(self.keep.as_millis() as u64);
+            let old = (self.now_ms)().saturating_sub(self.keep.as_millis() as u64);
             let goal = Revision::new(HybridClock::at(old), self.server).min(self.shared.state.read().revision);
             // With nothing so old, a client may still ask for all from the beginning.
             let old = self.log.has_any(goal).and_then(|any| match any && goal > *self.shared.compacted.read() {
@@ -284,6 +345,24 @@ impl Writer {
         self.shared.swept.send_replace(self.compaction.0);
         self.log.vacuum_step(VACUUM_PAGES)
     }
+}
+
+/// What is to be deleted first, and what is to be written then.
+fn replacements(items: Vec<MergeItem>) -> (Vec<Prepared>, Vec<Prepared>) {
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    for MergeItem { key, value, replaces } in items {
+        if replaces || value.is_none() {
+            gone.push(Prepared::One(Single::Delete { key: key.clone() }));
+        }
+        if let Some((value, summary)) = value {
+            come.push(Prepared::One(Single::Replace { key, value, summary }));
+        }
+    }
+    (gone, come)
+}
+
+fn unconditional(then: Vec<Prepared>) -> PreparedTxn {
+    PreparedTxn { compare: Vec::new(), then, otherwise: Vec::new() }
 }
 
 /// The same failure for another of those who wait on it.

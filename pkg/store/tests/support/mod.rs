@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Knows no kind of object.
-struct Nothing;
+pub struct Nothing;
 
 impl Summarize for Nothing {
     fn summarize(&self, _: &[u8], _: &[u8]) -> Summary {

@@ -1,0 +1,114 @@
+//! The thread that keeps the documents, off the acknowledgement's path and at low priority: it follows the writer,
+//! notes how far it is, and goes on there after a restart. Compaction waits for it.
+use crate::replica::{Row, SnapshotPage};
+use crate::replicator::{Merger, Replicator};
+use crate::writer::{Command, Merge, Merged, Reply, now_ms};
+use crate::{Error, Result};
+use crdt::Vector;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// A pause after a step, so that a burst becomes one step and foreground work goes first.
+const GATHER: Duration = Duration::from_millis(10);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(1);
+/// Added to the thread's nice value.
+const NICE: i32 = 10;
+
+/// What the follower is asked to do.
+pub enum Request {
+    /// The log has grown.
+    Wake,
+    Receive(Vec<Row>, Handle, Reply<()>),
+    Join(SnapshotPage, Vector, Handle, Reply<()>),
+    Complete(Vector, bool, Reply<()>),
+    Tick(Handle, Reply<()>),
+    Forget(u64, Reply<bool>),
+    Close(Reply<()>),
+}
+
+/// The writer, for as long as a request needs it: a handle kept longer would keep the writer from ending.
+pub struct Handle(pub SyncSender<Command>);
+
+impl Handle {
+    fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(command(reply)).map_err(|_| Error::Closed)?;
+        answer.blocking_recv().unwrap_or(Err(Error::Closed))
+    }
+}
+
+impl Merger for Handle {
+    fn merge(&self, merge: Merge) -> Result<Merged> {
+        self.ask(|reply| Command::Merge(merge, reply))
+    }
+
+    fn tick(&self) -> Result<u64> {
+        self.ask(Command::Tick)
+    }
+}
+
+pub struct Follower {
+    pub replicator: Replicator,
+}
+
+impl Follower {
+    /// Works until told to close, or until nobody is left to ask.
+    pub fn run(mut self, requests: &Receiver<Request>) {
+        if let Err(error) = rustix::process::nice(NICE) {
+            tracing::debug!(%error, "deriving changes at normal priority");
+        }
+        let mut pause = None;
+        loop {
+            let next = match pause {
+                // Behind: on with it, unless something is asked.
+                None => requests.try_recv().or_else(|error| match error {
+                    TryRecvError::Empty => Ok(Request::Wake),
+                    TryRecvError::Disconnected => Err(RecvTimeoutError::Disconnected),
+                }),
+                Some(None) => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(Some(retry)) => requests.recv_timeout(retry).or_else(|error| match error {
+                    RecvTimeoutError::Timeout => Ok(Request::Wake),
+                    gone @ RecvTimeoutError::Disconnected => Err(gone),
+                }),
+            };
+            match next {
+                Err(_) => return,
+                Ok(Request::Close(reply)) => return drop(reply.send(Ok(()))),
+                Ok(Request::Wake) => pause = self.follow(),
+                Ok(request) => self.serve(request),
+            }
+        }
+    }
+
+    /// One step. None: there is more; else how long to wait, if for anything but news.
+    fn follow(&mut self) -> Option<Option<Duration>> {
+        match self.replicator.derive() {
+            Ok(false) => None,
+            Ok(true) => {
+                std::thread::sleep(GATHER);
+                Some(None)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "deriving changes failed; trying again");
+                Some(Some(RETRY))
+            }
+        }
+    }
+
+    fn serve(&mut self, request: Request) {
+        let replicator = &mut self.replicator;
+        // Whoever asked may have gone: a reply that nobody takes is no error.
+        match request {
+            Request::Receive(rows, writer, reply) => drop(reply.send(replicator.receive(&rows, &writer, now_ms()))),
+            Request::Join(page, seen, writer, reply) => {
+                drop(reply.send(replicator.join(&page, &seen, &writer, now_ms())));
+            }
+            Request::Complete(seen, snapshot, reply) => drop(reply.send(replicator.complete(&seen, snapshot))),
+            Request::Tick(writer, reply) => drop(reply.send(replicator.tick(&writer))),
+            Request::Forget(stable, reply) => drop(reply.send(replicator.forget(stable))),
+            Request::Wake | Request::Close(_) => unreachable!("the loop takes these itself"),
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Keeps the documents: follows the log and derives what peers will be told, and merges what they tell. One owner does
+//! both, so that a local write is always compared with the document that its writer saw.
+//!
+//! A merge is first written to the log, marked as merged, if none of its keys was written here meanwhile; only then are
+//! the documents kept. A crash between the two loses nothing: the mark keeps the deriver from telling others' writes as
+//! this server's, and peers tell again what was not confirmed.
+use crate::changes::Changes;
+use crate::log::{Log, MAX_OPS, Record};
+use crate::replica::{Row, SnapshotPage};
+use crate::writer::{Merge, MergeItem, Merged, Shared};
+use crate::{Error, Result, Revision};
+use api::summary::Summarize;
+use bytes::Bytes;
+use crdt::{Actor, Conflict, Delta, Document, HybridClock, Policy, Stamp, Vector};
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Rows of the log in one step, and one fsync: more than one revision can have.
+const STEP_ROWS: usize = MAX_OPS + 1;
+/// How often a merge is begun anew because its keys are being written here.
+const ATTEMPTS: usize = 100;
+/// Documents looked through in one step for what may be forgotten.
+const PRUNE_DOCUMENTS: usize = 200;
+/// A change stamped further ahead of this server's clock is refused.
+pub const MAX_AHEAD_MS: u64 = 10 * 60 * 1000;
+
+/// The writer as the replicator sees it.
+pub trait Merger {
+    fn merge(&self, merge: Merge) -> Result<Merged>;
+    /// All that is written from now on is later than what this returns.
+    fn tick(&self) -> Result<u64>;
+}
+
+/// What the replicator shows others.
+pub struct Replicated {
+    pub vector: RwLock<Vector>,
+    /// Position of the log up to which everything is derived; compaction reads it.
+    pub derived: Arc<AtomicU64>,
+    /// Sequence number of the newest change.
+    pub newest: tokio::sync::watch::Sender<u64>,
+}
+
+pub struct Replicator {
+    pub log: Log,
+    pub changes: Changes,
+    pub actor: Actor,
+    pub shared: Arc<Shared>,
+    pub replicated: Arc<Replicated>,
+    pub summarize: Arc<dyn Summarize>,
+    /// Where looking for what may be forgotten has got to.
+    pub pruned: Option<Bytes>,
+}
+
+/// Documents of some keys, merged and not yet kept.
+#[derive(Default)]
+struct Merging {
+    documents: BTreeMap<Bytes, Document>,
+    rows: Vec<Row>,
+    conflicts: Vec<(Bytes, Conflict)>,
+    vector: Vector,
+}
+
+impl Replicator {
+    /// Derives the next rows of the log. True: nothing more waits.
+    pub fn derive(&mut self) -> Result<bool> {
+        let (from, up_to) = (self.replicated.derived.load(Ordering::Acquire), self.shared.state.read().revision);
+        let mut records = Vec::new();
+        self.log.after(from, up_to, STEP_ROWS, |record| records.push(record))?;
+        let whole = records.len() < STEP_ROWS;
+        if !whole {
+            // The last revision may be cut: leave it to the next step.
+            let last = records.last().map(|record| record.revision);
+            records.retain(|record| Some(record.revision) != last);
+        }
+        let reached = match (whole, records.last()) {
+            (false, Some(last)) => last.position(),
+            _ => up_to.get() + MAX_OPS as u64 - 1,
+        };
+        if !records.is_empty() {
+            let last = records.last().map(|record| Stamp { time: record.revision.clock(), actor: self.actor });
+            self.changes.step(|changes| {
+                records.chunk_by(|a, b| a.revision == b.revision).try_for_each(|rows| self.tell(changes, rows))?;
+                last.into_iter().try_for_each(|stamp| changes.advance(stamp))?;
+                changes.set_derived(reached)
+            })?;
+            last.into_iter().for_each(|stamp| self.replicated.vector.write().advance(stamp));
+            self.announce()?;
+        }
+        self.replicated.derived.fetch_max(reached, Ordering::AcqRel);
+        Ok(whole)
+    }
+
+    fn announce(&self) -> Result<()> {
+        let newest = self.changes.newest()?;
+        self.replicated.newest.send_if_modified(|known| std::mem::replace(known, newest) != newest);
+        Ok(())
+    }
+
+    /// Notes what one transaction wrote.
+    fn tell(&self, changes: &Changes, records: &[Record]) -> Result<()> {
+        let mut rows = Vec::new();
+        for record in records.iter().filter(|record| !record.merged && crdt::policy(&record.key) != Policy::Local) {
+            let mut document = self.document_of(changes, &record.key)?;
+            let stamp = Stamp { time: record.revision.clock(), actor: self.actor };
+            let Some(delta) = document.write(&record.key, record.value.as_deref(), stamp) else { continue };
+            changes.set_document(&record.key, &document)?;
+            rows.push(Row { stamp, more: true, key: record.key.clone(), delta: delta.encode().into() });
+        }
+        if let Some(last) = rows.last_mut() {
+            last.more = false;
+        }
+        rows.iter().try_for_each(|row| changes.add(row))
+    }
+
+    /// A document; a damaged one is begun anew from what its key holds, which the log has checked.
+    fn document_of(&self, changes: &Changes, key: &[u8]) -> Result<Document> {
+        changes.document(key).or_else(|error| match error {
+            Error::Corrupt { path, what } => {
+                tracing::error!(path, what, "the document is begun anew");
+                Ok(Document::default())
+            }
+            error => Err(error),
+        })
+    }
+
+    fn derive_all(&mut self) -> Result<Revision> {
+        loop {
+            let revision = self.shared.state.read().revision;
+            if self.derive()? {
+                return Ok(revision);
+            }
+        }
+    }
+
+    /// Takes in what a peer told. What is known already is passed over.
+    pub fn receive(&mut self, rows: &[Row], writer: &dyn Merger, now_ms: u64) -> Result<()> {
+        let limit = HybridClock::at(now_ms.saturating_add(MAX_AHEAD_MS));
+        if let Some(row) = rows.iter().find(|row| row.stamp.time > limit) {
+            let ahead_ms = HybridClock::ms(row.stamp.time).saturating_sub(now_ms);
+            return Err(Error::Ahead { actor: row.stamp.actor, ahead_ms });
+        }
+        self.merge(writer, now_ms, |replicator| replicator.merge_rows(rows))
+    }
+
+    fn merge_rows(&self, rows: &[Row]) -> Result<Merging> {
+        let known = self.replicated.vector.read().clone();
+        let mut merging = Merging::default();
+        for row in rows.iter().filter(|row| !known.covers(row.stamp)) {
+            let delta = Delta::decode(&row.delta).map_err(|error| self.unreadable(&row.key, &error))?;
+            let document = match merging.documents.entry(row.key.clone()) {
+                std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+                std::collections::btree_map::Entry::Vacant(new) => new.insert(self.document_of(&self.changes, &row.key)?),
+            };
+            let conflicts = document.merge(&delta);
+            merging.conflicts.extend(conflicts.into_iter().map(|conflict| (row.key.clone(), conflict)));
+            merging.vector.advance(row.stamp);
+            merging.rows.push(row.clone());
+        }
+        Ok(merging)
+    }
+
+    fn unreadable(&self, key: &[u8], error: &crdt::Error) -> Error {
+        Error::Failed { what: format!("what a peer says of {}: {error}", String::from_utf8_lossy(key)) }
+    }
+
+    /// Takes in whole documents of a peer that has `seen`.
+    pub fn join(&mut self, page: &SnapshotPage, seen: &Vector, writer: &dyn Merger, now_ms: u64) -> Result<()> {
+        self.merge(writer, now_ms, |replicator| replicator.merge_page(page, seen))
+    }
+
+    fn merge_page(&self, page: &SnapshotPage, seen: &Vector) -> Result<Merging> {
+        let mine = self.replicated.vector.read().clone();
+        let mut theirs: BTreeMap<Bytes, Document> = BTreeMap::new();
+        for key in self.changes.keys(page.after.as_deref(), page.up_to.as_deref())? {
+            theirs.insert(key, Document::default());
+        }
+        for (key, bytes) in &page.documents {
+            let document = Document::decode(bytes).map_err(|error| self.unreadable(key, &error))?;
+            theirs.insert(key.clone(), document);
+        }
+        let mut merging = Merging::default();
+        for (key, theirs) in theirs {
+            let mut document = self.document_of(&self.changes, &key)?;
+            let conflicts = document.join(theirs, &mine, seen);
+            merging.conflicts.extend(conflicts.into_iter().map(|conflict| (key.clone(), conflict)));
+            merging.documents.insert(key, document);
+        }
+        Ok(merging)
+    }
+
+    /// Makes what a merge comes to visible, then keeps it. Begins anew while its keys are being written here.
+    fn merge(
+        &mut self,
+        writer: &dyn Merger,
+        now_ms: u64,
+        compute: impl Fn(&Self) -> Result<Merging>,
+    ) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let derived = self.derive_all()?;
+            let merging = compute(self)?;
+            if merging.documents.is_empty() {
+                return Ok(());
+            }
+            if self.show(&merging, derived, writer)? {
+                return self.keep(merging, now_ms);
+            }
+        }
+        Err(Error::Failed { what: format!("the keys of a merge were written {ATTEMPTS} times while it was made") })
+    }
+
+    /// Writes what the documents now say, where that differs from what is served. False: something else was written.
+    fn show(&self, merging: &Merging, derived: Revision, writer: &dyn Merger) -> Result<bool> {
+        let latest = |document: &Document| document.version().latest();
+        let observed = merging.documents.values().map(latest).max().unwrap_or(0).max(merging.vector.latest());
+        let items: Vec<MergeItem> =
+            merging.documents.iter().filter_map(|(key, document)| self.item(key, document)).collect();
+        let mut chunks: Vec<Vec<MergeItem>> = Vec::new();
+        let mut items = items.into_iter().peekable();
+        while items.peek().is_some() || chunks.is_empty() {
+            chunks.push(items.by_ref().take(MAX_OPS).collect());
+        }
+        for items in chunks {
+            if writer.merge(Merge { derived, observed, items })? == Merged::Stale {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn item(&self, key: &Bytes, document: &Document) -> Option<MergeItem> {
+        let current = self.shared.state.read().get(key);
+        let bytes = current.as_ref().map(|entry| &entry.value[..]);
+        if document.says(key, bytes) {
+            return None;
+        }
+        let visible = document.visible(key, bytes);
+        let replaces = bytes.is_some_and(|bytes| visible.life.is_some() && uid(bytes) != visible.life);
+        let value = visible.value.map(|value| {
+            let summary = self.summarize.summarize(key, &value);
+            (Bytes::from(value), summary)
+        });
+        Some(MergeItem { key: key.clone(), value, replaces })
+    }
+
+    fn keep(&self, merging: Merging, now_ms: u64) -> Result<()> {
+        self.changes.step(|changes| {
+            merging.documents.iter().try_for_each(|(key, document)| match document.is_empty() {
+                true => changes.forget_document(key),
+                false => changes.set_document(key, document),
+            })?;
+            merging.rows.iter().try_for_each(|row| changes.add(row))?;
+            merging.conflicts.iter().try_for_each(|(key, conflict)| changes.add_conflict(key, now_ms, conflict))?;
+            merging.vector.iter().try_for_each(|stamp| changes.advance(stamp))
+        })?;
+        self.replicated.vector.write().merge(&merging.vector);
+        self.announce()
+    }
+
+    /// A peer's snapshot is in: all that it had seen is known here, though not as changes that could be told on.
+    pub fn complete(&mut self, seen: &Vector, snapshot: bool) -> Result<()> {
+        let others = || seen.iter().filter(|stamp| stamp.actor != self.actor);
+        self.changes.step(|changes| {
+            for stamp in others() {
+                changes.advance(stamp)?;
+                if snapshot {
+                    changes.raise_floor(stamp)?;
+                }
+            }
+            Ok(())
+        })?;
+        others().for_each(|stamp| self.replicated.vector.write().advance(stamp));
+        self.announce()
+    }
+
+    /// Moves this server's entry in the vector on to now.
+    pub fn tick(&mut self, writer: &dyn Merger) -> Result<()> {
+        let time = writer.tick()?;
+        self.derive_all()?;
+        let stamp = Stamp { time, actor: self.actor };
+        self.changes.advance(stamp)?;
+        self.replicated.vector.write().advance(stamp);
+        Ok(())
+    }
+
+    /// Forgets some of what is kept for members that may lack it. Returns whether there may be more.
+    pub fn forget(&mut self, stable: u64) -> Result<bool> {
+        let more = self.changes.forget_changes(stable)?;
+        let mut keys = self.changes.keys(self.pruned.as_deref(), None)?;
+        let last_page = keys.len() <= PRUNE_DOCUMENTS;
+        keys.truncate(PRUNE_DOCUMENTS);
+        self.changes.step(|changes| keys.iter().try_for_each(|key| prune(changes, key, stable)))?;
+        self.pruned = if last_page { None } else { keys.pop() };
+        Ok(more || !last_page)
+    }
+}
+
+fn prune(changes: &Changes, key: &[u8], stable: u64) -> Result<()> {
+    let before = changes.document(key)?;
+    let mut after = before.clone();
+    match after.prune(stable) {
+        false => changes.forget_document(key),
+        true if after != before => changes.set_document(key, &after),
+        true => Ok(()),
+    }
+}
+
+fn uid(object: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Object {
+        metadata: Metadata,
+    }
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        uid: Option<String>,
+    }
+    serde_json::from_slice::<Object>(object).ok()?.metadata.uid
+}

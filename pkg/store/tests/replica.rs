@@ -1,0 +1,247 @@
+//! What one store tells another: everything, once, whatever happens between.
+mod support;
+
+use bytes::Bytes;
+use crdt::{HybridClock, Vector};
+use eyot_store::bare::Bare;
+use eyot_store::{Backend, Begin, Error, Op, Options, Range, Replica, Store, Txn};
+use serde_json::json;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use support::{Nothing, open};
+
+const LIMIT: usize = 1 << 20;
+
+/// Two servers in two directories, on one clock.
+struct Pair {
+    dirs: [tempfile::TempDir; 2],
+    clock: Arc<AtomicU64>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        Self { dirs, clock: Arc::new(AtomicU64::new(1_000_000)) }
+    }
+
+    fn open(&self, which: usize) -> Bare {
+        let clock = self.clock.clone();
+        bare(self.dirs[which].path(), which as u16 + 1, Arc::new(move || clock.load(Ordering::Relaxed)))
+    }
+}
+
+fn bare(dir: &Path, server: u16, now_ms: Arc<dyn Fn() -> u64 + Send + Sync>) -> Bare {
+    let keep = Duration::from_secs(300);
+    Bare::open(&Options { dir: dir.into(), server, summarize: Arc::new(Nothing), keep }, now_ms).unwrap()
+}
+
+fn key(n: usize) -> Bytes {
+    format!("/registry/configmaps/default/c{n}").into()
+}
+
+fn config(n: usize, value: &str) -> Bytes {
+    let uid = format!("u{n}");
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{n}"), "uid": uid}, "data": {"v": value}});
+    object.to_string().into()
+}
+
+fn put(n: usize, value: &str) -> Op {
+    Op::Put { key: key(n), value: config(n, value), lease: None }
+}
+
+fn run(store: &mut Bare, then: Vec<Op>) {
+    store.txn(Txn { then, ..Txn::default() }).unwrap();
+    while !store.derive().unwrap() {}
+}
+
+/// Everything that `from` has and `to` lacks. Returns how many rows that were.
+fn send(from: &Bare, to: &mut Bare) -> usize {
+    let Begin::After(after) = from.begin(&to.vector()).unwrap() else { panic!("changes are no longer kept") };
+    let (rows, _) = from.changes(after, &to.vector(), LIMIT).unwrap();
+    to.receive(&rows).unwrap();
+    rows.len()
+}
+
+fn all(store: &Bare) -> Vec<(Bytes, serde_json::Value)> {
+    let entries = store.list(&Range::prefix("/"));
+    entries.iter().map(|entry| (entry.key.clone(), serde_json::from_slice(&entry.value).unwrap())).collect()
+}
+
+#[test]
+fn what_one_writes_the_other_has_and_does_not_tell_back() {
+    let pair = Pair::new();
+    let (mut one, mut two) = (pair.open(0), pair.open(1));
+    run(&mut one, vec![put(1, "a"), put(2, "b")]);
+    run(&mut one, vec![put(1, "c")]);
+    run(&mut one, vec![Op::Delete { key: key(2) }]);
+    assert_eq!(send(&one, &mut two), 4);
+    assert_eq!(all(&two), all(&one));
+    assert_eq!(two.get(&key(1)).unwrap().value, one.get(&key(1)).unwrap().value);
+    while !two.derive().unwrap() {}
+    assert_eq!(send(&two, &mut one), 0, "an echo");
+    assert_eq!(send(&one, &mut two), 0, "a repetition");
+}
+
+#[test]
+fn a_transaction_arrives_whole() {
+    let pair = Pair::new();
+    let (mut one, mut two) = (pair.open(0), pair.open(1));
+    run(&mut one, (0..100).map(|n| put(n, "x")).collect());
+    let (rows, _) = one.changes(0, &Vector::default(), 1).unwrap();
+    assert_eq!(rows.len(), 100);
+    two.receive(&rows).unwrap();
+    let entries = two.list(&Range::prefix("/"));
+    assert!(entries.iter().all(|entry| entry.mod_revision == entries[0].mod_revision));
+}
+
+#[test]
+fn a_crash_before_documents_are_kept_loses_and_repeats_nothing() {
+    let pair = Pair::new();
+    let (mut one, mut two) = (pair.open(0), pair.open(1));
+    run(&mut one, vec![put(1, "a")]);
+    let kept = tempfile::tempdir().unwrap();
+    let changes = |dir: &Path| dir.join("changes.db");
+    drop(two);
+    std::fs::copy(changes(pair.dirs[1].path()), changes(kept.path())).unwrap();
+    two = pair.open(1);
+    send(&one, &mut two);
+    drop(two);
+    // As if the merged row had been written, and the process had died before its document was.
+    std::fs::copy(changes(kept.path()), changes(pair.dirs[1].path())).unwrap();
+    let mut two = pair.open(1);
+    assert_eq!(all(&two), all(&one));
+    while !two.derive().unwrap() {}
+    assert_eq!(two.begin(&one.vector()).unwrap(), Begin::After(0), "another's write is told as its own");
+    assert_eq!(send(&one, &mut two), 1);
+    assert_eq!(all(&two), all(&one));
+}
+
+#[test]
+fn a_third_server_hears_of_it_through_the_second() {
+    let (pair, other) = (Pair::new(), Pair::new());
+    let (mut one, mut two, mut three) = (pair.open(0), pair.open(1), other.open(0));
+    run(&mut one, vec![put(1, "a")]);
+    send(&one, &mut two);
+    run(&mut two, vec![put(1, "b")]);
+    assert_eq!(send(&two, &mut three), 2);
+    assert_eq!(all(&three), all(&two));
+    assert!(three.vector().includes(&one.vector()));
+}
+
+#[test]
+fn who_was_away_too_long_gets_whole_documents_and_keeps_its_own_writes() {
+    let pair = Pair::new();
+    let (mut one, mut two) = (pair.open(0), pair.open(1));
+    run(&mut one, (0..50).map(|n| put(n, "x")).collect());
+    send(&one, &mut two);
+    run(&mut two, vec![put(100, "mine")]);
+    run(&mut one, vec![put(1, "y")]);
+    run(&mut one, vec![Op::Delete { key: key(2) }]);
+    pair.clock.fetch_add(1000, Ordering::Relaxed);
+    one.tick().unwrap();
+    while one.stable(one.vector().latest()).unwrap() {}
+    assert_eq!(one.begin(&two.vector()).unwrap(), Begin::Snapshot);
+    let (seen, mut after) = (one.vector(), None);
+    loop {
+        let page = one.page(after.as_deref(), 500).unwrap();
+        two.join(&page, &seen).unwrap();
+        after = page.up_to;
+        if after.is_none() {
+            break;
+        }
+    }
+    two.complete(&seen, true).unwrap();
+    assert_eq!(one.begin(&two.vector()).unwrap(), Begin::After(one.sequence()));
+    send(&two, &mut one);
+    assert_eq!(all(&one), all(&two));
+    assert!(two.get(&key(100)).is_some() && two.get(&key(1)).is_some_and(|entry| entry.value == config(1, "y")));
+}
+
+#[test]
+fn a_clock_far_ahead_is_refused() {
+    let pair = Pair::new();
+    let mut two = pair.open(1);
+    let ahead = Pair::new();
+    ahead.clock.store(1_000_000 + 11 * 60 * 1000, Ordering::Relaxed);
+    let mut one = ahead.open(0);
+    run(&mut one, vec![put(1, "a")]);
+    let (rows, _) = one.changes(0, &Vector::default(), LIMIT).unwrap();
+    let refused = two.receive(&rows).unwrap_err();
+    assert!(matches!(refused, Error::Ahead { ahead_ms, .. } if ahead_ms > 600_000), "{refused}");
+    assert!(all(&two).is_empty() && two.vector().is_empty());
+}
+
+#[test]
+fn writes_here_are_later_than_what_was_seen_also_after_a_restart() {
+    let pair = Pair::new();
+    let (mut one, mut two) = (pair.open(0), pair.open(1));
+    run(&mut one, vec![put(1, "a")]);
+    pair.clock.store(500_000, Ordering::Relaxed);
+    send(&one, &mut two);
+    drop(two);
+    let mut two = pair.open(1);
+    run(&mut two, vec![put(1, "b")]);
+    assert!(two.revision().clock() > HybridClock::at(1_000_000));
+    send(&two, &mut one);
+    assert_eq!(all(&one), vec![(key(1), serde_json::from_slice(&config(1, "b")).unwrap())]);
+}
+
+#[test]
+fn a_thousand_edits_leave_one_document_and_no_changes_once_all_have_them() {
+    let pair = Pair::new();
+    let mut one = pair.open(0);
+    for n in 0..1000 {
+        run(&mut one, vec![put(1, &n.to_string())]);
+    }
+    assert_eq!(one.changes(0, &Vector::default(), LIMIT).unwrap().0.len(), 1000);
+    while one.stable(one.vector().latest()).unwrap() {}
+    assert!(one.changes(0, &Vector::default(), LIMIT).unwrap().0.is_empty());
+    let page = one.page(None, LIMIT).unwrap();
+    assert_eq!(page.documents.len(), 1);
+    assert!(page.documents[0].1.len() < 1000, "{} bytes", page.documents[0].1.len());
+}
+
+async fn write(store: &Store, op: Op) {
+    store.txn(Txn { then: vec![op], ..Txn::default() }).await.unwrap();
+}
+
+async fn settled(store: &Store) -> Vector {
+    store.tick().await.unwrap();
+    store.vector()
+}
+
+#[tokio::test]
+async fn two_running_stores_converge_while_both_are_written() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let stores = [open(dirs[0].path()), open(dirs[1].path())];
+    for n in 0..200 {
+        write(&stores[n % 2], put(n % 7, &n.to_string())).await;
+        if n % 20 == 0 {
+            exchange(&stores).await;
+        }
+    }
+    exchange(&stores).await;
+    let lists = [list(&stores[0]).await, list(&stores[1]).await];
+    assert_eq!(lists[0], lists[1]);
+    assert_eq!(lists[0].len(), 7);
+    for store in stores {
+        store.close().await.unwrap();
+    }
+}
+
+async fn exchange(stores: &[Arc<Store>; 2]) {
+    for (from, to) in [(0, 1), (1, 0), (0, 1)] {
+        let (from, to) = (&stores[from], &stores[to]);
+        settled(from).await;
+        let Begin::After(after) = from.begin(to.vector()).await.unwrap() else { panic!("no longer kept") };
+        let (rows, _) = from.changes(after, to.vector(), LIMIT).await.unwrap();
+        to.receive(rows).await.unwrap();
+    }
+}
+
+async fn list(store: &Store) -> Vec<Bytes> {
+    let page = store.list(&Range::prefix("/"), None, 0).await.unwrap();
+    page.entries.iter().map(|entry| entry.value.clone()).collect()
+}
