@@ -3,7 +3,7 @@
 use crate::batch::PreparedTxn;
 use crate::replicator::{Merger, Replicator};
 use crate::state::State;
-use crate::store::{Options, Parts, begin};
+use crate::store::{Options, Parts, begin, kept};
 use crate::writer::{Merge, Merged, Writer};
 use crate::{Begin, ConflictRecord, Entry, Range, Result, Revision, Row, SnapshotPage, Txn, TxnResult};
 use api::summary::Summarize;
@@ -79,8 +79,8 @@ impl Bare {
         begin(&self.replicator.changes, have)
     }
 
-    pub fn changes(&self, after: u64, have: &Vector, limit_bytes: usize) -> Result<(Vec<Row>, u64)> {
-        self.replicator.changes.after(after, have, limit_bytes)
+    pub fn changes(&self, after: u64, have: &Vector, limit_bytes: usize) -> Result<Option<(Vec<Row>, u64)>> {
+        kept(&self.replicator.changes, after, have, limit_bytes)
     }
 
     pub fn receive(&mut self, rows: &[Row]) -> Result<()> {

@@ -3,9 +3,10 @@ use crate::{Result, Revision};
 use async_trait::async_trait;
 use bytes::Bytes;
 use crdt::{Actor, Conflict, Stamp, Vector};
+use serde::{Deserialize, Serialize};
 
 /// One key's part of one server's transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// Whose and when; all rows of a transaction share it.
     pub stamp: Stamp,
@@ -17,7 +18,7 @@ pub struct Row {
 }
 
 /// Whole documents of a range of keys: whatever is not among them the sender does not have.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotPage {
     /// The range begins after this key; none: at the first.
     pub after: Option<Bytes>,
@@ -63,8 +64,8 @@ pub trait Replica: Send + Sync {
     async fn begin(&self, have: Vector) -> Result<Begin>;
 
     /// Changes after a sequence number that a peer with `have` lacks, causes first and transactions whole, up to about
-    /// `limit_bytes`; and the number to go on after.
-    async fn changes(&self, after: u64, have: Vector, limit_bytes: usize) -> Result<(Vec<Row>, u64)>;
+    /// `limit_bytes`; and the number to go on after. None: some that it lacks are no longer kept.
+    async fn changes(&self, after: u64, have: Vector, limit_bytes: usize) -> Result<Option<(Vec<Row>, u64)>>;
 
     /// Takes in what a peer told, in its order; what is known already changes nothing. Durable and visible when it
     /// returns.

@@ -342,8 +342,8 @@ impl Replica for Store {
         self.read_changes(move |changes| begin(changes, &have)).await
     }
 
-    async fn changes(&self, after: u64, have: Vector, limit_bytes: usize) -> Result<(Vec<Row>, u64)> {
-        self.read_changes(move |changes| changes.after(after, &have, limit_bytes)).await
+    async fn changes(&self, after: u64, have: Vector, limit_bytes: usize) -> Result<Option<(Vec<Row>, u64)>> {
+        self.read_changes(move |changes| kept(changes, after, &have, limit_bytes)).await
     }
 
     async fn receive(&self, rows: Vec<Row>) -> Result<()> {
@@ -387,13 +387,19 @@ pub fn derived(replicated: &Replicated) -> Revision {
     Revision::from_u64(replicated.derived.load(Ordering::Acquire).saturating_sub(MAX_OPS as u64 - 1))
 }
 
+/// Changes that a peer lacks; none when some of them are no longer kept.
+pub fn kept(changes: &Changes, after: u64, have: &Vector, limit_bytes: usize) -> Result<Option<(Vec<Row>, u64)>> {
+    let found = changes.after(after, have, limit_bytes)?;
+    // Asked afterwards: what was forgotten meanwhile counts.
+    Ok(have.includes(&changes.known()?.floor).then_some(found))
+}
+
 /// Where sending to a peer begins.
 pub fn begin(changes: &Changes, have: &Vector) -> Result<Begin> {
     let known = changes.known()?;
-    let lost = known.floor.iter().any(|floor| !have.covers(floor));
-    match lost {
-        true => Ok(Begin::Snapshot),
-        false => {
+    match have.includes(&known.floor) {
+        false => Ok(Begin::Snapshot),
+        true => {
             let after = changes.first_missing(&known.vector, have)?;
             Ok(Begin::After(after.map_or_else(|| changes.newest(), Ok)?))
         }

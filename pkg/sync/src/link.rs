@@ -1,0 +1,224 @@
+//! Runs a session over a stream until either side ends it.
+use crate::frame::{self, Codec};
+use crate::message::{Hello, Message};
+use crate::service::Shared;
+use crate::session::{MESSAGE_BYTES, Session, Task, Want};
+use futures::{SinkExt, StreamExt};
+use std::sync::Arc;
+use std::time::Duration;
+use store::Replica;
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::codec::{FramedRead, FramedWrite};
+use tokio_util::sync::CancellationToken;
+
+/// A peer hears from us at least this often.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A peer that says nothing for so long is gone.
+const SILENCE: Duration = Duration::from_secs(16);
+/// The last word is not waited for longer.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A stream to another server.
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+/// Who is at the other end of a stream, as far as its certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The server's name; none: its certificate is not of a server, and what it says itself counts.
+    pub name: Option<String>,
+    /// Whether we dialled.
+    pub dialled: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Frame(#[from] frame::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("{0}")]
+    Refused(String),
+    #[error("it has said nothing for {} s", SILENCE.as_secs())]
+    Silent,
+    #[error("it closed the link")]
+    Closed,
+}
+
+/// One link while it lasts.
+pub(crate) struct Link {
+    pub shared: Arc<Shared>,
+    pub session: Session,
+    pub peer: Peer,
+    out: mpsc::UnboundedSender<Message>,
+    /// Ends the link when a better one to the same peer is there.
+    replaced: CancellationToken,
+}
+
+/// Talks until the link ends; the error says why.
+///
+/// # Errors
+/// The stream failed, the peer was refused, or the store could not take something in.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    me: Hello,
+    wire: Box<dyn Wire>,
+    peer: Peer,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let (read, write) = tokio::io::split(wire);
+    // What waits in it is bounded by the session's window.
+    let (out, queue) = mpsc::unbounded_channel();
+    let replaced = CancellationToken::new();
+    let mut link = Link { shared: shared.clone(), session: Session::new(me), peer, out, replaced: replaced.clone() };
+    let writing = write_all(write, queue);
+    let talking = async {
+        let done = tokio::select! {
+            done = link.talk(read) => done,
+            () = shutdown.cancelled() => link.leave("the server is ending"),
+            () = replaced.cancelled() => link.leave("another link took its place"),
+        };
+        if let Err(error) = &done {
+            // Whoever closed first does not read it.
+            let _ = link.leave(&error.to_string());
+        }
+        if let Some(hello) = link.session.peer() {
+            shared.parted(hello.number, &replaced);
+        }
+        drop(link);
+        done
+    };
+    tokio::pin!(writing);
+    tokio::select! {
+        done = talking => {
+            let _ = tokio::time::timeout(FAREWELL, writing).await;
+            done
+        }
+        failed = &mut writing => failed,
+    }
+}
+
+async fn write_all(
+    write: WriteHalf<Box<dyn Wire>>,
+    mut queue: mpsc::UnboundedReceiver<Message>,
+) -> Result<(), Error> {
+    let mut write = FramedWrite::new(write, Codec::default());
+    while let Some(message) = queue.recv().await {
+        write.feed(message).await?;
+        if queue.is_empty() {
+            SinkExt::<Message>::flush(&mut write).await?;
+        }
+    }
+    SinkExt::<Message>::close(&mut write).await?;
+    Ok(())
+}
+
+impl Link {
+    fn say(&self, message: Message) -> Result<(), Error> {
+        self.out.send(message).map_err(|_| Error::Closed)
+    }
+
+    fn leave(&self, reason: &str) -> Result<(), Error> {
+        self.say(Message::Bye { reason: reason.to_owned() })
+    }
+
+    async fn talk(&mut self, read: ReadHalf<Box<dyn Wire>>) -> Result<(), Error> {
+        let mut read = FramedRead::new(read, Codec::default());
+        let mut newest = self.shared.replica.newest();
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        self.say(self.session.hello())?;
+        let mut heard = Instant::now();
+        loop {
+            self.send().await?;
+            tokio::select! {
+                message = read.next() => {
+                    heard = Instant::now();
+                    self.take(message.ok_or(Error::Closed)??).await?;
+                }
+                changed = newest.changed() => {
+                    changed.map_err(|_| store::Error::Closed)?;
+                    self.session.wake();
+                }
+                _ = heartbeat.tick() => {
+                    if heard.elapsed() > SILENCE {
+                        return Err(Error::Silent);
+                    }
+                    self.session.beat();
+                }
+            }
+        }
+    }
+
+    /// Sends what there is to send and the window allows.
+    async fn send(&mut self) -> Result<(), Error> {
+        let replica = self.shared.replica.clone();
+        loop {
+            let vector = replica.vector();
+            let message = match self.session.want() {
+                Want::Nothing => return Ok(()),
+                Want::Begin(have) => {
+                    self.session.began(replica.begin(have).await?, vector);
+                    None
+                }
+                Want::Changes { after, have } => {
+                    let found = replica.changes(after, have, MESSAGE_BYTES).await?;
+                    self.session.changes(found, vector, self.shared.lows())
+                }
+                Want::Page { after } => {
+                    let page = replica.page(after, MESSAGE_BYTES).await?;
+                    self.session.page(page)
+                }
+            };
+            message.map_or(Ok(()), |message| self.say(message))?;
+        }
+    }
+
+    async fn take(&mut self, message: Message) -> Result<(), Error> {
+        let meeting = matches!(message, Message::Hello(_));
+        let task = self.session.receive(message).map_err(Error::Refused)?;
+        if meeting {
+            self.meet()?;
+        }
+        let replica: &Arc<dyn Replica> = &self.shared.replica;
+        match task {
+            Task::Nothing => {
+                self.progress();
+                return Ok(());
+            }
+            Task::Receive(rows) => replica.receive(rows).await?,
+            Task::Join { page, seen } => {
+                let last = page.up_to.is_none();
+                replica.join(page, seen.clone()).await?;
+                if last {
+                    replica.complete(seen, true).await?;
+                }
+            }
+            Task::Complete { seen, snapshot, lows } => {
+                replica.complete(seen, snapshot).await?;
+                self.shared.observe(lows);
+            }
+        }
+        self.progress();
+        let ack = self.session.done(self.shared.replica.vector());
+        self.say(ack)
+    }
+
+    fn progress(&self) {
+        if let Some(hello) = self.session.peer() {
+            self.shared.progress(hello.number, self.session.confirmed(), self.session.sent_bytes);
+        }
+    }
+
+    fn meet(&self) -> Result<(), Error> {
+        let Some(hello) = self.session.peer() else { return Ok(()) };
+        if self.peer.name.as_ref().is_some_and(|name| *name != hello.name) {
+            return Err(Error::Refused(format!("its certificate is of {:?}, and it says {:?}", self.peer.name, hello.name)));
+        }
+        match self.shared.met(hello, self.peer.dialled, &self.replaced) {
+            true => Ok(()),
+            false => Err(Error::Refused("there is a link already".into())),
+        }
+    }
+}

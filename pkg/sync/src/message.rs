@@ -1,0 +1,53 @@
+//! What servers say to each other.
+use crdt::{Actor, Vector};
+use serde::{Deserialize, Serialize};
+use store::{Row, SnapshotPage};
+
+/// Both sides must speak the same.
+pub const PROTOCOL: u16 = 1;
+
+/// The first message of each side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub protocol: u16,
+    /// The cluster's identity: strangers are refused.
+    pub cluster: [u8; 16],
+    pub actor: Actor,
+    /// The server's number in revisions.
+    pub number: u16,
+    /// The server's name among its members.
+    pub name: String,
+    /// The program's version, for people.
+    pub version: String,
+    /// What the server has.
+    pub vector: Vector,
+}
+
+/// What travels. All but the first and the last two are acknowledged, in order, when they are durable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    Hello(Hello),
+    /// Changes, causes first, transactions whole.
+    Rows(Vec<Row>),
+    /// Whole documents of a server that had seen this much when it began with them.
+    Page { page: SnapshotPage, seen: Vector },
+    /// Everything that the sender had when its vector was this has been sent. By server number: the time up to which that
+    /// member is known to have everything of everybody.
+    Seen { vector: Vector, lows: Vec<(u16, u64)> },
+    /// So many messages are taken in, and this is what the receiver has.
+    Ack { count: u64, vector: Vector },
+    /// Why the sender goes.
+    Bye { reason: String },
+}
+
+impl Message {
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).expect("memory is the only limit of what is written there")
+    }
+
+    /// # Errors
+    /// The bytes are no message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
+        postcard::from_bytes(bytes)
+    }
+}
