@@ -1,0 +1,57 @@
+//! What was acknowledged and may not be lost. Every write puts a word of its own into a place; a word may only vanish
+//! when somebody who saw it wrote over it or removed it, and otherwise it must be found: in the state, or in a conflict
+//! that some server recorded.
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+#[derive(Default)]
+pub struct Ledger {
+    next: u64,
+    /// Words that must be found.
+    open: BTreeSet<String>,
+}
+
+impl Ledger {
+    /// A word that was never used.
+    pub fn word(&mut self) -> String {
+        self.next += 1;
+        format!("w{}.", self.next)
+    }
+
+    /// A write with these words was acknowledged, by somebody who saw what was there before.
+    pub fn acknowledged(&mut self, before: Option<&Value>, after: Option<&Value>) {
+        let (before, after) = (words(before), words(after));
+        for word in before.difference(&after) {
+            self.open.remove(word);
+        }
+        self.open.extend(after.difference(&before).cloned());
+    }
+
+    /// Words that are neither in any of these values nor in any of these texts.
+    pub fn lost(&self, state: impl IntoIterator<Item = Value>, conflicts: impl IntoIterator<Item = String>) -> Vec<String> {
+        let mut found: BTreeSet<String> = state.into_iter().flat_map(|value| words(Some(&value))).collect();
+        found.extend(conflicts.into_iter().flat_map(|text| words_of(&text)));
+        self.open.difference(&found).cloned().collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+}
+
+fn words(value: Option<&Value>) -> BTreeSet<String> {
+    value.map(|value| words_of(&value.to_string())).unwrap_or_default()
+}
+
+/// `w` and digits and a dot, wherever they are in a text.
+fn words_of(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (at, _) in text.match_indices('w') {
+        let digits = text[at + 1..].bytes().take_while(u8::is_ascii_digit).count();
+        let end = at + 1 + digits;
+        if digits > 0 && text[end..].starts_with('.') {
+            found.insert(text[at..=end].to_owned());
+        }
+    }
+    found
+}
