@@ -5,6 +5,8 @@
 set -euo pipefail
 bin=${UPSTREAM_BIN:-/var/cache/eyot-upstream/bin}
 kubernetes=v1.36.3 helm=v4.3.1
+# The last release whose programs lie in the module that was published.
+cert_manager=v1.11.5
 modules=$bin/../modules
 
 # A module that only names what it needs, so that every program is built with the versions that its makers chose.
@@ -44,6 +46,11 @@ for name; do
 	helm)
 		(module helm helm.sh/helm/v4 $helm)
 		build helm helm go build helm.sh/helm/v4/cmd/helm
+		continue
+		;;
+	cert-manager-*)
+		(module cert-manager github.com/cert-manager/cert-manager $cert_manager)
+		build "$name" cert-manager go build github.com/cert-manager/cert-manager/cmd/"${name#cert-manager-}"
 		continue
 		;;
 	*)
