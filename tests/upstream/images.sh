@@ -17,8 +17,10 @@ requirements() {
 	for need in busybox:busybox-static curl:curl dig:bind9-dnsutils nc.openbsd:netcat-openbsd; do
 		command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
 	done
-	[ ${#missing[@]} -eq 0 ] ||
+	if [ ${#missing[@]} -gt 0 ]; then
+		apt-get update -qq
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove "${missing[@]}" >/dev/null
+	fi
 	"$here/programs.sh" agnhost
 }
 
@@ -43,7 +45,7 @@ layers() {
 	put agnhost agnhost "$UPSTREAM_BIN/agnhost"
 	ln -s agnhost "$work/agnhost/agnhost-2"
 	local source
-	source=$(cd "$UPSTREAM_BIN/../modules/kubernetes" && go list -mod=mod -m -f '{{.Dir}}' k8s.io/kubernetes)
+	source=$("$here/programs.sh" source kubernetes)
 	install -m 644 "$source"/test/images/agnhost/porter/localhost.{crt,key} "$work/agnhost"
 	printf '#!/bin/sh\nmkdir -p /tmp/www && echo "Welcome to nginx!" >/tmp/www/index.html\nexec httpd -f -p 80 -h /tmp/www\n' >"$work/web/bin/nginx"
 	chmod 755 "$work/web/bin/nginx"

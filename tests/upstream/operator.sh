@@ -9,8 +9,8 @@ here=$(dirname "$(readlink -f "$0")")
 export UPSTREAM_BIN=${UPSTREAM_BIN:-/var/cache/eyot-upstream/bin}
 parts=(controller webhook cainjector)
 "$here/programs.sh" "${parts[@]/#/cert-manager-}" helm kubectl
-module=$(cd "$UPSTREAM_BIN/../modules/cert-manager" && go list -mod=mod -m -f '{{.Dir}} {{.Version}}' github.com/cert-manager/cert-manager)
-source=${module% *} version=${module#* }
+source=$("$here/programs.sh" source cert-manager)
+version=${source##*@}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
