@@ -8,6 +8,7 @@
 mod backend;
 mod batch;
 mod changes;
+mod damage;
 mod derive;
 mod hub;
 mod lease;

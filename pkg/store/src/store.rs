@@ -4,7 +4,7 @@ use crate::changes::Changes;
 use crate::derive::Deriver;
 use crate::hub::Hub;
 use crate::lease::Leases;
-use crate::log::Log;
+use crate::log::{Log, MAX_OPS};
 use crate::reader::{Reader, entry};
 use crate::state::State;
 use crate::watch::Watcher;
@@ -70,7 +70,7 @@ impl Store {
     pub fn open(options: Options) -> Result<Arc<Self>> {
         let lock = lock(&options.dir)?;
         let path = options.dir.join(DATABASE);
-        let log = Log::open(&path)?;
+        let log = Log::open_checked(&path)?;
         private(&path)?;
         let (shared, leases) = load(&log, &*options.summarize, options.server)?;
         let compaction = (log.meta("swept")?.unwrap_or(0), *shared.compacted.read());
@@ -82,6 +82,7 @@ impl Store {
         private(&changes_path)?;
         let actor = changes.actor()?;
         let derived = Arc::new(AtomicU64::new(changes.derived()?));
+        not_behind(&path, newest, derived.load(Ordering::Acquire))?;
         let (wake, woken) = sync_channel(1);
         let deriver = Deriver {
             log: Log::open(&path)?,
@@ -195,6 +196,17 @@ pub fn lock(dir: &Path) -> Result<File> {
 pub fn private(path: &Path) -> Result<()> {
     let mode = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(path, mode).map_err(|source| Error::Io { path: path.display().to_string(), source })
+}
+
+/// What was derived was durable before: a log that ends earlier has lost its end.
+fn not_behind(path: &Path, newest: u64, derived: u64) -> Result<()> {
+    match derived > newest + MAX_OPS as u64 - 1 {
+        true => Err(Error::Corrupt {
+            path: path.display().to_string(),
+            what: format!("it ends at revision {newest}, and was written up to {derived} at least"),
+        }),
+        false => Ok(()),
+    }
 }
 
 fn load(log: &Log, summarize: &dyn Summarize, server: u16) -> Result<(Arc<Shared>, Leases)> {
