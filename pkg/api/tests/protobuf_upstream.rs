@@ -1,10 +1,33 @@
 //! Objects in the forms in which upstream's own encoders write them.
+use api::stored::Stored;
+use base64::Engine;
 use eyot_api as api;
 use serde_json::Value;
 use std::path::Path;
 
 /// Names the directory with upstream's corpus: of each kind `X.json`, `X.yaml` and `X.pb`.
 const CORPUS: &str = "EYOT_PROTOBUF_CORPUS";
+
+/// Values out of the store of an unmodified API server (v1.36.3), with what it answered of them.
+#[test]
+fn stored_objects_are_what_the_api_server_shows() {
+    #[derive(serde::Deserialize)]
+    struct Row {
+        key: String,
+        stored: String,
+        object: Value,
+    }
+    let rows: Vec<Row> = serde_json::from_str(include_str!("fixtures/stored.json")).unwrap();
+    assert!(rows.len() > 5);
+    for Row { key, stored, object } in rows {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(stored).unwrap();
+        assert!(api::stored::is_foreign(&bytes), "{key}");
+        let Stored::Read(ours) = api::stored::read(&bytes).unwrap() else { panic!("{key} is read") };
+        let mut found = Vec::new();
+        compare("", &ours, &object, &mut found);
+        assert!(found.is_empty(), "{key}: {}", found.join("\n"));
+    }
+}
 
 /// Each object of upstream's corpus says the same in protobuf, JSON and YAML. `tests/upstream/protobuf.sh` runs this.
 #[test]

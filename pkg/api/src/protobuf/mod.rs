@@ -4,7 +4,6 @@
 //! The envelope is four bytes `k8s\0` and a `runtime.Unknown`
 //! (`k8s.io/apimachinery/pkg/runtime/serializer/protobuf`); the layout of types is a generated table
 //! (`schemas/protobuf.py` tells its format).
-mod stored;
 mod table;
 mod wire;
 
@@ -13,7 +12,6 @@ use crate::schema::Schemas;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
-pub use stored::{ENCRYPTED, Stored, stored};
 use table::{Form, Kind, Shape, Table};
 use wire::{Reader, Wire, text};
 
