@@ -4,7 +4,11 @@
     protobuf.py DIR...     the unpacked Go modules k8s.io/api, apimachinery, apiextensions-apiserver, kube-aggregator
 
 Numbers and types come from each package's generated.proto, JSON names from the struct tags beside it.
-The file is one JSON object: definition name (as in builtin.json) -> {field number: [JSON name, type, flags]}.
+Every message is there, whether or not its kind is served: stores hold kinds and versions that no server here knows.
+
+The file is one JSON object:
+  groups    group/version -> [package, kinds]: a kind's definition is package.kind (as in builtin.json)
+  messages  definition name -> {field number: [JSON name, type, flags]}
   type   s text, b bytes, i signed varint, t boolean, d double, "@name" a message; with [] repeated, with {} a map of text to it
   flags  n inlined into its parent, z left out of JSON when zero
 """
@@ -18,6 +22,7 @@ SCALARS = {"string": "s", "bytes": "b", "bool": "t", "double": "d", "int32": "i"
 MESSAGE = re.compile(r"^message (\w+) \{(.*?)^\}", re.M | re.S)
 FIELD = re.compile(r"^\s*(optional|repeated|map<string, ([.\w]+)>)\s+(?:([.\w]+)\s+)?(\w+) = (\d+);", re.M)
 STRUCT = re.compile(r"^type (\w+) struct \{(.*?)^\}", re.M | re.S)
+GROUP = re.compile(r'^\s*(?:const\s+)?GroupName\s*=\s*"([^"]*)"', re.M)
 TAGGED = re.compile(r"^\s*(?:\w+ )?\s*(\S+)\s+`(.*)`", re.M)
 
 
@@ -50,14 +55,41 @@ def tags(directory):
     return found
 
 
+def group(directory):
+    """The group of a package of versioned types, None if it is no such package."""
+    for name in ("register.go", "../register.go"):
+        path = os.path.join(directory, name)
+        if re.fullmatch(r"v\d+((alpha|beta)\d+)?", os.path.basename(directory)) and os.path.exists(path):
+            with open(path) as file:
+                found = GROUP.search(file.read())
+            if found:
+                return found[1]
+    return None
+
+
+def kinds(directory):
+    """The types that stand alone: they hold their own kind and version."""
+    found = []
+    for path in glob.glob(os.path.join(directory, "types*.go")):
+        with open(path) as file:
+            text = file.read()
+            found += [name for name, body in STRUCT.findall(text) if re.search(r'^\s*(\w+\.)?TypeMeta\s+`json:",inline"', body, re.M)]
+    return sorted(found)
+
+
 def main():
-    out = {}
+    out, groups = {}, {}
     for module in sys.argv[1:]:
         for path in glob.glob(os.path.join(module, "**/generated.proto"), recursive=True):
             with open(path) as file:
                 text = re.sub(r"//.*", "", file.read())
             package = re.search(r"^package ([\w.]+);", text, re.M)[1]
             known = tags(os.path.dirname(path))
+            owner = group(os.path.dirname(path))
+            if owner is not None:
+                version = os.path.basename(os.path.dirname(path))
+                known_kinds = [kind for kind in kinds(os.path.dirname(path)) if f"message {kind} " in text]
+                groups[f"{owner}/{version}".removeprefix("/")] = [definition(package), known_kinds]
             for message, body in MESSAGE.findall(text):
                 fields = {}
                 for label, value, single, name, number in FIELD.findall(body):
@@ -68,17 +100,9 @@ def main():
                     fields[number] = [json_name or name, ty, flags]
                 out[definition(f"{package}.{message}")] = fields
     here = os.path.dirname(os.path.abspath(__file__))
-    with open(os.path.join(here, "builtin.json")) as file:
-        reachable, todo = set(), [name for name in json.load(file) if name in out]
-    while todo:
-        name = todo.pop()
-        if name in out and name not in reachable:
-            reachable.add(name)
-            todo += [field[1].split("@")[1] for field in out[name].values() if "@" in field[1]]
-    out = {name: out[name] for name in reachable}
     with open(os.path.join(here, "protobuf.json"), "w") as file:
-        rows = (f"{json.dumps(n)}:{json.dumps(f, separators=(',', ':'))}" for n, f in sorted(out.items()))
-        file.write("{\n" + ",\n".join(rows) + "\n}\n")
+        rows = lambda facts: ",\n".join(f"{json.dumps(n)}:{json.dumps(f, separators=(',', ':'))}" for n, f in sorted(facts.items()))
+        file.write('{"groups":{\n' + rows(groups) + '\n},"messages":{\n' + rows(out) + "\n}}\n")
 
 
 main()

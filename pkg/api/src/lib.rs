@@ -20,6 +20,7 @@ pub mod quota;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod stored;
 pub mod summary;
 pub mod table;
 pub mod validate;

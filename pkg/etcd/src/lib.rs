@@ -16,6 +16,7 @@ mod lease;
 mod maintenance;
 mod options;
 mod service;
+pub mod snapshot;
 mod watch;
 
 pub use options::{Identity, Limits, Options};

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 /// How long tasks may take to end once asked.
 const DRAIN: Duration = Duration::from_secs(20);
 /// This server's number in revisions, until it has joined others.
-const FIRST_SERVER: u16 = 1;
+pub(crate) const FIRST_SERVER: u16 = 1;
 
 /// History kept by a store whose clients compact it themselves, as kube-apiserver does every five minutes: for those that
 /// forget to.

@@ -3,6 +3,7 @@
 //! A row's position is its revision plus its index in the transaction: the low bits of a revision are the same
 //! for all of one server's, so positions of different revisions never meet. `parent` is the position of the
 //! key's row before this one; a row that is somebody's parent is superseded, which makes compaction a walk.
+use crate::damage::check_wal;
 use crate::{Error, LeaseId, Result, Revision};
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
@@ -59,6 +60,34 @@ impl Log {
         Ok(log)
     }
 
+    /// The same, after a look for damage: in the write-ahead log, in the structure of tables and index, and in what is
+    /// not read with each row anyway.
+    pub fn open_checked(path: &Path) -> Result<Self> {
+        check_wal(path)?;
+        let log = Self::open(path)?;
+        let found = log.connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
+        match found.map_err(|e| log.explain(e))?.as_str() {
+            "ok" => log.check_meta().map(|()| log),
+            what => Err(log.corrupt(what.to_owned())),
+        }
+    }
+
+    /// A name that is another would otherwise be a value that is not there.
+    fn check_meta(&self) -> Result<()> {
+        let all = || {
+            let mut select = self.connection.prepare("SELECT name, value, crc FROM meta")?;
+            let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(String, i64, Option<u32>)>>>()
+        };
+        let damaged = |(name, value, crc): &(String, i64, Option<u32>)| {
+            crc.is_some_and(|crc| crc != checksum(name.as_bytes(), Some(&value.to_le_bytes())))
+        };
+        match all().map_err(|e| self.explain(e))?.iter().find(|row| damaged(row)) {
+            Some((name, ..)) => Err(self.corrupt(format!("the value of {name} is not what was written"))),
+            None => Ok(()),
+        }
+    }
+
     fn prepare(&self) -> rusqlite::Result<()> {
         self.connection.busy_timeout(LOCK_WAIT)?;
         self.connection.set_prepared_statement_cache_capacity(32);
@@ -67,8 +96,8 @@ impl Log {
         self.connection.pragma_update(None, "synchronous", "FULL")?;
         self.connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         self.connection.execute_batch(
-            "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-             CREATE TABLE IF NOT EXISTS lease (id INTEGER PRIMARY KEY, ttl_ms INTEGER NOT NULL);
+            "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL, crc INTEGER) WITHOUT ROWID;
+             CREATE TABLE IF NOT EXISTS lease (id INTEGER PRIMARY KEY, ttl_ms INTEGER NOT NULL, crc INTEGER);
              CREATE TABLE IF NOT EXISTS log (
                  position INTEGER PRIMARY KEY,
                  idx INTEGER NOT NULL,
@@ -85,16 +114,17 @@ impl Log {
         self.migrate()
     }
 
-    /// Adds what databases of before lack.
+    /// Adds what databases of before lack: checksums of the small tables, and the mark of what was merged.
     fn migrate(&self) -> rusqlite::Result<()> {
-        let known: i64 =
-            self.connection.query_row("SELECT count(*) FROM pragma_table_info('log') WHERE name = 'merged'", [], |row| {
-                row.get(0)
-            })?;
-        match known {
-            0 => self.connection.execute_batch("ALTER TABLE log ADD COLUMN merged INTEGER NOT NULL DEFAULT 0"),
-            _ => Ok(()),
+        for (table, column) in [("meta", "crc INTEGER"), ("lease", "crc INTEGER"), ("log", "merged INTEGER NOT NULL DEFAULT 0")]
+        {
+            let name = column.split(' ').next().unwrap_or_default();
+            let known = "SELECT count(*) FROM pragma_table_info(?) WHERE name = ?";
+            if self.connection.query_row(known, [table, name], |row| row.get::<_, i64>(0))? == 0 {
+                self.connection.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column}"))?;
+            }
         }
+        Ok(())
     }
 
     pub fn explain(&self, error: rusqlite::Error) -> Error {
@@ -136,7 +166,7 @@ impl Log {
                     record.version as i64,
                     record.lease.map(|lease| lease.0),
                     record.parent as i64,
-                    checksum(&record.key, value),
+                    seal(record),
                     record.merged,
                 ])
             })
@@ -226,7 +256,8 @@ impl Log {
         let mut rows = statement.query(params).map_err(|e| self.explain(e))?;
         while let Some(row) = rows.next().map_err(|e| self.explain(e))? {
             let (record, crc) = read(row).map_err(|e| self.explain(e))?;
-            if crc != checksum(&record.key, record.value.as_deref()) {
+            // Older rows are sealed by their key and value alone.
+            if crc != seal(&record) && crc != checksum(&record.key, record.value.as_deref()) {
                 let key = String::from_utf8_lossy(&record.key).into_owned();
                 return Err(
                     self.corrupt(format!("the value of {key} at revision {} is not what was written", record.revision))
@@ -246,25 +277,32 @@ impl Log {
     }
 
     pub fn set_meta(&self, name: &str, value: u64) -> Result<()> {
+        let crc = checksum(name.as_bytes(), Some(&value.to_le_bytes()));
         self.connection
-            .execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", params![name, value as i64])
+            .execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", params![name, value as i64, crc])
             .map(drop)
             .map_err(|e| self.explain(e))
     }
 
     pub fn leases(&self) -> Result<Vec<(LeaseId, Duration)>> {
         let all = || {
-            let mut statement = self.connection.prepare("SELECT id, ttl_ms FROM lease")?;
-            let rows = statement
-                .query_map([], |row| Ok((LeaseId(row.get(0)?), Duration::from_millis(row.get::<_, i64>(1)? as u64))))?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
+            let mut statement = self.connection.prepare("SELECT id, ttl_ms, crc FROM lease")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(i64, i64, Option<u32>)>>>()
         };
-        all().map_err(|e| self.explain(e))
+        let lease = |(id, ttl_ms, crc): (i64, i64, Option<u32>)| match crc {
+            Some(crc) if crc != lease_seal(id, ttl_ms) => {
+                Err(self.corrupt(format!("lease {id} is not what was granted")))
+            }
+            _ => Ok((LeaseId(id), Duration::from_millis(ttl_ms as u64))),
+        };
+        all().map_err(|e| self.explain(e))?.into_iter().map(lease).collect()
     }
 
     pub fn put_lease(&self, id: LeaseId, ttl: Duration) -> Result<()> {
+        let ttl_ms = ttl.as_millis() as i64;
         self.connection
-            .execute("INSERT INTO lease VALUES (?, ?)", params![id.0, ttl.as_millis() as i64])
+            .execute("INSERT INTO lease VALUES (?, ?, ?)", params![id.0, ttl_ms, lease_seal(id.0, ttl_ms)])
             .map(drop)
             .map_err(|e| self.explain(e))
     }
@@ -328,6 +366,28 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(Record, u32)> {
         merged: row.get(9)?,
     };
     Ok((record, row.get(8)?))
+}
+
+/// Over everything that a row says.
+fn seal(record: &Record) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(checksum(&record.key, record.value.as_deref()));
+    let lease = record.lease.map_or(0, |lease| lease.0 as u64);
+    let numbers = [
+        record.revision.get(),
+        record.index.into(),
+        record.create_revision.get(),
+        record.version,
+        lease,
+        record.parent,
+    ];
+    numbers.iter().for_each(|number| hasher.update(&number.to_le_bytes()));
+    // An empty value is not none.
+    hasher.update(&[u8::from(record.value.is_some()), u8::from(record.lease.is_some()) | u8::from(record.merged) << 1]);
+    hasher.finalize()
+}
+
+fn lease_seal(id: i64, ttl_ms: i64) -> u32 {
+    checksum(&id.to_le_bytes(), Some(&ttl_ms.to_le_bytes()))
 }
 
 pub(crate) fn checksum(key: &[u8], value: Option<&[u8]>) -> u32 {

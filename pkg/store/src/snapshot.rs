@@ -67,23 +67,35 @@ fn digest(from: &mut impl Read, length: u64, out: &mut impl Write) -> std::io::R
     }
 }
 
-/// Makes the snapshot the store in `dir`, on which no server may run. Returns where the store before it is now. What
-/// was revision before is compacted from then on, so that no watch goes on as if nothing had happened.
+/// Makes the snapshot the store in `dir`, on which no server may run. Returns where the store before it is now.
 pub fn restore(from: &Path, dir: &Path, now_ms: u64) -> Result<Option<PathBuf>> {
+    let staging = staging(dir)?;
+    unpack(from, &staging.join(DATABASE)).inspect_err(|_| drop(std::fs::remove_dir_all(&staging)))?;
+    install(&staging, dir, now_ms)
+}
+
+/// An empty directory beside the store in `dir`, to make there what is to take its place.
+pub fn staging(dir: &Path) -> Result<PathBuf> {
     let staging = beside(dir, "restoring");
-    let _lock = if dir.exists() { Some(lock(dir)?) } else { None };
     if staging.exists() {
         std::fs::remove_dir_all(&staging).map_err(|e| io(&staging, e))?;
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&staging).map_err(|e| io(&staging, e))?;
-    let prepared = unpack(from, &staging.join(DATABASE)).and_then(|()| renew(&staging.join(DATABASE), now_ms));
-    prepared.inspect_err(|_| drop(std::fs::remove_dir_all(&staging)))?;
-    let replaced = beside(dir, &format!("replaced-{now_ms}"));
+    Ok(staging)
+}
+
+/// Puts the store in `staging`, which is closed, in the place of that in `dir`, on which no server may run. Returns where
+/// the store before it is now. What was revision before is compacted from then on, so that no watch goes on as if
+/// nothing had happened. What can't be put there is deleted.
+pub fn install(staging: &Path, dir: &Path, now_ms: u64) -> Result<Option<PathBuf>> {
     let had = dir.exists();
+    let _lock = if had { Some(lock(dir)?) } else { None };
+    renew(&staging.join(DATABASE), now_ms).inspect_err(|_| drop(std::fs::remove_dir_all(staging)))?;
+    let replaced = beside(dir, &format!("replaced-{now_ms}"));
     if had {
         std::fs::rename(dir, &replaced).map_err(|e| io(&replaced, e))?;
     }
-    std::fs::rename(&staging, dir).map_err(|e| io(dir, e))?;
+    std::fs::rename(staging, dir).map_err(|e| io(dir, e))?;
     sync_dir(dir)?;
     Ok(had.then_some(replaced))
 }

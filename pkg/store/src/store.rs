@@ -194,6 +194,17 @@ pub fn private(path: &Path) -> Result<()> {
     std::fs::set_permissions(path, mode).map_err(|source| Error::Io { path: path.display().to_string(), source })
 }
 
+/// What was derived was durable before: a log that ends earlier has lost its end.
+fn not_behind(path: &Path, newest: u64, derived: u64) -> Result<()> {
+    match derived > newest + MAX_OPS as u64 - 1 {
+        true => Err(Error::Corrupt {
+            path: path.display().to_string(),
+            what: format!("it ends at revision {newest}, and was written up to {derived} at least"),
+        }),
+        false => Ok(()),
+    }
+}
+
 fn load(log: &Log, summarize: &dyn Summarize, server: u16) -> Result<(Arc<Shared>, Leases)> {
     let mut leases = Leases::restore(log.leases()?, Instant::now());
     let mut state = State::default();
@@ -420,7 +431,7 @@ impl Parts {
         now_ms: Box<dyn Fn() -> u64 + Send>,
     ) -> Result<Self> {
         let path = options.dir.join(DATABASE);
-        let log = Log::open(&path)?;
+        let log = Log::open_checked(&path)?;
         private(&path)?;
         let changes_path = options.dir.join(CHANGES);
         let changes = Changes::open(&changes_path)?;
@@ -431,6 +442,7 @@ impl Parts {
         let newest = Revision::from_u64(log.last_position()?.max(shared.state.read().revision.get()));
         let clock = HybridClock::after(newest.clock().max(known.vector.latest()));
         let derived = Arc::new(AtomicU64::new(changes.derived()?));
+        not_behind(&path, newest.get(), derived.load(Ordering::Acquire))?;
         let replicated = Arc::new(Replicated {
             vector: RwLock::new(known.vector),
             derived: derived.clone(),

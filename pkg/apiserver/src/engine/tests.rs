@@ -252,6 +252,25 @@ async fn names_are_generated_and_namespaces_must_exist() {
 }
 
 #[tokio::test]
+async fn a_new_object_that_names_a_version_is_refused_last() {
+    let bench = bench().await;
+    let mut map = config_map("a");
+    map["metadata"]["resourceVersion"] = "7".into();
+    let (code, shown) = bench.json(query(named(Verb::Create, ""), &[("dryRun", "All")]), map.clone()).await;
+    assert_eq!((code, &shown["metadata"]["resourceVersion"]), (201, &json!("7")));
+    let (code, status) = bench.json(named(Verb::Create, ""), map.clone()).await;
+    let why = "resourceVersion should not be set on objects to be created";
+    assert_eq!((code, &status["message"]), (500, &json!(why)));
+    map["data"] = json!({"not/a/key": ""});
+    assert_eq!(bench.json(named(Verb::Create, ""), map.clone()).await.0, 422);
+    map["data"] = json!({});
+    map["metadata"]["resourceVersion"] = "0".into();
+    let (code, made) = bench.json(named(Verb::Create, ""), map).await;
+    assert_eq!(code, 201, "{made}");
+    assert_ne!(made["metadata"]["resourceVersion"], "0");
+}
+
+#[tokio::test]
 async fn a_dry_run_leaves_nothing() {
     let bench = bench().await;
     let (code, made) = bench.json(query(named(Verb::Create, ""), &[("dryRun", "All")]), config_map("a")).await;

@@ -2,10 +2,11 @@
 //! etcd can be restored from it. What was is not in it: its history begins at that revision.
 use super::hash::everything;
 use super::status::STORAGE_VERSION;
-use crate::bolt::{self, Bucket, Each, Layout};
+use crate::bolt::write::{self, Bucket, Each, Layout};
 use crate::context::{Context, key_value};
 use crate::error::Result;
 use crate::pb;
+use crate::snapshot::LeaseRecord;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use prost::Message;
@@ -41,17 +42,6 @@ struct Content {
     /// In the order of their changes.
     entries: Vec<Arc<Entry>>,
     leases: Vec<Lease>,
-}
-
-/// etcd's record of a lease (`leasepb/lease.proto`).
-#[derive(Clone, PartialEq, prost::Message)]
-struct LeaseRecord {
-    #[prost(int64, tag = "1")]
-    id: i64,
-    #[prost(int64, tag = "2")]
-    ttl: i64,
-    #[prost(int64, tag = "3")]
-    remaining_ttl: i64,
 }
 
 impl Content {
@@ -93,7 +83,7 @@ impl Content {
         ];
         let layout = Layout::of(&buckets)?;
         let mut blobs = Blobs { header, out, left: layout.size_bytes(), digest: Sha256::new(), blob: Vec::new() };
-        bolt::write(&buckets, layout, &mut blobs)?;
+        write::write(&buckets, layout, &mut blobs)?;
         blobs.finish()
     }
 

@@ -1,24 +1,10 @@
-//! The file format of bbolt, etcd's own store, as far as writing a new file takes: a copy-on-write B+tree in pages
-//! (`bbolt/internal/common`: page.go, meta.go, inode.go). Written front to back without seeking: a first pass over
-//! the same items tells where everything will be.
+//! Writes a file front to back without seeking: a first pass over the same items tells where everything will be.
+use super::{BRANCH, BUCKET, ELEMENT_BYTES, FREE, HEADER_BYTES, LEAF, MAGIC, META, PAGE_BYTES, VERSION, fnv1a};
 use std::io::{self, Write};
 
-pub const PAGE_BYTES: usize = 4096;
-/// What begins a page, and what stands for each item in it.
-const HEADER_BYTES: usize = 16;
-const ELEMENT_BYTES: usize = 16;
 /// Two meta pages and an empty free list.
 const FIRST_PAGE: u64 = 3;
 const FREE_LIST: u64 = 2;
-
-const BRANCH: u16 = 0x01;
-const LEAF: u16 = 0x02;
-const META: u16 = 0x04;
-const FREE: u16 = 0x10;
-/// Marks an item of a leaf as a bucket.
-const BUCKET: u32 = 0x01;
-const MAGIC: u32 = 0xED0C_DAED;
-const VERSION: u32 = 2;
 
 /// Takes an item: key and value.
 pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> io::Result<()> + 'a;
@@ -180,45 +166,13 @@ fn meta_page(number: u64, layout: Layout) -> Vec<u8> {
     bytes
 }
 
-/// FNV-1a of 64 bits, the checksum of meta pages.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::read::{self, Database};
     use super::*;
+    use std::fs::File;
 
     type Items = Vec<(Vec<u8>, Vec<u8>)>;
-
-    fn number(bytes: &[u8], at: usize) -> usize {
-        u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
-    }
-
-    fn long(bytes: &[u8], at: usize) -> u64 {
-        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
-    }
-
-    /// All items below a page, in order, as bbolt would find them.
-    fn walk(file: &[u8], root: u64) -> Items {
-        let page = &file[root as usize * PAGE_BYTES..];
-        assert_eq!(long(page, 0), root);
-        let (kind, count) = (u16::from_le_bytes([page[8], page[9]]), u16::from_le_bytes([page[10], page[11]]));
-        let mut items = Items::new();
-        for at in (0..usize::from(count)).map(|n| HEADER_BYTES + n * ELEMENT_BYTES) {
-            if kind == BRANCH {
-                let key = &page[at + number(page, at)..][..number(page, at + 4)];
-                let below = walk(file, long(page, at + 8));
-                assert_eq!(below[0].0, key);
-                items.extend(below);
-            } else {
-                let (key_at, sizes) = (at + number(page, at + 4), (number(page, at + 8), number(page, at + 12)));
-                let (key, value) = page[key_at..][..sizes.0 + sizes.1].split_at(sizes.0);
-                items.push((key.to_vec(), value.to_vec()));
-            }
-        }
-        items
-    }
 
     fn file(all: &[(&'static str, Items)]) -> Vec<u8> {
         let givers: Vec<_> = all
@@ -239,24 +193,47 @@ mod tests {
         let large = vec![(b"a".to_vec(), vec![1; 10_000]), (b"b".to_vec(), vec![2; 5])];
         let all = [("empty", vec![]), ("large", large), ("many", many)];
         let file = file(&all);
-        let root = long(&file, PAGE_BYTES + HEADER_BYTES + 16);
-        let found: Vec<_> =
-            walk(&file, root).into_iter().map(|(name, value)| (name, walk(&file, long(&value, 0)))).collect();
-        for ((name, items), (found_name, found_items)) in all.iter().zip(&found) {
-            assert_eq!(name.as_bytes(), found_name);
-            assert!(items == found_items, "{name}");
+        let database = Database::open(on_disk(&file)).unwrap();
+        for (name, items) in &all {
+            let mut found = Items::new();
+            database.each(name, &mut |key, value| found.push((key.to_vec(), value.to_vec()))).unwrap();
+            assert!(*items == found, "{name}");
         }
+        assert!(matches!(database.each("none", &mut |_, _| ()), Err(read::Error::NoBucket { .. })));
+    }
+
+    fn on_disk(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
     }
 
     #[test]
-    fn meta_pages_carry_their_checksum() {
-        let file = file(&[("empty", vec![])]);
-        for page in file.chunks(PAGE_BYTES).take(2) {
-            let meta = &page[HEADER_BYTES..];
-            assert_eq!((number(meta, 0) as u32, long(meta, 56)), (MAGIC, fnv1a(&meta[..56])));
+    fn damage_is_an_error_and_never_a_panic_or_a_circle() {
+        let many = (0..500u32).map(|n| (n.to_be_bytes().to_vec(), vec![7; 100])).collect::<Items>();
+        let whole = file(&[("many", many)]);
+        let read = |bytes: &[u8]| {
+            let mut items = 0;
+            Database::open(on_disk(bytes))?.each("many", &mut |_, _| items += 1).map(|()| items)
+        };
+        assert_eq!(read(&whole).unwrap(), 500);
+        for cut in (0..whole.len()).step_by(PAGE_BYTES) {
+            assert!(read(&whole[..cut]).is_err(), "{cut}");
         }
-        // The published test vector of the function.
-        assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
+        // Every byte of pages' heads and of the first items, turned over.
+        for page in 3..whole.len() / PAGE_BYTES {
+            for at in 0..64 {
+                let mut bytes = whole.clone();
+                bytes[page * PAGE_BYTES + at] ^= 0xff;
+                let _ = read(&bytes);
+            }
+        }
+        // One meta page may be torn: the other one's tree is read.
+        let mut torn = whole.clone();
+        torn[PAGE_BYTES + HEADER_BYTES + 20] ^= 1;
+        assert_eq!(read(&torn).unwrap(), 500);
+        torn[HEADER_BYTES + 20] ^= 1;
+        assert!(matches!(read(&torn), Err(read::Error::Damaged(_))));
     }
 
     #[test]

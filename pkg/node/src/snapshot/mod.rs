@@ -1,14 +1,24 @@
 //! Snapshots of this server's store, in files: taken while it runs, put back while it does not.
+mod import;
+
 use crate::{files, lock};
 use anyhow::{Context, bail};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+pub use import::Imported;
 
 const SUFFIX: &str = ".db";
 /// How a file's name tells when it was taken, in UTC, so that names sort by time.
 const TIME: &str = "%Y%m%dT%H%M%SZ";
 /// Length of a time so written, with the dash before it.
 const TIME_LENGTH: usize = "-20260102T030405Z".len();
+
+/// What a SQLite database begins with, what kine's has in its schema, and where that stands at the latest.
+const SQLITE: &[u8] = b"SQLite format 3\0";
+const KINE: &[u8] = b"CREATE TABLE kine";
+const SCHEMA_BYTES: u64 = 8192;
 
 /// A snapshot that is there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,17 +98,45 @@ pub fn prune(dir: &Path, name: &str, keep: usize) -> anyhow::Result<Vec<PathBuf>
     Ok(same.into_iter().map(|taken| taken.path).collect())
 }
 
-/// Puts a snapshot back as the store of a server that does not run; returns where the store before it is kept.
+/// What restoring did.
+#[derive(Debug)]
+pub struct Restored {
+    /// Where the store before it is kept.
+    pub replaced: Option<PathBuf>,
+    /// What was taken over, if the snapshot was an etcd's.
+    pub imported: Option<Imported>,
+}
+
+/// Puts a snapshot, ours or one of etcd, in the place of the store of a server that does not run.
 ///
 /// # Errors
-/// The server runs, or the file is damaged: then nothing is touched.
-pub fn restore(data_dir: &Path, dir: &Path, file: &Path) -> anyhow::Result<Option<PathBuf>> {
+/// The server runs, or the file is damaged or can't be read whole: then nothing is touched.
+pub fn restore(data_dir: &Path, dir: &Path, file: &Path) -> anyhow::Result<Restored> {
     // A bare name is one of the list.
     let listed = dir.join(file);
     let file = if file.exists() || !listed.exists() { file } else { &listed };
     let _lock = lock::take(&data_dir.join("server"))?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    Ok(store::snapshot::restore(file, &store_dir(data_dir), now)?)
+    let store = store_dir(data_dir);
+    if is_kine(file)? {
+        bail!(
+            "{} is a database of k3s (kine), which can't be read: let k3s run on etcd and take a snapshot",
+            file.display()
+        );
+    }
+    if !etcd::snapshot::is_snapshot(file)? {
+        return Ok(Restored { replaced: store::snapshot::restore(file, &store, now)?, imported: None });
+    }
+    let (staging, imported) = import::stage(file, &store)?;
+    Ok(Restored { replaced: store::snapshot::install(&staging, &store, now)?, imported: Some(imported) })
+}
+
+/// Whether a file is the database in which k3s keeps a single server's objects.
+fn is_kine(file: &Path) -> anyhow::Result<bool> {
+    let mut head = Vec::new();
+    let read = std::fs::File::open(file).and_then(|file| file.take(SCHEMA_BYTES).read_to_end(&mut head));
+    read.with_context(|| file.display().to_string())?;
+    Ok(head.starts_with(SQLITE) && head.windows(KINE.len()).any(|found| found == KINE))
 }
 
 fn store_dir(data_dir: &Path) -> PathBuf {
@@ -131,5 +169,9 @@ mod tests {
         assert!(save(dir.path(), dir.path(), "../x").is_err() && save(dir.path(), dir.path(), "").is_err());
         assert!(save(dir.path(), &dir.path().join("snapshots"), "x").is_err());
         assert!(restore(dir.path(), dir.path(), Path::new("/none")).is_err());
+        let kine = dir.path().join("state.db");
+        std::fs::write(&kine, [SQLITE, b" .. ", KINE, b" (id INTEGER)"].concat()).unwrap();
+        let error = restore(dir.path(), dir.path(), &kine).unwrap_err().to_string();
+        assert!(error.contains("kine") && !dir.path().join("server/store").exists(), "{error}");
     }
 }
