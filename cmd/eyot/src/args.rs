@@ -161,6 +161,12 @@ pub struct ServerArgs {
     /// The same, from a file
     #[arg(long, env = "EYOT_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
+    /// Join the cluster of this server, with its token
+    #[arg(short = 's', long, env = "EYOT_URL", value_name = "https://HOST:PORT")]
+    pub server: Option<String>,
+    /// The site that this server stands at (default: one of its own, named like the node)
+    #[arg(long, env = "EYOT_SITE", value_name = "NAME", value_parser = site)]
+    pub site: Option<String>,
     /// Network of pods
     #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR", value_parser = network)]
     pub cluster_cidr: Ipv4Net,
@@ -255,6 +261,8 @@ impl ServerArgs {
             write_kubeconfig: self.write_kubeconfig,
             write_kubeconfig_mode: self.write_kubeconfig_mode,
             token,
+            join: self.server,
+            site: self.site,
             cluster_cidr: self.cluster_cidr,
             service_cidr: self.service_cidr,
             cluster_dns: self.cluster_dns,
@@ -324,6 +332,17 @@ fn instance(text: &str) -> Result<String, String> {
     match starts && text.len() <= LONGEST && text.bytes().all(allowed) {
         true => Ok(text.to_owned()),
         false => Err(format!("use at most {LONGEST} lower-case letters, digits and dashes, a letter first")),
+    }
+}
+
+/// A site's name is a label's value and part of objects' names.
+fn site(text: &str) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    match bytes.len() <= 63 && bytes.iter().all(|b| allowed(*b)) && ends(bytes.first()) && ends(bytes.last()) {
+        true => Ok(text.to_owned()),
+        false => Err("use at most 63 lower-case letters, digits and dashes, not at the ends".into()),
     }
 }
 

@@ -28,6 +28,6 @@ pub mod version;
 mod webhook;
 
 pub use body::Body;
-pub use options::{Cluster, FrontProxy, Options, Tls, TokenKeys};
+pub use options::{Cluster, EXTENSION, Extension, FrontProxy, Options, Tls, TokenKeys};
 pub use request::{RequestInfo, User, Verb};
 pub use service::{Handle, InProcess, Service};

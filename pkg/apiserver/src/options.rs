@@ -1,8 +1,11 @@
 //! What the front is built from. Everything comes ready made from the composition; nothing is read from the
 //! environment or from files here.
+use crate::body::{Body, RequestBody};
 use crate::engine::Serve;
 use crate::registry::Registry;
 use crate::request::User;
+use api::Status;
+use http::{Request, Response};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::sync::Arc;
@@ -28,6 +31,22 @@ pub struct Options {
     pub front_proxy: FrontProxy,
     /// The root CA in PEM, as `/cacerts` answers it and pods get it.
     pub root_ca_pem: String,
+    /// Serves what is below [`EXTENSION`].
+    pub extension: Option<Arc<dyn Extension>>,
+}
+
+/// What servers of a cluster ask one another, and the binary its own server.
+pub const EXTENSION: &str = "/v1-eyot/";
+
+/// Paths that the composition serves itself.
+#[async_trait::async_trait]
+pub trait Extension: Send + Sync {
+    /// Answers a request of an authenticated user. Whether they may is the extension's to judge: no role names these
+    /// paths.
+    ///
+    /// # Errors
+    /// What Kubernetes' clients understand.
+    async fn serve(&self, user: &User, request: Request<RequestBody>) -> Result<Response<Body>, Status>;
 }
 
 /// The serving side of TLS.

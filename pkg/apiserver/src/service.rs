@@ -87,6 +87,7 @@ impl Service {
             proxy_identity: aggregation::Identity::new(&options.front_proxy),
             cluster_id: options.cluster.id,
             root_ca_pem: options.root_ca_pem,
+            extension: options.extension,
             tasks,
             shutdown: stopping.clone(),
         };
@@ -131,6 +132,16 @@ fn service_accounts(keys: TokenKeys, backend: Arc<dyn store::Backend>) -> Result
 }
 
 impl Handle {
+    /// Further public keys (PEM) whose service account tokens hold: those of the other servers.
+    ///
+    /// # Errors
+    /// One of them is no key; nothing is changed then.
+    pub fn set_verifying_keys(&self, pems: &[String]) -> Result<(), jwt::Error> {
+        let keys = pems.iter().map(|pem| PublicKey::from_pem(pem.as_bytes())).collect::<Result<_, _>>()?;
+        self.front.authenticator.service_accounts().set_verifying(keys);
+        Ok(())
+    }
+
     /// The API as `user`: what a component's client calls. Authorization and admission apply as to everybody.
     pub fn service(&self, mut user: User) -> InProcess {
         if !user.in_group(crate::request::AUTHENTICATED) {

@@ -12,8 +12,16 @@ pub enum Policy {
     Local,
 }
 
-/// Keys that kube-apiserver keeps for its own bookkeeping.
-const LOCAL: [&[u8]; 3] = [b"compact_rev_key", b"/registry/masterleases/", b"/registry/ranges/"];
+/// Keys that kube-apiserver keeps for its own bookkeeping, and what says how this very server is reached: clients at a
+/// site reach the server of that site.
+const LOCAL: [&[u8]; 6] = [
+    b"compact_rev_key",
+    b"/registry/masterleases/",
+    b"/registry/ranges/",
+    b"/registry/services/endpoints/default/kubernetes",
+    b"/registry/endpointslices/default/kubernetes",
+    b"/registry/configmaps/kube-system/extension-apiserver-authentication",
+];
 /// Objects that are replaced often and never edited by two.
 const REGISTERS: [&[u8]; 2] = [b"/registry/events/", b"/registry/leases/kube-node-lease/"];
 

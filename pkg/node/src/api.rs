@@ -22,6 +22,7 @@ pub(crate) async fn start(
     known: &Known,
     registry: Arc<Registry>,
     store: Arc<Store>,
+    extension: Arc<dyn apiserver::Extension>,
     tasks: &Tasks,
 ) -> anyhow::Result<apiserver::Handle> {
     let config = &known.config;
@@ -74,6 +75,7 @@ pub(crate) async fn start(
             key: tls::key(&front_proxy.key_pem)?,
         },
         root_ca_pem: root.to_owned(),
+        extension: Some(extension),
     };
     let service = apiserver::Service::new(options).await?;
     let handle = service.handle();
@@ -88,7 +90,7 @@ fn now() -> jiff::Timestamp {
 
 /// Whom the join token stands for: it may ask for a node's certificates and nothing else.
 fn join_user() -> User {
-    User { name: "eyot:join".into(), groups: vec!["eyot:joiners".into()], ..User::default() }
+    User { name: crate::peers::JOIN_USER.into(), groups: vec!["eyot:joiners".into()], ..User::default() }
 }
 
 /// The cluster's identity, made on first start.

@@ -22,6 +22,11 @@ fn client_as(api: &apiserver::Handle, name: &str, groups: &[&str]) -> kube::Clie
     client::in_process(api.service(User { name: name.into(), groups, ..User::default() }))
 }
 
+/// The client of what the server itself writes.
+pub(crate) fn administrator(api: &apiserver::Handle) -> kube::Client {
+    client_as(api, "eyot:server", &["system:masters"])
+}
+
 /// Starts the container runtime, which goes on without us.
 pub(crate) fn start_runtime(known: &Known, tasks: &Tasks) -> runtime::Handle {
     let config = &known.config;
@@ -145,7 +150,7 @@ fn start_agent(
     let (roles, own) = options.labels.into_iter().partition(|(key, _)| key.starts_with(crate::role::PREFIX));
     options.labels = own;
     let role = crate::role::Service {
-        client: client_as(api, "eyot:server", &["system:masters"]),
+        client: administrator(api),
         informers: informers.clone(),
         node_name: known.node_name.clone(),
         labels: roles,

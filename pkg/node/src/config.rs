@@ -17,6 +17,10 @@ pub struct Server {
     pub write_kubeconfig: PathBuf,
     pub write_kubeconfig_mode: u32,
     pub token: Option<String>,
+    /// The server to join through, as `https://HOST:PORT`; none: this is the first.
+    pub join: Option<String>,
+    /// Where this server stands; none: a site of its own, named like it.
+    pub site: Option<String>,
     pub cluster_cidr: Ipv4Net,
     pub service_cidr: Ipv4Net,
     pub cluster_dns: Option<Ipv4Addr>,

@@ -30,6 +30,8 @@ pub enum Error {
     Unusable { path: PathBuf, source: rcgen::Error },
     #[error("a certificate of the organizations {0:?} is not signed: there may be one, and not system:masters")]
     Organizations(Vec<String>),
+    #[error("this server can't admit others: the cluster's first server alone holds the root's key")]
+    NoRootKey,
     #[error("making the certificate of {subject}: {source}")]
     Making { subject: String, source: rcgen::Error },
 }
@@ -83,8 +85,14 @@ impl Authority {
     /// Loads what is there and makes what is missing.
     pub fn open(dir: &Path) -> Result<Self> {
         files::private_dir(dir)?;
-        let (root_pem, root_key) = ensure_root(dir)?;
-        let (intermediate_pem, intermediate_key) = ensure_intermediate(dir, &root_pem, &root_key)?;
+        let (root_pem, (intermediate_pem, intermediate_key)) = match joined(dir)? {
+            Some(joined) => joined,
+            None => {
+                let (root_pem, root_key) = ensure_root(dir)?;
+                let intermediate = ensure_intermediate(dir, &root_pem, &root_key)?;
+                (root_pem, intermediate)
+            }
+        };
         let service_account_key_pem = ensure_key(&dir.join("service-account.key"))?.serialize_pem();
         Ok(Self { dir: dir.to_owned(), root_pem, intermediate_pem, intermediate_key, service_account_key_pem })
     }
@@ -97,6 +105,31 @@ impl Authority {
     /// PKCS#8, P-256: signs service-account tokens.
     pub fn service_account_key_pem(&self) -> &str {
         &self.service_account_key_pem
+    }
+
+    /// The public key of the service-account tokens that this server issues, in PEM.
+    pub fn service_account_public_pem(&self) -> Result<String> {
+        let unusable = |source| Error::Unusable { path: self.dir.join("service-account.key"), source };
+        Ok(KeyPair::from_pem(&self.service_account_key_pem).map_err(unusable)?.public_key_pem())
+    }
+
+    /// Whether this server holds the root's key, and so can admit others.
+    pub fn admits(&self) -> bool {
+        self.dir.join("root-ca.key").exists()
+    }
+
+    /// A certificate for the intermediate CA of a server that joins.
+    pub fn admit(&self, request_pem: &str, name: &str) -> Result<String> {
+        if !self.admits() {
+            return Err(Error::NoRootKey);
+        }
+        let making = |source| Error::Making { subject: format!("the CA of server {name}"), source };
+        let root_key = ensure_key(&self.dir.join("root-ca.key"))?;
+        let request = CertificateSigningRequestParams::from_pem(request_pem).map_err(making)?;
+        let issuer = Issuer::from_ca_cert_pem(&self.root_pem, &root_key).map_err(making)?;
+        // Of the request its key counts alone.
+        let params = ca_params(&format!("eyot-server-ca-{name}"), 0);
+        Ok(params.signed_by(&request.public_key, &issuer).map_err(making)?.pem())
     }
 
     /// The CA of requests that the aggregation layer hands on, in PEM, and a fresh certificate of it. It is apart from
@@ -190,6 +223,43 @@ fn kept_leaf(
     files::write(&key, pair.key_pem.as_bytes(), 0o600)?;
     files::write(&certificate, pair.chain_pem.as_bytes(), 0o600)?;
     Ok(pair)
+}
+
+/// What a server that is going to join shows of the keys that it made.
+pub struct Keys {
+    /// A signing request of its intermediate CA, in PEM.
+    pub authority_request: String,
+    /// The public key of its service-account tokens, in PEM.
+    pub service_account_key: String,
+}
+
+/// Makes the keys of a server that is going to join the cluster of this root.
+pub fn prepare(dir: &Path, root_pem: &str) -> Result<Keys> {
+    files::private_dir(dir)?;
+    files::write(&dir.join("root-ca.crt"), root_pem.as_bytes(), 0o600)?;
+    let making = |source| Error::Making { subject: "a request to join".into(), source };
+    let key = ensure_key(&dir.join("server-ca.key"))?;
+    let request = CertificateParams::new(Vec::new()).and_then(|params| params.serialize_request(&key));
+    let authority_request = request.and_then(|request| request.pem()).map_err(making)?;
+    let service_account_key = ensure_key(&dir.join("service-account.key"))?.public_key_pem();
+    Ok(Keys { authority_request, service_account_key })
+}
+
+/// Keeps the certificate that a joining server got for its intermediate CA.
+pub fn install(dir: &Path, intermediate_pem: &str) -> Result<()> {
+    Ok(files::write(&dir.join("server-ca.crt"), intermediate_pem.as_bytes(), 0o600)?)
+}
+
+type Certified = (String, KeyPair);
+
+/// The root certificate, and the intermediate with its key, of a server that has joined: it never had the root's key.
+fn joined(dir: &Path) -> Result<Option<(String, Certified)>> {
+    if dir.join("root-ca.key").exists() {
+        return Ok(None);
+    }
+    let read = |name: &str| files::read_if_there(&dir.join(name));
+    let (Some(root_pem), Some(intermediate_pem)) = (read("root-ca.crt")?, read("server-ca.crt")?) else { return Ok(None) };
+    Ok(Some((root_pem, (intermediate_pem, ensure_key(&dir.join("server-ca.key"))?))))
 }
 
 fn ensure_root(dir: &Path) -> Result<(String, KeyPair)> {

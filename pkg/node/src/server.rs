@@ -1,8 +1,9 @@
 //! A server's life: everything is made here, handed to one another through constructors, and ended in order.
 use crate::config::Server;
 use crate::pki::{Authority, Pair, Subject};
+use crate::site::Site;
 use crate::token::Token;
-use crate::{api, components, etcd, files, host, kubeconfig, lock, token};
+use crate::{api, components, etcd, files, host, join, kubeconfig, lock, peers, token};
 use anyhow::Context;
 use apiserver::registry::Registry;
 use apiserver::registry::summarize::Summarizer;
@@ -28,10 +29,12 @@ const KEEP_FOR_CLIENTS: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// # Errors
 /// What kept it from starting, or which part failed.
-pub async fn run(config: Server) -> anyhow::Result<()> {
+pub async fn run(mut config: Server) -> anyhow::Result<()> {
     // Only this process installs a provider; a second installation in tests is no error.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let _lock = lock::take(&config.data_dir.join("server"))?;
+    let name = config.node.node_name.clone().unwrap_or_else(host::node_name);
+    join::ensure_joined(&mut config, &name).await?;
     let mut server = Parts::open(config).await?;
     let ended = tokio::select! {
         signal = stopped() => match signal {
@@ -175,14 +178,18 @@ impl Parts {
         let runtime = node.then(|| components::start_runtime(&known, &tasks));
         let registry = Arc::new(Registry::builtin(::api::schema::Schemas::builtin()));
         let keep = if datastore_only { KEEP_FOR_CLIENTS } else { store::KEEP };
-        let store = open_store(&known.config.store_dir(), registry.clone(), keep).await?;
+        let site = Site::open(&known.config, &known.node_name)?;
+        let store = open_store(&known.config.store_dir(), site.number, registry.clone(), keep).await?;
+        let mut peers = peers::open(&known, site, store.clone(), &tasks).await?;
+        peers.first_sync(&known).await?;
         if let Some(settings) = &known.config.etcd {
             etcd::start(&known, settings, store.clone(), &tasks)?;
         }
         let mut agent = None;
         if !datastore_only {
-            let api = api::start(&known, registry, store.clone(), &tasks).await?;
+            let api = api::start(&known, registry, store.clone(), peers.extension.clone(), &tasks).await?;
             known.write_kubeconfig()?;
+            peers.start(&known, &api, components::administrator(&api), &tasks)?;
             tracing::info!(address = %known.address, port = known.config.https_listen_port, "the API serves");
             agent = Some(components::start(&known, &api, runtime, &tasks)?);
         }
@@ -216,10 +223,10 @@ impl Parts {
     }
 }
 
-async fn open_store(dir: &Path, registry: Arc<Registry>, keep: Duration) -> anyhow::Result<Arc<Store>> {
+async fn open_store(dir: &Path, server: u16, registry: Arc<Registry>, keep: Duration) -> anyhow::Result<Arc<Store>> {
     let options = store::Options {
         dir: dir.to_owned(),
-        server: FIRST_SERVER,
+        server,
         summarize: Arc::new(Summarizer::new(registry)),
         keep,
     };

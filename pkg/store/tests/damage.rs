@@ -68,7 +68,7 @@ async fn make(dir: &Path, random: &mut StdRng, crash: bool) -> Shown {
     fill(&store, random).await;
     let shown = shown(&store).await.unwrap();
     // What was derived tells how far the log has been, also when its very end is gone.
-    while eyot_store::Replica::derived(&*store) < store.current_revision().get() {
+    while eyot_store::Replica::derived(&*store) < store.current_revision() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     if crash {

@@ -198,6 +198,9 @@ impl Link {
             Task::Complete { seen, snapshot, lows } => {
                 replica.complete(seen, snapshot).await?;
                 self.shared.observe(lows);
+                if let Some(hello) = self.session.peer() {
+                    self.shared.completed(hello.number);
+                }
             }
         }
         self.progress();

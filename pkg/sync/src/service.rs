@@ -49,6 +49,8 @@ pub struct LinkState {
     pub version: String,
     pub dialled: bool,
     pub connected: bool,
+    /// Everything that the peer had when the link was made is here.
+    pub complete: bool,
     /// What the peer has, as it last said.
     pub confirmed: Vector,
     /// When it was last heard.
@@ -95,6 +97,7 @@ impl Shared {
             version: hello.version.clone(),
             dialled,
             connected: true,
+            complete: false,
             confirmed: hello.vector.clone(),
             heard: std::time::SystemTime::now(),
             sent_bytes: 0,
@@ -114,6 +117,13 @@ impl Shared {
             link.sent_bytes = sent_bytes;
         }
         self.members.lock().observe_vector(number, confirmed);
+    }
+
+    pub fn completed(&self, number: u16) {
+        if let Some(link) = self.links.lock().get_mut(&number).filter(|link| !link.complete) {
+            link.complete = true;
+            self.announce();
+        }
     }
 
     pub fn parted(&self, number: u16, token: &CancellationToken) {
@@ -243,6 +253,9 @@ impl Service {
 
     /// Moves this server's own entry on, so that others know that it has nothing older to tell.
     async fn tick(&self) {
+        if self.options.members.borrow().len() < 2 {
+            return;
+        }
         if let Err(error) = self.options.replica.tick().await {
             tracing::warn!(%error, "telling peers how far this server is");
         }

@@ -3,6 +3,7 @@
 use super::Identity;
 use super::jwt::{self, PublicKey, Signer};
 use crate::request::{AUTHENTICATED, User};
+use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,7 +39,8 @@ pub enum Error {
 /// Keys, issuer and the objects that tokens are bound to.
 pub struct ServiceAccounts {
     signer: Signer,
-    keys: Vec<PublicKey>,
+    /// The signer's own first.
+    keys: ArcSwap<Vec<PublicKey>>,
     issuer: String,
     audiences: Vec<String>,
     backend: Arc<dyn Backend>,
@@ -82,15 +84,22 @@ impl ServiceAccounts {
     /// `verifying` are further public keys whose tokens are accepted; the signer's own always are.
     pub fn new(
         signer: Signer,
-        mut verifying: Vec<PublicKey>,
+        verifying: Vec<PublicKey>,
         issuer: String,
         audiences: Vec<String>,
         backend: Arc<dyn Backend>,
     ) -> Self {
-        verifying.retain(|key| key != signer.public());
-        verifying.insert(0, signer.public().clone());
         let audiences = if audiences.is_empty() { vec![issuer.clone()] } else { audiences };
-        Self { signer, keys: verifying, issuer, audiences, backend }
+        let accounts = Self { signer, keys: ArcSwap::default(), issuer, audiences, backend };
+        accounts.set_verifying(verifying);
+        accounts
+    }
+
+    /// Takes other keys than before besides the signer's own.
+    pub fn set_verifying(&self, mut verifying: Vec<PublicKey>) {
+        verifying.retain(|key| key != self.signer.public());
+        verifying.insert(0, self.signer.public().clone());
+        self.keys.store(Arc::new(verifying));
     }
 
     pub fn issuer(&self) -> &str {
@@ -104,7 +113,7 @@ impl ServiceAccounts {
 
     /// `/openid/v1/jwks`.
     pub fn jwks(&self) -> Value {
-        json!({"keys": self.keys.iter().map(PublicKey::jwk).collect::<Vec<_>>()})
+        json!({"keys": self.keys.load().iter().map(PublicKey::jwk).collect::<Vec<_>>()})
     }
 
     /// Makes a token; returns it with its expiry in Unix seconds.
@@ -129,7 +138,7 @@ impl ServiceAccounts {
     /// # Errors
     /// All of [`Error`]; callers answer 401 and log it.
     pub async fn authenticate(&self, token: &str, audiences: &[String], now: i64) -> Result<Identity, Error> {
-        let claims = jwt::verify(token, &self.keys)?;
+        let claims = jwt::verify(token, &self.keys.load())?;
         let audiences = self.check_claims(&claims, audiences, now)?;
         let bound = &claims["kubernetes.io"];
         let namespace = bound["namespace"].as_str().ok_or(Error::Claim("kubernetes.io.namespace"))?;

@@ -18,6 +18,7 @@ mod upgrade;
 mod websocket;
 
 pub use agent::Agents;
+pub use unverified::client as unverified_client;
 pub(crate) use metrics::{GROUP as METRICS_GROUP, VERSION as METRICS_VERSION};
 
 use crate::authz::Attributes;

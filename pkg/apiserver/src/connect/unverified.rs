@@ -53,7 +53,7 @@ impl ServerCertVerifier for AnyCertificate {
 }
 
 /// A client of such backends, without a certificate of its own.
-pub(crate) fn client() -> Arc<ClientConfig> {
+pub fn client() -> Arc<ClientConfig> {
     static CLIENT: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
         let builder = ClientConfig::builder().dangerous().with_custom_certificate_verifier(AnyCertificate::new());
         Arc::new(builder.with_no_client_auth())

@@ -15,6 +15,7 @@ use crate::connect;
 use crate::engine::{self, Serve};
 use crate::limits;
 use crate::metrics::{Metrics, Subject};
+use crate::options::{EXTENSION, Extension};
 use crate::registry::Registry;
 use crate::request::{self, RequestInfo, Target, User, Verb};
 use crate::reviews;
@@ -46,6 +47,8 @@ pub struct Front {
     pub(crate) proxy_identity: aggregation::Identity,
     pub(crate) cluster_id: uuid::Uuid,
     pub(crate) root_ca_pem: String,
+    /// Serves what servers ask one another.
+    pub(crate) extension: Option<Arc<dyn Extension>>,
     /// Upgraded connections, which outlive the requests that began them.
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
@@ -106,6 +109,10 @@ impl Front {
                 let _turn = self.in_flight.enter(info.is_mutating()).await?;
                 within(self.serve_resource(info, user, request)).await
             }
+            Target::NonResource { path, .. } if path.starts_with(EXTENSION) => match &self.extension {
+                Some(extension) => within(extension.serve(&user, request)).await,
+                None => Ok(paths::not_found()),
+            },
             Target::NonResource { path, verb } => {
                 let attributes = Attributes::NonResource { verb: verb.into(), path: path.as_str().into() };
                 self.authorizer.check(&user, &attributes)?;

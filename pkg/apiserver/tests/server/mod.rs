@@ -84,6 +84,7 @@ impl Server {
                 key: PrivateKeyDer::from_pem_slice(proxy.key.as_bytes()).unwrap(),
             },
             root_ca_pem: ca_pem.clone(),
+            extension: None,
         };
         let service = Service::new(options).await.unwrap();
         let (handle, shutdown) = (service.handle(), CancellationToken::new());

@@ -1,0 +1,189 @@
+//! What servers ask one another on the API's port, and what the binary asks its own server.
+use super::{GROUP, LINK, USER, objects};
+use crate::config::Server;
+use crate::join::{self, Admission};
+use crate::pki::Authority;
+use crate::server::Known;
+use crate::site::{Contact, Site};
+use api::Status;
+use apiserver::body::{self, Body, RequestBody};
+use apiserver::User;
+use http::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+use store::{Backend, Range, Replica, Store};
+use sync::Handle;
+
+/// Where conflicts are read.
+pub const CONFLICTS: &str = "/v1-eyot/conflicts";
+/// Numbers that servers can have.
+const NUMBERS: std::ops::RangeInclusive<u16> = 1..=1023;
+/// What a server that asks to join says is no longer.
+const REQUEST_BYTES: usize = 64 << 10;
+/// Conflicts in one answer.
+const PAGE: usize = 500;
+/// May do everything.
+const MASTERS: &str = "system:masters";
+/// Whom the join token stands for.
+pub const JOIN_USER: &str = "eyot:join";
+
+pub struct Extension {
+    authority: Arc<Authority>,
+    config: Server,
+    own: Contact,
+    cluster: uuid::Uuid,
+    handle: Handle,
+    store: Arc<Store>,
+    /// There once the API is.
+    client: OnceLock<kube::Client>,
+    /// One server is admitted at a time, so that no number is given twice.
+    admitting: tokio::sync::Mutex<()>,
+}
+
+impl Extension {
+    pub(crate) fn new(known: &Known, site: &Site, handle: Handle, store: Arc<Store>, cluster: uuid::Uuid) -> Self {
+        Self {
+            authority: known.authority.clone(),
+            config: known.config.clone(),
+            own: Contact {
+                number: site.number,
+                name: site.name.clone(),
+                site: site.site.clone(),
+                address: format!("{}:{}", known.address, known.config.https_listen_port),
+            },
+            cluster,
+            handle,
+            store,
+            client: OnceLock::new(),
+            admitting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// From now on there is an API to write Server objects through.
+    pub fn serve_through(&self, client: kube::Client) {
+        let _ = self.client.set(client);
+    }
+
+    async fn join(&self, user: &User, request: Request<RequestBody>) -> Result<Response<Body>, Status> {
+        if user.name != JOIN_USER && !user.in_group(MASTERS) {
+            return Err(forbidden(user, "join servers"));
+        }
+        let bytes = body::read(request.into_body(), REQUEST_BYTES).await?;
+        let asked: join::Request = serde_json::from_slice(&bytes)
+            .map_err(|error| Status::bad_request(format!("the request to join can't be read: {error}")))?;
+        check_name("name", &asked.name)?;
+        check_name("site", &asked.site)?;
+        let client = self.client.get().ok_or_else(|| Status::unavailable("this server is still starting"))?;
+        let _one_by_one = self.admitting.lock().await;
+        let authority =
+            join::sign(&self.authority, &asked).map_err(|error| Status::bad_request(format!("{error:#}")))?;
+        let number = self.free_number().await?;
+        let object = json!({
+            "apiVersion": "eyot.dev/v1alpha1", "kind": "Server", "metadata": {"name": asked.name},
+            "spec": {"number": number, "site": asked.site, "address": asked.address,
+                     "serviceAccountKeys": [asked.service_account_key]},
+        });
+        objects::create(client.clone(), &object).await.map_err(|error| refusal(&asked.name, error))?;
+        tracing::info!(name = asked.name, number, site = asked.site, "admitted a server");
+        let admission = Admission {
+            number,
+            cluster_id: self.cluster,
+            authority,
+            cluster_cidr: self.config.cluster_cidr,
+            service_cidr: self.config.service_cidr,
+            cluster_domain: self.config.cluster_domain.clone(),
+            by: self.own.clone(),
+        };
+        let json = serde_json::to_value(&admission).map_err(|error| Status::internal(error))?;
+        Ok(body::json(StatusCode::OK, json.to_string()))
+    }
+
+    /// A number that no server has or had: members' numbers and those in the revisions of what is stored are taken.
+    async fn free_number(&self) -> Result<u16, Status> {
+        let page = self.store.list(&Range::prefix(super::members::PREFIX), None, 0).await;
+        let page = page.map_err(|error| Status::internal(error))?;
+        let number = |bytes: &[u8]| {
+            let object: Value = serde_json::from_slice(bytes).ok()?;
+            u16::try_from(object.pointer("/spec/number")?.as_u64()?).ok()
+        };
+        let taken: BTreeSet<u16> = page.entries.iter().filter_map(|entry| number(&entry.value)).collect();
+        let next = taken.last().map_or(*NUMBERS.start(), |last| last + 1).max(self.own.number + 1);
+        NUMBERS.contains(&next).then_some(next).ok_or_else(|| {
+            Status::bad_request(format!("all {} numbers of servers are given: none can join", NUMBERS.end()))
+        })
+    }
+
+    fn link(&self, user: &User, mut request: Request<RequestBody>) -> Result<Response<Body>, Status> {
+        let name = user.name.strip_prefix(USER).filter(|_| user.in_group(GROUP));
+        let Some(name) = name.map(str::to_owned) else { return Err(forbidden(user, "link servers")) };
+        let wanted = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
+        if wanted != Some(crate::dial::PROTOCOL) {
+            return Err(Status::bad_request(format!("a link is asked for with Upgrade: {}", crate::dial::PROTOCOL)));
+        }
+        let (upgrade, handle) = (hyper::upgrade::on(&mut request), self.handle.clone());
+        tokio::spawn(async move {
+            match upgrade.await {
+                Ok(stream) => handle.accept(Box::new(TokioIo::new(stream)), Some(name)),
+                Err(error) => tracing::debug!(peer = name, %error, "a link was not made"),
+            }
+        });
+        let mut response = Response::new(body::full(""));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+        response.headers_mut().insert(header::UPGRADE, header::HeaderValue::from_static(crate::dial::PROTOCOL));
+        Ok(response)
+    }
+
+    async fn conflicts(&self, user: &User, query: Option<&str>) -> Result<Response<Body>, Status> {
+        if !user.in_group(MASTERS) {
+            return Err(forbidden(user, "read conflicts"));
+        }
+        let after = query.and_then(|query| query.strip_prefix("after=")).map_or(Ok(0), str::parse);
+        let after = after.map_err(|_| Status::bad_request("after must be the number of a conflict"))?;
+        let found = self.store.conflicts(after, PAGE).await;
+        let found = found.map_err(|error| Status::internal(error))?;
+        let items: Vec<Value> = found.iter().map(super::conflicts::show).collect();
+        Ok(body::json(StatusCode::OK, json!({"items": items}).to_string()))
+    }
+}
+
+#[async_trait::async_trait]
+impl apiserver::Extension for Extension {
+    async fn serve(&self, user: &User, request: Request<RequestBody>) -> Result<Response<Body>, Status> {
+        let path = request.uri().path().to_owned();
+        match (request.method(), path.as_str()) {
+            (&Method::POST, join::PATH) => self.join(user, request).await,
+            (&Method::GET, LINK) => self.link(user, request),
+            (&Method::GET, CONFLICTS) => self.conflicts(user, request.uri().query()).await,
+            _ => Err(Status::no_such_path()),
+        }
+    }
+}
+
+fn check_name(field: &str, name: &str) -> Result<(), Status> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    match bytes.len() <= 63 && bytes.iter().all(|b| allowed(*b)) && ends(bytes.first()) && ends(bytes.last()) {
+        true => Ok(()),
+        false => Err(Status::bad_request(format!(
+            "the {field} {name:?} must be lower-case letters, digits, dashes and dots, at most 63"
+        ))),
+    }
+}
+
+fn refusal(name: &str, error: kube::Error) -> Status {
+    match error {
+        kube::Error::Api(status) if status.code == 409 => Status::bad_request(format!(
+            "a server named {name:?} is a member already: join under another --node-name, or remove it first (kubectl delete server {name})"
+        )),
+        error => Status::internal(format!("noting the new server: {error}")),
+    }
+}
+
+fn forbidden(user: &User, what: &str) -> Status {
+    Status::failure(403, "Forbidden", format!("user {:?} may not {what}", user.name))
+}
+

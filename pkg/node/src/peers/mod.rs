@@ -1,0 +1,133 @@
+//! This server among the others of its cluster: who they are, the links to them, and what they ask.
+//!
+//! Place in the flow: `store <-> sync <-> [peers] <-> other servers`, and `servers.eyot.dev` for people.
+
+mod conflicts;
+mod extension;
+mod members;
+mod objects;
+
+use crate::dial;
+use crate::server::{Known, Tasks};
+use crate::site::Site;
+use crate::{pki, tls};
+use anyhow::Context;
+use async_trait::async_trait;
+pub use extension::{CONFLICTS, Extension, JOIN_USER};
+use rustls::ClientConfig;
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Replica, Store};
+use sync::{Handle, Member, Wire};
+use tokio::sync::watch;
+
+/// What the certificate that a server shows others says: this, and its name.
+pub const USER: &str = "eyot:server:";
+/// The group of all servers.
+pub const GROUP: &str = "eyot:servers";
+/// Where links are asked for.
+pub const LINK: &str = "/v1-eyot/link";
+
+/// How long a server that has just joined waits for what its cluster has.
+const FIRST_SYNC: Duration = Duration::from_secs(600);
+/// It looks at its links at least this often meanwhile.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// The running parts.
+pub struct Peers {
+    pub handle: Handle,
+    pub members: watch::Receiver<Vec<Member>>,
+    pub extension: Arc<Extension>,
+    pub site: Site,
+    store: Arc<Store>,
+}
+
+/// Dials other servers' API port and asks to be linked.
+struct Dialer {
+    tls: Arc<ClientConfig>,
+}
+
+#[async_trait]
+impl sync::Dialer for Dialer {
+    async fn dial(&self, member: &Member) -> std::io::Result<Box<dyn Wire>> {
+        let address = member.address.as_deref().unwrap_or_default();
+        let stream = dial::upgrade(address, self.tls.clone(), LINK).await;
+        stream.map(|stream| Box::new(stream) as Box<dyn Wire>).map_err(std::io::Error::other)
+    }
+}
+
+/// Starts the links. What needs the API follows with [`Peers::start`].
+pub(crate) async fn open(known: &Known, site: Site, store: Arc<Store>, tasks: &Tasks) -> anyhow::Result<Peers> {
+    let subject = pki::Subject::user(&format!("{USER}{}", site.name), &[GROUP]);
+    let pair = known.authority.leaf("client-server", &subject)?;
+    let tls = Arc::new(tls::client(known.authority.root_pem(), Some(&pair))?);
+    let (members, task) = members::follow(store.clone(), site.clone()).await?;
+    let shutdown = tasks.shutdown.clone();
+    tasks.tracker.spawn(async move { shutdown.run_until_cancelled(task).await });
+    let cluster = crate::api::cluster_id(&known.config.data_dir.join("server/cluster-id"))?;
+    let options = sync::Options {
+        replica: store.clone(),
+        cluster: cluster.into_bytes(),
+        number: site.number,
+        name: site.name.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        members: members.clone(),
+        dialer: Arc::new(Dialer { tls }),
+    };
+    let service = sync::Service::new(options, tasks.shutdown.clone());
+    let handle = service.handle();
+    tasks.tracker.spawn(service.run());
+    let extension = Arc::new(Extension::new(known, &site, handle.clone(), store.clone(), cluster));
+    Ok(Peers { handle, members, extension, site, store })
+}
+
+impl Peers {
+    /// Waits until a server that has joined has everything of the server that admitted it.
+    ///
+    /// # Errors
+    /// It could not be reached for too long.
+    pub(crate) async fn first_sync(&mut self, known: &Known) -> anyhow::Result<()> {
+        let Some(by) = self.site.admitted_by.clone().filter(|_| !self.site.synced) else { return Ok(()) };
+        tracing::info!(by = by.name, address = by.address, "taking over what the cluster has");
+        let mut changes = self.handle.changes();
+        let complete = async {
+            while !self.handle.links().iter().any(|link| link.number == by.number && link.complete) {
+                // Links end and begin; what comes in is seen sooner or later.
+                let _ = tokio::time::timeout(GLANCE, changes.changed()).await;
+            }
+        };
+        tokio::time::timeout(FIRST_SYNC, complete).await.with_context(|| {
+            format!("{} at {} did not send what the cluster has within {} s", by.name, by.address, FIRST_SYNC.as_secs())
+        })?;
+        self.site.synced = true;
+        self.site.save(&known.config.data_dir)
+    }
+
+    /// Starts what stands on the API: this server's own object, what is shown of the others, and what is told of
+    /// conflicts.
+    pub(crate) fn start(self, known: &Known, api: &apiserver::Handle, client: kube::Client, tasks: &Tasks) -> anyhow::Result<()> {
+        self.extension.serve_through(client.clone());
+        let own = objects::Own {
+            name: self.site.name.clone(),
+            number: self.site.number,
+            site: self.site.site.clone(),
+            address: format!("{}:{}", known.address, known.config.https_listen_port),
+            incarnation: self.store.actor().to_string(),
+            service_account_key: known.authority.service_account_public_pem()?,
+        };
+        let objects = objects::Service {
+            own,
+            client: client.clone(),
+            handle: self.handle.clone(),
+            members: self.members,
+            api: api.clone(),
+            store: self.store.clone(),
+        };
+        let shutdown = tasks.shutdown.clone();
+        tasks.tracker.spawn(async move { shutdown.run_until_cancelled(objects.run()).await });
+        let conflicts = conflicts::Service { client, store: self.store, server: self.site.name };
+        let shutdown = tasks.shutdown.clone();
+        tasks.tracker.spawn(async move { shutdown.run_until_cancelled(conflicts.run()).await });
+        Ok(())
+    }
+}
