@@ -33,6 +33,14 @@ pub enum Command {
     Crictl(PassThrough),
     /// Show what runs
     Status(StatusArgs),
+    /// Show concurrent writes of which one lost
+    Conflicts {
+        #[command(flatten)]
+        at: StatusArgs,
+        /// Go on and show those that come
+        #[arg(short, long)]
+        watch: bool,
+    },
     /// Work with join tokens
     #[command(subcommand)]
     Token(TokenCommand),

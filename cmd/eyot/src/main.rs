@@ -49,6 +49,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             print!("{report}");
             Ok(if report.healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Conflicts { at, watch } => {
+            let place = node::status::Place { data_dir: at.place.data_dir, kubeconfig: at.kubeconfig };
+            runtime()?.block_on(node::conflicts::print(&place, watch, &mut std::io::stdout().lock()))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Token(TokenCommand::Show(place)) => {
             print!("{}", node::files::read(&place.data_dir.join("server/token"))?);
             Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ mod api;
 pub mod cleanup;
 mod components;
 pub mod config;
+pub mod conflicts;
 mod dial;
 mod etcd;
 pub mod files;

@@ -25,6 +25,8 @@ pub struct Report {
     /// The API's version, or why it did not answer.
     api: Option<Result<String, String>>,
     nodes: Vec<(String, bool, String)>,
+    /// Name, site and link of every server, where there are several.
+    servers: Vec<(String, String, String)>,
     pods_by_phase: BTreeMap<String, usize>,
 }
 
@@ -57,6 +59,9 @@ impl fmt::Display for Report {
         for (name, ready, why) in &self.nodes {
             writeln!(f, "node     {name} {}", if *ready { "Ready" } else { why })?;
         }
+        for (name, site, link) in &self.servers {
+            writeln!(f, "server   {name} at {site}: {link}")?;
+        }
         if !self.pods_by_phase.is_empty() {
             let phases: Vec<_> = self.pods_by_phase.iter().map(|(phase, n)| format!("{n} {phase}")).collect();
             writeln!(f, "pods     {}", phases.join(", "))?;
@@ -88,6 +93,12 @@ async fn ask(place: &Place, report: &mut Report) -> Result<String, String> {
     let version = client.apiserver_version().await.map_err(|error| error.to_string())?;
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.map_err(|e| e.to_string())?;
     report.nodes = nodes.iter().map(readiness).collect();
+    // A server that is still starting has no such kind.
+    if let Ok(servers) = crate::peers::servers(client.clone()).list(&ListParams::default()).await
+        && servers.items.len() > 1
+    {
+        report.servers = servers.iter().map(link).collect();
+    }
     let pods = Api::<Pod>::all(client).list(&ListParams::default()).await.map_err(|e| e.to_string())?;
     for pod in pods {
         let phase = pod.status.and_then(|status| status.phase).unwrap_or_else(|| "Unknown".into());
@@ -96,11 +107,24 @@ async fn ask(place: &Place, report: &mut Report) -> Result<String, String> {
     Ok(version.git_version)
 }
 
-async fn client(place: &Place) -> Result<kube::Client, String> {
+/// A client as the kubeconfig says.
+pub(crate) async fn client(place: &Place) -> Result<kube::Client, String> {
     let at = |error: &dyn fmt::Display| format!("{}: {error}", place.kubeconfig.display());
     let file = kube::config::Kubeconfig::read_from(&place.kubeconfig).map_err(|error| at(&error))?;
     let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await.map_err(|error| at(&error))?;
     kube::Client::try_from(config).map_err(|error| at(&error))
+}
+
+fn link(server: &kube::api::DynamicObject) -> (String, String, String) {
+    let text = |pointer: &str| server.data.pointer(pointer).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+    let (link, lag) = (text("/status/link"), text("/status/lag"));
+    let link = match (link.as_str(), lag.as_str()) {
+        ("Self", _) => "this one".into(),
+        ("Lost", lag) if !lag.is_empty() => format!("Lost, not heard for {lag}"),
+        ("", _) => "not linked yet".into(),
+        _ => link,
+    };
+    (server.name_any(), text("/spec/site"), link)
 }
 
 fn readiness(node: &Node) -> (String, bool, String) {

@@ -13,6 +13,7 @@ use crate::site::Site;
 use crate::{pki, tls};
 use anyhow::Context;
 use async_trait::async_trait;
+pub(crate) use objects::servers;
 pub use extension::{CONFLICTS, Extension, JOIN_USER};
 use rustls::ClientConfig;
 use std::sync::Arc;

@@ -174,6 +174,9 @@ mod tests {
     fn the_definition_is_one() {
         let definition: Value = serde_saphyr::from_str(DEFINITION).unwrap();
         assert_eq!(definition["metadata"]["name"], "servers.eyot.dev");
+        let fields = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"].as_object().unwrap();
+        assert_eq!(fields.keys().collect::<Vec<_>>(), ["lag", "lastContactTime", "link", "version", "watermarkTime"]);
+        assert!(fields.values().all(|field| field["type"] == "string" && field.get("description").is_some()));
     }
 
     #[test]
