@@ -1,6 +1,13 @@
 //! All that servers know of one key.
-use crate::{Conflict, Stamp, Vector};
-use serde::{Deserialize, Serialize};
+use crate::apply::Apply;
+use crate::edit::{Differ, Edit};
+use crate::join::{self, Known};
+use crate::life::{self, Life, Span};
+use crate::place::Place;
+use crate::shape::Shape;
+use crate::{Conflict, Policy, Stamp, Vector, policy, repair, wire};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -10,29 +17,48 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Objects whose `status` each server keeps for itself: how it sees the other.
+const SERVERS: &[u8] = b"/registry/eyot.dev/servers/";
+/// A pod that lost its name is deleted: nothing stands for it.
+const PODS: &[u8] = b"/registry/pods/";
+
 /// One write to one key, as it travels between servers. It says only what changed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Delta {
     pub stamp: Stamp,
     /// What its writer had seen of this key. Everything in it arrives before the delta.
     pub context: Vector,
-    value: Option<Vec<u8>>,
+    pub(crate) changes: Vec<Change>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Change {
+    Register(Option<Vec<u8>>),
+    Life { uid: String, event: Event, edit: Edit },
+}
+
+/// What becomes of a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Edit,
+    Birth,
+    Death,
 }
 
 impl Delta {
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        wire::encode_delta(self)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        decode(bytes, "change")
+        wire::decode_delta(bytes).map_err(|source| Error::Unreadable { what: "change", source })
     }
 }
 
 /// What a document says at present.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Visible {
-    /// None: nothing is there.
+    /// None: nothing is there. A Kubernetes object is canonical: without blanks, fields in order.
     pub value: Option<Vec<u8>>,
     /// `metadata.uid` of the life that is visible.
     pub life: Option<String>,
@@ -42,19 +68,37 @@ pub struct Visible {
 
 /// All that servers know of one key: a state that any two servers' copies merge into the same third, in any order
 /// and however often. It doesn't grow with the number of writes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Document {
-    version: Vector,
-    register: Option<(Stamp, Option<Vec<u8>>)>,
+    pub(crate) version: Vector,
+    /// Bytes that are no object with an identity: the last writer wins.
+    pub(crate) register: Option<(Stamp, Option<Vec<u8>>)>,
+    /// By uid.
+    pub(crate) lives: Vec<Life>,
+}
+
+/// What is in sight.
+#[derive(Clone, Copy, PartialEq)]
+enum Holder {
+    Nothing,
+    Register,
+    Life(Span),
+}
+
+/// A value as it came.
+enum Parsed {
+    Nothing,
+    Opaque(Vec<u8>),
+    Object { uid: String, object: Value },
 }
 
 impl Document {
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        wire::encode_document(self)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        decode(bytes, "document")
+        wire::decode_document(bytes).map_err(|source| Error::Unreadable { what: "document", source })
     }
 
     /// Whether nothing is known.
@@ -70,56 +114,441 @@ impl Document {
     /// Makes the document say `value`, as written by the stamp's actor; none: deleted. Returns what to tell others;
     /// none when it says so already. The stamp is above all in the document.
     pub fn write(&mut self, key: &[u8], value: Option<&[u8]>, stamp: Stamp) -> Option<Delta> {
-        if self.says(key, value) {
+        let changes = match parse(key, value) {
+            Parsed::Nothing => self.delete(),
+            Parsed::Opaque(bytes) => self.put(bytes),
+            Parsed::Object { uid, object } => self.put_object(uid, &object, stamp),
+        };
+        if changes.is_empty() {
             return None;
         }
-        let delta = Delta { stamp, context: self.version.clone(), value: value.map(<[u8]>::to_vec) };
+        let delta = Delta { stamp, context: self.version.clone(), changes };
         self.merge(&delta);
         Some(delta)
     }
 
+    /// What takes everything out of sight.
+    fn clear(&self) -> Vec<Change> {
+        let register = self.register.as_ref().is_some_and(|(_, value)| value.is_some());
+        let register = register.then_some(Change::Register(None));
+        let ends = |span: &&Span| span.end.is_none() && span.under.is_none();
+        let spans = life::spans(&self.lives);
+        let uids = spans.iter().filter(ends).map(|span| self.lives[span.life].uid.clone());
+        let buried = uids.map(|uid| Change::Life { uid, event: Event::Death, edit: Edit::default() });
+        register.into_iter().chain(buried).collect()
+    }
+
+    fn delete(&self) -> Vec<Change> {
+        if self.holder() == Holder::Nothing { Vec::new() } else { self.clear() }
+    }
+
+    fn put(&self, bytes: Vec<u8>) -> Vec<Change> {
+        let said = self.register.as_ref().and_then(|(_, value)| value.as_ref()) == Some(&bytes);
+        if said && self.holder() == Holder::Register {
+            return Vec::new();
+        }
+        let others = self.clear().into_iter().filter(|change| !matches!(change, Change::Register(_)));
+        others.chain([Change::Register(Some(bytes))]).collect()
+    }
+
+    fn put_object(&self, uid: String, object: &Value, stamp: Stamp) -> Vec<Change> {
+        let Some(fields) = object.as_object() else { return Vec::new() };
+        let shape = Shape::of(object, api::schema::Schemas::builtin());
+        if let Holder::Life(span) = self.holder()
+            && (self.lives[span.life].uid == uid || self.yields(&uid))
+        {
+            let life = &self.lives[span.life];
+            let differ = Differ { since: life.since(), actor: stamp.actor };
+            let edit = match life.uid == uid {
+                true => differ.root(&life.root, fields, shape),
+                false => differ.root(&life.root, &renamed(fields, &life.uid), shape),
+            };
+            return edit
+                .map(|edit| Change::Life { uid: life.uid.clone(), event: Event::Edit, edit })
+                .into_iter()
+                .collect();
+        }
+        let differ = Differ { since: life::NEVER, actor: stamp.actor };
+        let edit = differ.root(&Place::default(), fields, shape).unwrap_or_default();
+        let mut changes = self.clear();
+        if self.yields(&uid) {
+            changes.push(Change::Life { uid: uid.clone(), event: Event::Death, edit: Edit::default() });
+        }
+        changes.push(Change::Life { uid, event: Event::Birth, edit });
+        changes
+    }
+
+    /// Whether a life is there that yields to an older one.
+    fn yields(&self, uid: &str) -> bool {
+        self.life(uid).is_some_and(Life::is_alive)
+    }
+
+    fn life(&self, uid: &str) -> Option<&Life> {
+        self.find(uid).ok().map(|at| &self.lives[at])
+    }
+
+    fn find(&self, uid: &str) -> std::result::Result<usize, usize> {
+        self.lives.binary_search_by(|life| (*life.uid).cmp(uid))
+    }
+
+    fn holder(&self) -> Holder {
+        let written = self.register.as_ref().filter(|(_, value)| value.is_some()).map(|(stamp, _)| *stamp);
+        let spans = life::spans(&self.lives);
+        let span = spans.into_iter().find(|span| span.end.is_none() && span.under.is_none());
+        match (span, written) {
+            (None, None) => Holder::Nothing,
+            (Some(span), written) if written.is_none_or(|stamp| stamp < span.begin) => Holder::Life(span),
+            _ => Holder::Register,
+        }
+    }
+
     /// Takes in one write of another server. What is known already changes nothing.
     pub fn merge(&mut self, delta: &Delta) -> Vec<Conflict> {
-        self.version.advance(delta.stamp);
-        if self.register.as_ref().is_none_or(|(stamp, _)| *stamp < delta.stamp) {
-            self.register = Some((delta.stamp, delta.value.clone()));
+        if self.version.covers(delta.stamp) {
+            return Vec::new();
         }
-        Vec::new()
+        // Whoever wrote it knew all that is here.
+        let alone = delta.context == self.version;
+        let hidden = if alone { BTreeSet::new() } else { self.hidden() };
+        let mut conflicts: Vec<Conflict> = Vec::new();
+        for change in &delta.changes {
+            match change {
+                Change::Register(value) => conflicts.extend(self.merge_register(delta, value)),
+                Change::Life { uid, event, edit } => conflicts.extend(self.merge_life(delta, uid, *event, edit)),
+            }
+        }
+        self.version.advance(delta.stamp);
+        if !alone {
+            conflicts.extend(self.out_of_sight(&hidden));
+            conflicts.extend(self.edits_out_of_sight(&hidden, delta));
+        }
+        conflicts
+    }
+
+    fn merge_register(&mut self, delta: &Delta, value: &Option<Vec<u8>>) -> Option<Conflict> {
+        let new = (delta.stamp, value.clone());
+        let old = self.register.replace(new.clone())?;
+        let concurrent = !delta.context.covers(old.0);
+        let (winner, loser) = if old.0 < new.0 { (new, old) } else { (old, new) };
+        self.register = Some(winner.clone());
+        (concurrent && winner.1 != loser.1).then(|| Conflict {
+            life: String::new(),
+            path: String::new(),
+            winner: (winner.0, winner.1.as_deref().map(told)),
+            loser: (loser.0, loser.1.as_deref().map(told)),
+        })
+    }
+
+    fn merge_life(&mut self, delta: &Delta, uid: &str, event: Event, edit: &Edit) -> Vec<Conflict> {
+        let at = match (self.find(uid), event) {
+            (Ok(at), _) => at,
+            (Err(at), Event::Birth) => {
+                self.lives.insert(at, Life::new(uid));
+                at
+            }
+            (Err(_), _) => return whole(uid, (Stamp::default(), None), (delta.stamp, edit.value(""))),
+        };
+        let life = &mut self.lives[at];
+        if event == Event::Death {
+            return bury(life, delta);
+        }
+        if event == Event::Birth {
+            life.bear(delta.stamp);
+        }
+        let since = life.since();
+        let gone = delta.stamp < since || !life.is_alive();
+        let mut apply = Apply::new(delta.stamp, &delta.context, uid, since);
+        apply.root(&mut life.root, edit, gone);
+        match gone {
+            true => whole(uid, (life.last_death(), None), (delta.stamp, edit.value(""))),
+            false => apply.conflicts,
+        }
+    }
+
+    /// What is there and yet not in sight: lives by uid, none for the register.
+    fn hidden(&self) -> BTreeSet<Option<String>> {
+        if self.register.is_none() && self.lives.len() < 2 {
+            return BTreeSet::new();
+        }
+        let holder = self.holder();
+        let holds = |n: usize| matches!(holder, Holder::Life(span) if span.life == n);
+        let lives = self.lives.iter().enumerate().filter(|(n, life)| life.is_alive() && !holds(*n));
+        let register = self.register.iter().filter(|(_, value)| value.is_some() && holder != Holder::Register);
+        register.map(|_| None).chain(lives.map(|(_, life)| Some(life.uid.clone()))).collect()
+    }
+
+    /// Tells what is hidden and was not before.
+    fn out_of_sight(&self, before: &BTreeSet<Option<String>>) -> Vec<Conflict> {
+        let now = self.hidden();
+        now.difference(before).flat_map(|hidden| self.report_hidden(hidden.as_deref())).collect()
+    }
+
+    fn report_hidden(&self, hidden: Option<&str>) -> Vec<Conflict> {
+        let winner = self.in_sight();
+        match (hidden, &self.register) {
+            (Some(uid), _) => {
+                let Some(life) = self.life(uid) else { return Vec::new() };
+                let stamp = life.root.unseen(&Vector::default()).unwrap_or_default().max(life.since());
+                whole(uid, winner, (stamp, Some(Value::Object(life.root.object(life.since())))))
+            }
+            (None, Some((stamp, value))) => whole("", winner, (*stamp, value.as_deref().map(told))),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// Tells of a write to what was hidden before, and still is.
+    fn edits_out_of_sight(&self, before: &BTreeSet<Option<String>>, delta: &Delta) -> Vec<Conflict> {
+        let report = |change: &Change| match change {
+            Change::Life { uid, event: Event::Edit, edit } if before.contains(&Some(uid.clone())) => {
+                let hidden = self.life(uid).is_some_and(Life::is_alive) && self.hidden().contains(&Some(uid.clone()));
+                let loser = (delta.stamp, edit.value(""));
+                if hidden { whole(uid, self.in_sight(), loser) } else { Vec::new() }
+            }
+            _ => Vec::new(),
+        };
+        delta.changes.iter().flat_map(report).collect()
+    }
+
+    fn in_sight(&self) -> (Stamp, Option<Value>) {
+        match self.holder() {
+            Holder::Nothing => (Stamp::default(), None),
+            Holder::Life(span) => {
+                let life = &self.lives[span.life];
+                (span.begin, Some(Value::Object(life.root.object(life.since()))))
+            }
+            Holder::Register => {
+                let (stamp, value) = self.register.as_ref().map_or((Stamp::default(), None), |(s, v)| (*s, v.as_ref()));
+                (stamp, value.map(|value| told(value)))
+            }
+        }
     }
 
     /// Takes in all that another server knows of the key. `mine` is what this server had seen of all keys, `seen` what
     /// the other had: what one lacks and yet has seen was removed there.
     pub fn join(&mut self, theirs: Self, mine: &Vector, seen: &Vector) -> Vec<Conflict> {
-        let _ = (mine, seen);
+        let known = Known { mine, theirs: seen };
+        let before: BTreeSet<_> = self.hidden().into_iter().chain(theirs.hidden()).collect();
+        let mut writes = unseen(&self.lives, seen);
+        writes.extend(unseen(&theirs.lives, mine));
+        let mut conflicts = self.join_register(theirs.register, known);
+        self.lives = join_lives(std::mem::take(&mut self.lives), theirs.lives, known);
         self.version.merge(&theirs.version);
-        self.register = self.register.take().max(theirs.register);
-        Vec::new()
+        conflicts.extend(writes.into_iter().flat_map(|unseen| self.lost(unseen)));
+        conflicts.extend(self.out_of_sight(&before));
+        conflicts
+    }
+
+    fn join_register(&mut self, theirs: Option<(Stamp, Option<Vec<u8>>)>, known: Known<'_>) -> Vec<Conflict> {
+        let mine = self.register.take();
+        let lost = |loser: &Option<(Stamp, Option<Vec<u8>>)>, seen: &Vector, now: &Option<(Stamp, Option<Vec<u8>>)>| {
+            let loser = loser.as_ref().filter(|loser| !seen.covers(loser.0) && now.as_ref() != Some(*loser))?;
+            let now = now.as_ref().map_or((Stamp::default(), None), |(stamp, value)| (*stamp, value.as_deref()));
+            Some(whole("", (now.0, now.1.map(told)), (loser.0, loser.1.as_deref().map(told))))
+        };
+        self.register = known.join(mine.clone(), theirs.clone(), |register| register.0, Ord::max);
+        let lost = [lost(&mine, known.theirs, &self.register), lost(&theirs, known.mine, &self.register)];
+        lost.into_iter().flatten().flatten().collect()
+    }
+
+    /// What of a copy's writes that the other had not seen is no longer in sight.
+    fn lost(&self, unseen: Unseen) -> Vec<Conflict> {
+        let last = unseen.writes.iter().map(|write| write.stamp).max();
+        match (self.life(&unseen.uid), last) {
+            (_, None) => Vec::new(),
+            (Some(life), Some(last)) if life.is_alive() && last >= life.since() => {
+                join::lost(unseen.writes, &unseen.uid, &life.root, life.since())
+            }
+            (life, Some(last)) => {
+                let death = life.map(Life::last_death).unwrap_or_default();
+                whole(&unseen.uid, (death, None), (last, Some(unseen.value)))
+            }
+        }
     }
 
     /// What to serve. `current` is what is served now: parts of it that are this server's alone are kept.
     pub fn visible(&self, key: &[u8], current: Option<&[u8]>) -> Visible {
-        let _ = (key, current);
-        let value = self.register.as_ref().and_then(|(_, value)| value.clone());
-        Visible { value, ..Visible::default() }
+        match self.holder() {
+            Holder::Nothing => Visible::default(),
+            Holder::Register => {
+                let value = self.register.as_ref().and_then(|(_, value)| value.clone());
+                Visible { value, ..Visible::default() }
+            }
+            Holder::Life(span) => {
+                let life = &self.lives[span.life];
+                let object = self.object(life, key, current.and_then(object_of).as_ref());
+                let bytes = serde_json::to_vec(&object).expect("an object's names are text");
+                Visible { value: Some(bytes), life: Some(life.uid.clone()), aliases: self.aliases(span, key) }
+            }
+        }
+    }
+
+    fn object(&self, life: &Life, key: &[u8], current: Option<&Map<String, Value>>) -> Value {
+        let since = life.since();
+        let mut object = life.root.object(since);
+        repair::repair(&mut object, &life.root, since);
+        if key.starts_with(SERVERS)
+            && let Some(status) = current.and_then(|current| current.get("status"))
+        {
+            object.insert("status".to_owned(), status.clone());
+        }
+        Value::Object(object)
+    }
+
+    fn aliases(&self, holder: Span, key: &[u8]) -> Vec<String> {
+        if key.starts_with(PODS) {
+            return Vec::new();
+        }
+        let spans = life::spans(&self.lives);
+        let yields = |span: &&Span| span.under.is_some_and(|under| spans[under] == holder) && span.life != holder.life;
+        let uids = spans.iter().filter(yields).map(|span| self.lives[span.life].uid.clone());
+        let known = self.lives[holder.life].aliases.iter().filter(|(birth, _)| *birth == holder.begin);
+        let known = known.map(|(_, uid)| uid.clone());
+        uids.chain(known).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Whether serving `current` is right: bytes that mean the same are.
     pub fn says(&self, key: &[u8], current: Option<&[u8]>) -> bool {
-        self.visible(key, current).value.as_deref() == current
+        match (self.holder(), current) {
+            (Holder::Nothing, current) => current.is_none(),
+            (Holder::Register, current) => self.register.as_ref().and_then(|(_, value)| value.as_deref()) == current,
+            (Holder::Life(_), None) => false,
+            (Holder::Life(span), Some(bytes)) => {
+                let Some(mut current) = object_of(bytes) else { return false };
+                without_version(&mut current);
+                let life = &self.lives[span.life];
+                self.object(life, key, Some(&current)) == Value::Object(current)
+            }
+        }
     }
 
     /// Forgets what is only there to outlive older news, now that everything written up to `stable` is everywhere.
     /// Returns whether anything is left.
     pub fn prune(&mut self, stable: u64) -> bool {
-        let gone = self.register.as_ref().is_none_or(|(stamp, value)| value.is_none() && stamp.time <= stable);
-        !gone
+        let spans = life::spans(&self.lives);
+        for span in spans.iter().filter(|span| span.end.is_none() && span.begin.time <= stable) {
+            if let Some(under) = span.under.map(|under| spans[under]) {
+                let life = &mut self.lives[span.life];
+                let alias = (under.begin, life.uid.clone());
+                life.root = Place::default();
+                self.lives[under.life].stand_for([alias]);
+            }
+        }
+        for (n, life) in self.lives.iter_mut().enumerate() {
+            let hides = life.root.is_newer(stable);
+            let kept = |span: &&Span| span.life == n && !is_settled(span, stable, hides);
+            let kept: Vec<Stamp> =
+                spans.iter().filter(kept).flat_map(|span| [Some(span.begin), span.end]).flatten().collect();
+            let keep = |stamp: &Stamp| stamp.time > stable || kept.contains(stamp);
+            life.births.retain(keep);
+            life.deaths.retain(keep);
+            life.root.prune_root(stable, life.is_alive().then(|| life.since()));
+        }
+        self.lives.retain(|life| !life.is_unknown());
+        self.register.take_if(|(stamp, value)| value.is_none() && stamp.time <= stable);
+        self.register.is_some() || !self.lives.is_empty()
     }
 }
 
-fn encode(value: &impl Serialize) -> Vec<u8> {
-    postcard::to_allocvec(value).expect("memory is the only limit of what is written there")
+/// Whether a span can be forgotten: whom it makes yield is forgotten too, or came later than all that is settled.
+fn is_settled(span: &Span, stable: u64, hides: bool) -> bool {
+    match (span.under, span.end) {
+        (Some(_), _) => span.begin.time <= stable,
+        (None, Some(end)) => end.time <= stable && !hides,
+        (None, None) => false,
+    }
 }
 
-fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8], what: &'static str) -> Result<T> {
-    postcard::from_bytes(bytes).map_err(|source| Error::Unreadable { what, source })
+/// A copy's writes to a life that the other copy's owner had not seen.
+struct Unseen {
+    uid: String,
+    writes: Vec<join::Write>,
+    value: Value,
+}
+
+fn unseen(lives: &[Life], seen: &Vector) -> Vec<Unseen> {
+    let alive = lives.iter().filter(|life| life.is_alive());
+    let of = |life: &Life| Unseen {
+        uid: life.uid.clone(),
+        writes: join::unseen(&life.root, life.since(), seen),
+        value: Value::Object(life.root.object(life.since())),
+    };
+    alive.map(of).collect()
+}
+
+fn join_lives(mine: Vec<Life>, theirs: Vec<Life>, known: Known<'_>) -> Vec<Life> {
+    let mut pairs: BTreeMap<String, (Life, Life)> = BTreeMap::new();
+    for life in mine {
+        pairs.insert(life.uid.clone(), (life, Life::default()));
+    }
+    for life in theirs {
+        let uid = life.uid.clone();
+        pairs.entry(uid).or_default().1 = life;
+    }
+    let joined = pairs.into_iter().map(|(uid, (mine, theirs))| {
+        let mut life = Life::new(&uid);
+        life.births = life::join_stamps(&mine.births, &theirs.births, known.mine, known.theirs);
+        life.deaths = life::join_stamps(&mine.deaths, &theirs.deaths, known.mine, known.theirs);
+        life.stand_for(mine.aliases.into_iter().chain(theirs.aliases));
+        life.root = known.place(mine.root, theirs.root);
+        life
+    });
+    joined.filter(|life| !life.is_unknown()).collect()
+}
+
+/// The object under the uid of the life that stands for its own.
+fn renamed(object: &Map<String, Value>, uid: &str) -> Map<String, Value> {
+    let mut object = object.clone();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("uid".to_owned(), uid.into());
+    }
+    object
+}
+
+/// A delete beats every concurrent update of the same life.
+fn bury(life: &mut Life, delta: &Delta) -> Vec<Conflict> {
+    let alive = life.is_alive();
+    let unseen = life.root.unseen(&delta.context);
+    let value = unseen.map(|stamp| (stamp, Some(Value::Object(life.root.object(life.since())))));
+    life.bury(delta.stamp);
+    match value {
+        Some(loser) if alive && !life.is_alive() => whole(&life.uid, (delta.stamp, None), loser),
+        // Made anew by somebody who did not know of the death, and later.
+        Some((stamp, value)) if alive => whole(&life.uid, (stamp, value), (delta.stamp, None)),
+        _ => Vec::new(),
+    }
+}
+
+fn whole(life: &str, winner: (Stamp, Option<Value>), loser: (Stamp, Option<Value>)) -> Vec<Conflict> {
+    if winner.1 == loser.1 {
+        return Vec::new();
+    }
+    vec![Conflict { life: life.to_owned(), path: String::new(), winner, loser }]
+}
+
+/// Bytes as a conflict tells them.
+fn told(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_else(|_| String::from_utf8_lossy(bytes).into())
+}
+
+fn object_of(bytes: &[u8]) -> Option<Map<String, Value>> {
+    serde_json::from_slice(bytes).ok()
+}
+
+fn without_version(object: &mut Map<String, Value>) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("resourceVersion");
+    }
+}
+
+fn parse(key: &[u8], value: Option<&[u8]>) -> Parsed {
+    let Some(bytes) = value else { return Parsed::Nothing };
+    let object = if policy(key) == Policy::Document { object_of(bytes) } else { None };
+    let Some(mut object) = object else { return Parsed::Opaque(bytes.to_vec()) };
+    let uid = object.get("metadata").and_then(|metadata| metadata.get("uid")).and_then(Value::as_str);
+    let Some(uid) = uid.filter(|uid| !uid.is_empty()).map(str::to_owned) else { return Parsed::Opaque(bytes.to_vec()) };
+    without_version(&mut object);
+    if key.starts_with(SERVERS) {
+        object.remove("status");
+    }
+    Parsed::Object { uid, object: Value::Object(object) }
 }

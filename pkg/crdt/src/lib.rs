@@ -5,11 +5,19 @@
 //! both; a peer's deltas go through [`Document::merge`], a peer's whole documents through [`Document::join`], and
 //! [`Document::visible`] is what is then served.
 
+mod apply;
 mod clock;
 mod conflict;
 mod document;
+mod edit;
+mod join;
+mod life;
+mod place;
 mod policy;
+mod repair;
+mod shape;
 mod stamp;
+mod wire;
 
 pub use clock::HybridClock;
 pub use conflict::Conflict;
