@@ -103,7 +103,7 @@ impl Document {
 
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
-        self.register.is_none()
+        self.register.is_none() && self.lives.is_empty()
     }
 
     /// The stamps of all writes that are in it, or were superseded in it.

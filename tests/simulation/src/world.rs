@@ -481,7 +481,7 @@ impl World {
         }
         self.report.conflicts = texts.len() as u64;
         let lost = self.ledger.lost(first.values().cloned(), texts);
-        if !lost.is_empty() && std::env::var_os("TMPSKIP").is_none() {
+        if !lost.is_empty() {
             return self.fail("no write is lost", format!("{} of {} words, first {}", lost.len(), self.ledger.len(), lost[0]));
         }
         self.check_bounds(&first)
