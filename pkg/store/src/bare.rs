@@ -96,7 +96,7 @@ impl Bare {
     }
 
     pub fn complete(&mut self, seen: &Vector, snapshot: bool) -> Result<()> {
-        self.replicator.complete(seen, snapshot)
+        self.replicator.complete(seen, snapshot, &self.writer)
     }
 
     pub fn tick(&mut self) -> Result<()> {

@@ -22,7 +22,7 @@ pub enum Request {
     Wake,
     Receive(Vec<Row>, Handle, Reply<()>),
     Join(SnapshotPage, Vector, Handle, Reply<()>),
-    Complete(Vector, bool, Reply<()>),
+    Complete(Vector, bool, Handle, Reply<()>),
     Tick(Handle, Reply<()>),
     Forget(u64, Reply<bool>),
     Close(Reply<()>),
@@ -105,7 +105,9 @@ impl Follower {
             Request::Join(page, seen, writer, reply) => {
                 drop(reply.send(replicator.join(&page, &seen, &writer, now_ms())));
             }
-            Request::Complete(seen, snapshot, reply) => drop(reply.send(replicator.complete(&seen, snapshot))),
+            Request::Complete(seen, snapshot, writer, reply) => {
+                drop(reply.send(replicator.complete(&seen, snapshot, &writer)));
+            }
             Request::Tick(writer, reply) => drop(reply.send(replicator.tick(&writer))),
             Request::Forget(stable, reply) => drop(reply.send(replicator.forget(stable))),
             Request::Wake | Request::Close(_) => unreachable!("the loop takes these itself"),

@@ -259,7 +259,10 @@ impl Replicator {
     }
 
     /// A peer's snapshot is in: all that it had seen is known here, though not as changes that could be told on.
-    pub fn complete(&mut self, seen: &Vector, snapshot: bool) -> Result<()> {
+    pub fn complete(&mut self, seen: &Vector, snapshot: bool, writer: &dyn Merger) -> Result<()> {
+        // What is written here from now on is later than all that others may have forgotten by now.
+        let derived = self.shared.state.read().revision;
+        writer.merge(Merge { derived, observed: seen.latest(), items: Vec::new() })?;
         let others = || seen.iter().filter(|stamp| stamp.actor != self.actor);
         self.changes.step(|changes| {
             for stamp in others() {

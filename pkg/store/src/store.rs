@@ -372,7 +372,8 @@ impl Replica for Store {
     }
 
     async fn complete(&self, seen: Vector, snapshot: bool) -> Result<()> {
-        self.request(|reply| Request::Complete(seen, snapshot, reply)).await
+        let handle = self.handle();
+        self.request(|reply| Request::Complete(seen, snapshot, handle, reply)).await
     }
 
     async fn tick(&self) -> Result<()> {

@@ -35,6 +35,8 @@ pub struct Server {
     pub sessions: BTreeMap<u16, Session>,
     /// The newest revision that was seen.
     pub revision: Revision,
+    /// It has had everything of a member that was ready; one that joins is not written before.
+    pub ready: bool,
 }
 
 fn open(dir: &Path, number: u16, clock: &Clock, skew_ms: &Arc<AtomicI64>) -> Bare {
@@ -51,7 +53,7 @@ impl Server {
         let bare = open(&dir, number, clock, &skew_ms);
         let revision = bare.revision();
         let (members, sessions) = (Members::default(), BTreeMap::new());
-        Self { number, bare, dir, clock: clock.clone(), skew_ms, members, sessions, revision }
+        Self { number, bare, dir, clock: clock.clone(), skew_ms, members, sessions, revision, ready: false }
     }
 
     /// Dies and comes back: what was acknowledged is there, conversations are not.
@@ -125,7 +127,7 @@ impl Server {
     }
 
     /// Takes in what a peer said; returns the answer. An error text: the conversation is over.
-    pub fn listen(&mut self, peer: u16, message: Message) -> Result<Option<Message>, String> {
+    pub fn listen(&mut self, peer: u16, peer_ready: bool, message: Message) -> Result<Option<Message>, String> {
         let Some(session) = self.sessions.get_mut(&peer) else { return Ok(None) };
         let failed = |error: store::Error| error.to_string();
         match session.receive(message)? {
@@ -144,6 +146,7 @@ impl Server {
             Task::Complete { seen, snapshot, lows } => {
                 self.bare.complete(&seen, snapshot).map_err(failed)?;
                 self.members.observe(lows);
+                self.ready |= peer_ready;
             }
         }
         self.sessions.values_mut().for_each(Session::wake);

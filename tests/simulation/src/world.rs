@@ -99,6 +99,7 @@ pub fn run(plan: &Plan, root: PathBuf) -> Result<Report, Box<Failure>> {
         report: Report::default(),
     };
     (0..plan.servers).for_each(|_| world.join());
+    world.servers.values_mut().for_each(|server| server.ready = true);
     world.wire();
     for step in 0..plan.steps {
         world.step = step;
@@ -250,6 +251,9 @@ impl World {
     /// A user's or a controller's write; what it returns is acknowledged.
     fn write(&mut self) -> Checked {
         let number = self.any();
+        if !self.servers[&number].ready {
+            return Ok(());
+        }
         if self.rng.random_bool(0.15) {
             return self.write_register(number);
         }
@@ -313,7 +317,8 @@ impl World {
         }
         let now = self.now();
         if let Some(message) = self.net.arrived(from, to, now) {
-            match self.server(to).listen(from, message) {
+            let ready = self.servers[&from].ready;
+            match self.server(to).listen(from, ready, message) {
                 Ok(Some(answer)) => self.send(to, from, &answer),
                 Ok(None) => {}
                 Err(reason) => return self.fail("peers agree", format!("server {to} of {from}: {reason}")),
@@ -469,7 +474,10 @@ impl World {
         for number in &numbers[1..] {
             let other = self.state(*number);
             if other != first {
-                return self.fail("convergence", difference(numbers[0], &first, *number, &other));
+                let what = difference(numbers[0], &first, *number, &other);
+                let key = first.keys().chain(other.keys()).find(|key| first.get(*key) != other.get(*key));
+                let documents = [numbers[0], *number].map(|number| self.document(number, key));
+                return self.fail("convergence", format!("{what}\n{documents:#?}"));
             }
         }
         let mut texts = self.conflicts.clone();
@@ -485,6 +493,12 @@ impl World {
             return self.fail("no write is lost", format!("{} of {} words, first {}", lost.len(), self.ledger.len(), lost[0]));
         }
         self.check_bounds(&first)
+    }
+
+    fn document(&self, number: u16, key: Option<&Bytes>) -> Option<crdt::Document> {
+        let page = self.servers[&number].bare.page(None, usize::MAX).ok()?;
+        let (_, bytes) = page.documents.iter().find(|(other, _)| Some(other) == key)?;
+        crdt::Document::decode(bytes).ok()
     }
 
     fn check_bounds(&mut self, state: &BTreeMap<Bytes, Value>) -> Checked {
