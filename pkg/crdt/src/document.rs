@@ -2,7 +2,7 @@
 use crate::apply::Apply;
 use crate::edit::{Differ, Edit};
 use crate::join::{self, Known};
-use crate::life::{self, Life, Span};
+use crate::life::{self, Course, Life, Span};
 use crate::place::Place;
 use crate::shape::Shape;
 use crate::{Conflict, Policy, Stamp, Vector, policy, repair, wire};
@@ -131,9 +131,8 @@ impl Document {
     fn clear(&self) -> Vec<Change> {
         let register = self.register.as_ref().is_some_and(|(_, value)| value.is_some());
         let register = register.then_some(Change::Register(None));
-        let ends = |span: &&Span| span.end.is_none() && span.under.is_none();
-        let spans = life::spans(&self.lives);
-        let uids = spans.iter().filter(ends).map(|span| self.lives[span.life].uid.clone());
+        let holder = Course::of(&self.lives).holder();
+        let uids = holder.map(|span| self.lives[span.life].uid.clone()).into_iter();
         let buried = uids.map(|uid| Change::Life { uid, event: Event::Death, edit: Edit::default() });
         register.into_iter().chain(buried).collect()
     }
@@ -154,37 +153,29 @@ impl Document {
     fn put_object(&self, uid: String, object: &Value, stamp: Stamp) -> Vec<Change> {
         let Some(fields) = object.as_object() else { return Vec::new() };
         let shape = Shape::of(object, api::schema::Schemas::builtin());
+        let course = Course::of(&self.lives);
+        let there = self.find(&uid).is_ok_and(|at| course.open(at).is_some());
         if let Holder::Life(span) = self.holder()
-            && (self.lives[span.life].uid == uid || self.yields(&uid))
+            && there
         {
-            let life = &self.lives[span.life];
-            let differ = Differ { since: life.since(), actor: stamp.actor };
-            let edit = match life.uid == uid {
-                true => differ.root(&life.root, fields, shape),
-                false => differ.root(&life.root, &renamed(fields, &life.uid), shape),
-            };
-            return edit
-                .map(|edit| Change::Life { uid: life.uid.clone(), event: Event::Edit, edit })
-                .into_iter()
-                .collect();
+            return self.update(span, &uid, fields, shape, stamp);
         }
         let differ = Differ { since: life::NEVER, actor: stamp.actor };
         let edit = differ.root(&Place::default(), fields, shape).unwrap_or_default();
         let mut changes = self.clear();
-        if self.yields(&uid) {
-            changes.push(Change::Life { uid: uid.clone(), event: Event::Death, edit: Edit::default() });
-        }
         changes.push(Change::Life { uid, event: Event::Birth, edit });
         changes
     }
 
-    /// Whether a life is there that yields to an older one.
-    fn yields(&self, uid: &str) -> bool {
-        self.life(uid).is_some_and(Life::is_alive)
-    }
-
-    fn life(&self, uid: &str) -> Option<&Life> {
-        self.find(uid).ok().map(|at| &self.lives[at])
+    /// Edits the life that is in sight. It is the one that was meant, or stands for it.
+    fn update(&self, span: Span, uid: &str, new: &Map<String, Value>, shape: Shape<'_>, stamp: Stamp) -> Vec<Change> {
+        let life = &self.lives[span.life];
+        let differ = Differ { since: span.begin, actor: stamp.actor };
+        let edit = match life.uid == uid {
+            true => differ.root(&life.root, new, shape),
+            false => differ.root(&life.root, &renamed(new, &life.uid), shape),
+        };
+        edit.map(|edit| Change::Life { uid: life.uid.clone(), event: Event::Edit, edit }).into_iter().collect()
     }
 
     fn find(&self, uid: &str) -> std::result::Result<usize, usize> {
@@ -193,9 +184,7 @@ impl Document {
 
     fn holder(&self) -> Holder {
         let written = self.register.as_ref().filter(|(_, value)| value.is_some()).map(|(stamp, _)| *stamp);
-        let spans = life::spans(&self.lives);
-        let span = spans.into_iter().find(|span| span.end.is_none() && span.under.is_none());
-        match (span, written) {
+        match (Course::of(&self.lives).holder(), written) {
             (None, None) => Holder::Nothing,
             (Some(span), written) if written.is_none_or(|stamp| stamp < span.begin) => Holder::Life(span),
             _ => Holder::Register,
@@ -248,20 +237,35 @@ impl Document {
             }
             (Err(_), _) => return whole(uid, (Stamp::default(), None), (delta.stamp, edit.value(""))),
         };
-        let life = &mut self.lives[at];
         if event == Event::Death {
-            return bury(life, delta);
+            return self.bury(at, delta);
         }
         if event == Event::Birth {
-            life.bear(delta.stamp);
+            self.lives[at].bear(delta.stamp);
         }
-        let since = life.since();
-        let gone = delta.stamp < since || !life.is_alive();
-        let mut apply = Apply::new(delta.stamp, &delta.context, uid, since);
-        apply.root(&mut life.root, edit, gone);
+        let course = Course::of(&self.lives);
+        let gone = delta.stamp < course.since(at);
+        let mut apply = Apply::new(delta.stamp, &delta.context, uid, course.since(at));
+        apply.root(&mut self.lives[at].root, edit, gone);
         match gone {
-            true => whole(uid, (life.last_death(), None), (delta.stamp, edit.value(""))),
+            true => whole(uid, (course.last_end(at), None), (delta.stamp, edit.value(""))),
             false => apply.conflicts,
+        }
+    }
+
+    /// A delete beats every concurrent update of the same life.
+    fn bury(&mut self, at: usize, delta: &Delta) -> Vec<Conflict> {
+        let since = Course::of(&self.lives).open(at).map(|span| span.begin);
+        let life = &mut self.lives[at];
+        let unseen = life.root.unseen(&delta.context);
+        let before = since.and_then(|since| Some((unseen?, Some(Value::Object(life.root.object(since))))));
+        life.bury(delta.stamp);
+        let alive = Course::of(&self.lives).open(at).is_some();
+        match before {
+            Some(loser) if !alive => whole(&self.lives[at].uid, (delta.stamp, None), loser),
+            // Made anew by somebody who did not know of the death, and later.
+            Some((stamp, value)) => whole(&self.lives[at].uid, (stamp, value), (delta.stamp, None)),
+            None => Vec::new(),
         }
     }
 
@@ -270,9 +274,10 @@ impl Document {
         if self.register.is_none() && self.lives.len() < 2 {
             return BTreeSet::new();
         }
-        let holder = self.holder();
+        let (holder, course) = (self.holder(), Course::of(&self.lives));
         let holds = |n: usize| matches!(holder, Holder::Life(span) if span.life == n);
-        let lives = self.lives.iter().enumerate().filter(|(n, life)| life.is_alive() && !holds(*n));
+        let there = |n: usize| course.open(n).is_some() && !holds(n);
+        let lives = self.lives.iter().enumerate().filter(|(n, _)| there(*n));
         let register = self.register.iter().filter(|(_, value)| value.is_some() && holder != Holder::Register);
         register.map(|_| None).chain(lives.map(|(_, life)| Some(life.uid.clone()))).collect()
     }
@@ -287,9 +292,10 @@ impl Document {
         let winner = self.in_sight();
         match (hidden, &self.register) {
             (Some(uid), _) => {
-                let Some(life) = self.life(uid) else { return Vec::new() };
-                let stamp = life.root.unseen(&Vector::default()).unwrap_or_default().max(life.since());
-                whole(uid, winner, (stamp, Some(Value::Object(life.root.object(life.since())))))
+                let Ok(at) = self.find(uid) else { return Vec::new() };
+                let (root, since) = (&self.lives[at].root, Course::of(&self.lives).since(at));
+                let stamp = root.unseen(&Vector::default()).map_or(since, |last| last.max(since));
+                whole(uid, winner, (stamp, Some(Value::Object(root.object(since)))))
             }
             (None, Some((stamp, value))) => whole("", winner, (*stamp, value.as_deref().map(told))),
             (None, None) => Vec::new(),
@@ -300,7 +306,7 @@ impl Document {
     fn edits_out_of_sight(&self, before: &BTreeSet<Option<String>>, delta: &Delta) -> Vec<Conflict> {
         let report = |change: &Change| match change {
             Change::Life { uid, event: Event::Edit, edit } if before.contains(&Some(uid.clone())) => {
-                let hidden = self.life(uid).is_some_and(Life::is_alive) && self.hidden().contains(&Some(uid.clone()));
+                let hidden = self.hidden().contains(&Some(uid.clone()));
                 let loser = (delta.stamp, edit.value(""));
                 if hidden { whole(uid, self.in_sight(), loser) } else { Vec::new() }
             }
@@ -314,7 +320,7 @@ impl Document {
             Holder::Nothing => (Stamp::default(), None),
             Holder::Life(span) => {
                 let life = &self.lives[span.life];
-                (span.begin, Some(Value::Object(life.root.object(life.since()))))
+                (span.begin, Some(Value::Object(life.root.object(span.begin))))
             }
             Holder::Register => {
                 let (stamp, value) = self.register.as_ref().map_or((Stamp::default(), None), |(s, v)| (*s, v.as_ref()));
@@ -333,7 +339,7 @@ impl Document {
         let mut conflicts = self.join_register(theirs.register, known);
         self.lives = join_lives(std::mem::take(&mut self.lives), theirs.lives, known);
         self.version.merge(&theirs.version);
-        conflicts.extend(writes.into_iter().flat_map(|unseen| self.lost(unseen)));
+        conflicts.extend(writes.into_iter().flat_map(|unseen| self.lost(unseen, &before)));
         conflicts.extend(self.out_of_sight(&before));
         conflicts
     }
@@ -351,16 +357,21 @@ impl Document {
     }
 
     /// What of a copy's writes that the other had not seen is no longer in sight.
-    fn lost(&self, unseen: Unseen) -> Vec<Conflict> {
+    fn lost(&self, unseen: Unseen, before: &BTreeSet<Option<String>>) -> Vec<Conflict> {
         let last = unseen.writes.iter().map(|write| write.stamp).max();
-        match (self.life(&unseen.uid), last) {
-            (_, None) => Vec::new(),
-            (Some(life), Some(last)) if life.is_alive() && last >= life.since() => {
-                join::lost(unseen.writes, &unseen.uid, &life.root, life.since())
+        let Some(last) = last else { return Vec::new() };
+        let course = Course::of(&self.lives);
+        let uid = Some(unseen.uid.clone());
+        if before.contains(&uid) && self.hidden().contains(&uid) {
+            return whole(&unseen.uid, self.in_sight(), (last, Some(unseen.value)));
+        }
+        match self.find(&unseen.uid) {
+            Ok(at) if last >= course.since(at) => {
+                join::lost(unseen.writes, &unseen.uid, &self.lives[at].root, course.since(at))
             }
-            (life, Some(last)) => {
-                let death = life.map(Life::last_death).unwrap_or_default();
-                whole(&unseen.uid, (death, None), (last, Some(unseen.value)))
+            at => {
+                let end = at.map_or(Stamp::default(), |at| course.last_end(at));
+                whole(&unseen.uid, (end, None), (last, Some(unseen.value)))
             }
         }
     }
@@ -375,30 +386,18 @@ impl Document {
             }
             Holder::Life(span) => {
                 let life = &self.lives[span.life];
-                let object = self.object(life, key, current.and_then(object_of).as_ref());
+                let object = object(&life.root, span.begin, key, current.and_then(object_of).as_ref());
                 let bytes = serde_json::to_vec(&object).expect("an object's names are text");
                 Visible { value: Some(bytes), life: Some(life.uid.clone()), aliases: self.aliases(span, key) }
             }
         }
     }
 
-    fn object(&self, life: &Life, key: &[u8], current: Option<&Map<String, Value>>) -> Value {
-        let since = life.since();
-        let mut object = life.root.object(since);
-        repair::repair(&mut object, &life.root, since);
-        if key.starts_with(SERVERS)
-            && let Some(status) = current.and_then(|current| current.get("status"))
-        {
-            object.insert("status".to_owned(), status.clone());
-        }
-        Value::Object(object)
-    }
-
     fn aliases(&self, holder: Span, key: &[u8]) -> Vec<String> {
         if key.starts_with(PODS) {
             return Vec::new();
         }
-        let spans = life::spans(&self.lives);
+        let spans = Course::of(&self.lives).spans;
         let yields = |span: &&Span| span.under.is_some_and(|under| spans[under] == holder) && span.life != holder.life;
         let uids = spans.iter().filter(yields).map(|span| self.lives[span.life].uid.clone());
         let known = self.lives[holder.life].aliases.iter().filter(|(birth, _)| *birth == holder.begin);
@@ -416,7 +415,7 @@ impl Document {
                 let Some(mut current) = object_of(bytes) else { return false };
                 without_version(&mut current);
                 let life = &self.lives[span.life];
-                self.object(life, key, Some(&current)) == Value::Object(current)
+                object(&life.root, span.begin, key, Some(&current)) == Value::Object(current)
             }
         }
     }
@@ -424,24 +423,19 @@ impl Document {
     /// Forgets what is only there to outlive older news, now that everything written up to `stable` is everywhere.
     /// Returns whether anything is left.
     pub fn prune(&mut self, stable: u64) -> bool {
-        let spans = life::spans(&self.lives);
-        for span in spans.iter().filter(|span| span.end.is_none() && span.begin.time <= stable) {
-            if let Some(under) = span.under.map(|under| spans[under]) {
-                let life = &mut self.lives[span.life];
-                let alias = (under.begin, life.uid.clone());
-                life.root = Place::default();
-                self.lives[under.life].stand_for([alias]);
-            }
+        let course = Course::of(&self.lives);
+        let kept = kept(&course, &self.lives, stable);
+        let gone = course.spans.iter().filter(|span| !kept.contains(&span.begin));
+        for (span, under) in gone.filter_map(|span| Some((span, course.spans[span.under?]))) {
+            let alias = (under.begin, self.lives[span.life].uid.clone());
+            self.lives[under.life].stand_for([alias]);
         }
         for (n, life) in self.lives.iter_mut().enumerate() {
-            let hides = life.root.is_newer(stable);
-            let kept = |span: &&Span| span.life == n && !is_settled(span, stable, hides);
-            let kept: Vec<Stamp> =
-                spans.iter().filter(kept).flat_map(|span| [Some(span.begin), span.end]).flatten().collect();
             let keep = |stamp: &Stamp| stamp.time > stable || kept.contains(stamp);
             life.births.retain(keep);
             life.deaths.retain(keep);
-            life.root.prune_root(stable, life.is_alive().then(|| life.since()));
+            life.stand_for([]);
+            life.root.prune_root(stable, course.open(n).map(|span| span.begin).filter(keep));
         }
         self.lives.retain(|life| !life.is_unknown());
         self.register.take_if(|(stamp, value)| value.is_none() && stamp.time <= stable);
@@ -449,13 +443,30 @@ impl Document {
     }
 }
 
-/// Whether a span can be forgotten: whom it makes yield is forgotten too, or came later than all that is settled.
-fn is_settled(span: &Span, stable: u64, hides: bool) -> bool {
-    match (span.under, span.end) {
-        (Some(_), _) => span.begin.time <= stable,
-        (None, Some(end)) => end.time <= stable && !hides,
-        (None, None) => false,
+/// What to serve of a life.
+fn object(root: &Place, since: Stamp, key: &[u8], current: Option<&Map<String, Value>>) -> Value {
+    let mut object = root.object(since);
+    repair::repair(&mut object, root, since);
+    if key.starts_with(SERVERS)
+        && let Some(status) = current.and_then(|current| current.get("status"))
+    {
+        object.insert("status".to_owned(), status.clone());
     }
+    Value::Object(object)
+}
+
+/// The births and deaths of all spans that cannot be forgotten. Whoever yields can be once all know both; then nobody
+/// needs to know whom it yielded to, once that one has ended.
+fn kept(course: &Course, lives: &[Life], stable: u64) -> BTreeSet<Stamp> {
+    let hides = |span: &Span| lives[span.life].root.is_newer(stable);
+    let settled = |span: &Span| match (span.under, span.end) {
+        (Some(_), _) => span.begin.time <= stable && !hides(span),
+        (None, Some(end)) => end.time <= stable && !hides(span),
+        (None, None) => false,
+    };
+    let kept = course.spans.iter().filter(|span| !settled(span));
+    let with_under = kept.flat_map(|span| [Some(*span), span.under.map(|under| course.spans[under])]);
+    with_under.flatten().flat_map(|span| [Some(span.begin), span.end]).flatten().collect()
 }
 
 /// A copy's writes to a life that the other copy's owner had not seen.
@@ -466,13 +477,13 @@ struct Unseen {
 }
 
 fn unseen(lives: &[Life], seen: &Vector) -> Vec<Unseen> {
-    let alive = lives.iter().filter(|life| life.is_alive());
-    let of = |life: &Life| Unseen {
-        uid: life.uid.clone(),
-        writes: join::unseen(&life.root, life.since(), seen),
-        value: Value::Object(life.root.object(life.since())),
+    let course = Course::of(lives);
+    let of = |(n, life): (usize, &Life)| {
+        let since = course.open(n)?.begin;
+        let writes = join::unseen(&life.root, since, seen);
+        Some(Unseen { uid: life.uid.clone(), writes, value: Value::Object(life.root.object(since)) })
     };
-    alive.map(of).collect()
+    lives.iter().enumerate().filter_map(of).collect()
 }
 
 fn join_lives(mine: Vec<Life>, theirs: Vec<Life>, known: Known<'_>) -> Vec<Life> {
@@ -502,20 +513,6 @@ fn renamed(object: &Map<String, Value>, uid: &str) -> Map<String, Value> {
         metadata.insert("uid".to_owned(), uid.into());
     }
     object
-}
-
-/// A delete beats every concurrent update of the same life.
-fn bury(life: &mut Life, delta: &Delta) -> Vec<Conflict> {
-    let alive = life.is_alive();
-    let unseen = life.root.unseen(&delta.context);
-    let value = unseen.map(|stamp| (stamp, Some(Value::Object(life.root.object(life.since())))));
-    life.bury(delta.stamp);
-    match value {
-        Some(loser) if alive && !life.is_alive() => whole(&life.uid, (delta.stamp, None), loser),
-        // Made anew by somebody who did not know of the death, and later.
-        Some((stamp, value)) if alive => whole(&life.uid, (stamp, value), (delta.stamp, None)),
-        _ => Vec::new(),
-    }
 }
 
 fn whole(life: &str, winner: (Stamp, Option<Value>), loser: (Stamp, Option<Value>)) -> Vec<Conflict> {

@@ -22,23 +22,13 @@ pub(crate) struct Span {
     pub life: usize,
     pub begin: Stamp,
     pub end: Option<Stamp>,
-    /// The span that was there before, and whose name it therefore does not get.
+    /// The span that was there before, and whose name it therefore does not get. It ends with that one at the latest.
     pub under: Option<usize>,
 }
 
 impl Life {
     pub fn new(uid: &str) -> Self {
         Self { uid: uid.to_owned(), ..Self::default() }
-    }
-
-    pub fn is_alive(&self) -> bool {
-        self.births.last().is_some() && self.births.last() >= self.deaths.last()
-    }
-
-    /// The first birth since the last death: no field of the object is older. One write may end a life and begin it anew.
-    pub fn since(&self) -> Stamp {
-        let death = self.deaths.last();
-        self.births.iter().find(|birth| Some(*birth) >= death).copied().unwrap_or(NEVER)
     }
 
     pub fn bear(&mut self, stamp: Stamp) {
@@ -53,34 +43,17 @@ impl Life {
         self.root.clear_inside(self.root.cleared);
     }
 
-    pub fn last_death(&self) -> Stamp {
-        self.deaths.last().copied().unwrap_or_default()
-    }
-
-    /// Takes in aliases. Those of past births are of no use.
+    /// Takes in aliases. Those of forgotten births are of no use.
     pub fn stand_for(&mut self, aliases: impl IntoIterator<Item = (Stamp, String)>) {
         self.aliases.extend(aliases);
         self.aliases.sort();
         self.aliases.dedup();
-        let since = self.since();
-        self.aliases.retain(|(birth, _)| *birth == since);
+        self.aliases.retain(|(birth, _)| self.births.contains(birth));
     }
 
     /// Nothing in it was ever there for all.
     pub fn is_unknown(&self) -> bool {
         self.births.is_empty() && self.deaths.is_empty()
-    }
-
-    fn spans(&self, life: usize) -> Vec<Span> {
-        let mut spans: Vec<Span> = Vec::new();
-        let mut after = Stamp::default();
-        while let Some(begin) = self.births.iter().find(|birth| **birth >= after).copied() {
-            let end = self.deaths.iter().find(|death| **death > begin).copied();
-            spans.push(Span { life, begin, end, under: None });
-            let Some(end) = end else { break };
-            after = end;
-        }
-        spans
     }
 }
 
@@ -93,17 +66,72 @@ fn insert(stamps: &mut Vec<Stamp>, stamp: Stamp) {
     }
 }
 
-/// All spans of all lives, the oldest first, each with the one that it yields to: a name is had by one life at a time,
-/// the one that was there first. A function of the set of lives, so that all servers agree.
-pub(crate) fn spans(lives: &[Life]) -> Vec<Span> {
-    let mut spans: Vec<Span> = lives.iter().enumerate().flat_map(|(n, life)| life.spans(n)).collect();
-    spans.sort_by_key(|span| span.begin);
-    for n in 1..spans.len() {
-        let begin = spans[n].begin;
-        let lasts = |span: &Span| span.under.is_none() && span.end.is_none_or(|end| end > begin);
-        spans[n].under = spans[..n].iter().position(lasts);
+/// The spans of all lives, the oldest first. A name is had by one life at a time, the one that was there first; what was
+/// made beside it never follows it. A function of the set of lives, so that all servers agree.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    pub spans: Vec<Span>,
+    /// By life: the span that has not ended.
+    open: Vec<Option<usize>>,
+    holder: Option<usize>,
+}
+
+impl Course {
+    pub fn of(lives: &[Life]) -> Self {
+        // One write may end one life, or the same, and begin another: deaths come first.
+        let mut events: Vec<(Stamp, bool, usize)> = Vec::new();
+        for (n, life) in lives.iter().enumerate() {
+            events.extend(life.deaths.iter().map(|death| (*death, false, n)));
+            events.extend(life.births.iter().map(|birth| (*birth, true, n)));
+        }
+        events.sort();
+        let mut course = Self { open: vec![None; lives.len()], ..Self::default() };
+        for (stamp, birth, life) in events {
+            match (birth, course.open[life]) {
+                (true, None) => course.begin(life, stamp),
+                (false, Some(span)) => course.end(span, stamp),
+                _ => {}
+            }
+        }
+        course
     }
-    spans
+
+    fn begin(&mut self, life: usize, begin: Stamp) {
+        let span = self.spans.len();
+        self.spans.push(Span { life, begin, end: None, under: self.holder });
+        self.open[life] = Some(span);
+        self.holder.get_or_insert(span);
+    }
+
+    fn end(&mut self, span: usize, end: Stamp) {
+        for (n, other) in self.spans.iter_mut().enumerate() {
+            if other.end.is_none() && (n == span || other.under == Some(span)) {
+                other.end = Some(end);
+                self.open[other.life] = None;
+            }
+        }
+        self.holder.take_if(|holder| *holder == span);
+    }
+
+    /// The span that has the name.
+    pub fn holder(&self) -> Option<Span> {
+        self.holder.map(|holder| self.spans[holder])
+    }
+
+    /// The span of a life that has not ended.
+    pub fn open(&self, life: usize) -> Option<Span> {
+        self.open[life].map(|span| self.spans[span])
+    }
+
+    /// When a life that is there began: none of its fields is older.
+    pub fn since(&self, life: usize) -> Stamp {
+        self.open(life).map_or(NEVER, |span| span.begin)
+    }
+
+    /// When a life last ended.
+    pub fn last_end(&self, life: usize) -> Stamp {
+        self.spans.iter().filter(|span| span.life == life).filter_map(|span| span.end).max().unwrap_or_default()
+    }
 }
 
 /// Two copies' stamps: what one lacks and yet has seen was forgotten there.
@@ -130,7 +158,7 @@ mod tests {
     }
 
     fn effective(lives: &[Life]) -> Vec<(usize, u64)> {
-        let spans = spans(lives);
+        let spans = Course::of(lives).spans;
         spans.iter().filter(|span| span.under.is_none()).map(|span| (span.life, span.begin.time)).collect()
     }
 
@@ -145,6 +173,13 @@ mod tests {
     }
 
     #[test]
+    fn whoever_yields_ends_with_whom_it_yields_to_and_may_be_made_again() {
+        let course = Course::of(&[life(&[10], &[15]), life(&[12, 18], &[])]);
+        assert_eq!(course.since(1), at(18));
+        assert_eq!(course.holder().map(|span| span.life), Some(1));
+    }
+
+    #[test]
     fn a_life_that_yields_makes_nobody_yield() {
         assert_eq!(effective(&[life(&[10], &[15]), life(&[12], &[20]), life(&[16], &[])]), [(0, 10), (2, 16)]);
     }
@@ -152,8 +187,7 @@ mod tests {
     #[test]
     fn the_same_uid_may_live_again() {
         let again = life(&[10, 18], &[15]);
-        assert!(again.is_alive());
-        assert_eq!(again.since(), at(18));
+        assert_eq!(Course::of(std::slice::from_ref(&again)).since(0), at(18));
         assert_eq!(effective(&[again, life(&[16], &[17])]), [(0, 10), (1, 16), (0, 18)]);
     }
 }
