@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Eyot's API and an unmodified kube-apiserver serve one store at once: what one creates the other lists, watches, updates and
-# deletes, with protobuf values and with JSON.
+# deletes, with protobuf values and with JSON; addresses and node ports that both give away at the same time differ.
 #   sharing.sh EYOT
-# UPSTREAM_BIN names the directory with the programs of one Kubernetes release.
+# UPSTREAM_BIN names the directory with the programs of one Kubernetes release. SERVICES that each side makes (default 40).
 set -euo pipefail
 eyot=$(readlink -f "${1:?the program to test}")
+services=${SERVICES:-40}
 # shellcheck source=servers.sh
 . "$(dirname "$(readlink -f "$0")")/servers.sh"
 instance=sh$(($$ % 100000)) native=21878
@@ -39,7 +40,7 @@ seen() { # NAME EVENT OBJECT VALUE
 
 # MAKER, OTHER: an object's life, made by one and changed by the other, as both watch.
 life() {
-	local maker=$1 other=$2 name=$1-made-${media##*.}
+	local maker=$1 other=$2 name=$1-made-${media##*[./]}
 	$maker create configmap "$name" --from-literal=a=1 >/dev/null
 	seen k ADDED "$name" 1
 	seen e ADDED "$name" 1
@@ -84,6 +85,28 @@ life() {
 	until_true 30 eval '! '"$other"' get ferries.'"$maker"'.example.com'
 }
 
+# Services by both at once.
+addresses() {
+	local side n
+	for side in k e; do
+		for n in $(seq "$services"); do
+			printf -- '---\n{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "%s-%s"}, "spec": {"type": "NodePort", "ports": [{"port": 80}], "selector": {"a": "b"}}}\n' $side "$n"
+		done >"$dir/services.$side"
+	done
+	k create -f "$dir/services.k" >/dev/null 2>"$dir/made.k" &
+	local theirs=$!
+	e create -f "$dir/services.e" >/dev/null || fail "services were refused"
+	wait $theirs || fail "services were refused: $(head -n 3 "$dir/made.k")"
+	local path all
+	for path in '{.spec.clusterIP}' '{.spec.ports[0].nodePort}'; do
+		all=$(k get services -o "jsonpath={range .items[?(@.spec.type=='NodePort')]}$path{'\\n'}{end}" | sort)
+		[ "$(wc -l <<<"$all")" = $((2 * services)) ] || fail "$(wc -l <<<"$all") services of $((2 * services))"
+		[ -z "$(uniq -d <<<"$all")" ] || fail "given away twice: $(uniq -d <<<"$all")"
+	done
+	k delete -f "$dir/services.e" >/dev/null
+	e delete -f "$dir/services.k" >/dev/null
+}
+
 here=$(dirname "$(readlink -f "$0")")
 certificates
 for media in application/vnd.kubernetes.protobuf application/json; do
@@ -92,9 +115,10 @@ for media in application/vnd.kubernetes.protobuf application/json; do
 	watcher e "$bin/kubectl" --kubeconfig "$dir/eyot.kubeconfig"
 	life k e
 	life e k
+	addresses
 	[ -z "$(k get apiservices -o 'jsonpath={range .items[?(@.status.conditions[0].status!="True")]}{.metadata.name} {end}')" ] || fail "APIServices are not available: $(k get apiservices)"
 	for name in watch.k watch.e apiserver eyot; do end $name TERM; done
 	"$eyot" cleanup --instance "$instance" -d "$dir/eyot" >/dev/null
 	rm -rf "$dir/eyot" "$dir"/*.log
-	echo "$media: objects made, changed and deleted by either API are the other's"
+	echo "$media: objects made, changed and deleted by either API are the other's; $((2 * services)) services have addresses and ports of their own"
 done

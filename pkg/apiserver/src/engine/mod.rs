@@ -124,7 +124,7 @@ impl Engine {
         };
         let definitions = definitions::run(self, shutdown.clone());
         let policies = policies::run(self, shutdown.clone());
-        tokio::join!(watches, self.alloc.run(self.backend.clone(), shutdown), definitions, policies);
+        tokio::join!(watches, self.alloc.run(self.backend.clone(), self.clock, shutdown), definitions, policies);
     }
 
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
