@@ -104,7 +104,8 @@ for media in ${MEDIA:-protobuf json}; do
 	for archive in "$images" "$work/demo.tar"; do
 		ctr --address "$work/upstream/containerd.sock" --namespace k8s.io images import "$archive" >/dev/null
 	done
-	old=$(k get configmaps -A -o 'jsonpath={.metadata.resourceVersion}')
+	old=$(k get --raw '/api/v1/configmaps?limit=1' | sed 's/.*"metadata":{"resourceVersion":"\([0-9]*\)".*/\1/')
+	[ -n "$old" ] || fail "a list has no resourceVersion"
 	k create deployment web --image=eyot.dev/demo:1 --replicas=3 >/dev/null
 	k expose deployment web --port=80 --target-port=8080 >/dev/null
 	k rollout status deployment web --timeout=120s >/dev/null || fail "pods do not run"

@@ -2,6 +2,8 @@
 # Eyot's etcd API beside etcd 3.7, Debian's etcd 3.4 and kine on SQLite, one after the other on this machine, each on an
 # empty directory on the same disk and each write durable (fsync) before it is acknowledged, loaded by etcd's own client.
 #   etcdbench.sh EYOT [OUT]      figures go to OUT (default target/etcdbench), a file a server, and the table to OUT/table.md
+# CHURN=10000000 writes so often to 10,000 keys instead, with history compacted, and fails if memory or disk grow with that;
+# the curve goes to OUT/NAME.csv.
 # SECONDS_EACH is the length of each load (default 5), ONLY a pattern of loads, SERVERS some of "eyot etcd-3.7 etcd-3.4 kine",
 # UPSTREAM_BIN as with programs.sh, which builds what is missing. Needs Go.
 set -euo pipefail
@@ -60,11 +62,16 @@ cp tests/upstream/etcdbench/*.go "$module/"
 for name in "${servers[@]}"; do
 	echo "== $name" >&2
 	start "$name"
-	"$module/etcdbench" -endpoint "http://127.0.0.1:$port" -pid "$server" -seconds "${SECONDS_EACH:-5}" -only "${ONLY:-}" -json "$out/$name.json"
+	if [ -n "${CHURN:-}" ]; then
+		"$module/etcdbench" -endpoint "http://127.0.0.1:$port" -pid "$server" -churn "$CHURN" -dir "$work/data" -csv "$out/$name.csv"
+	else
+		"$module/etcdbench" -endpoint "http://127.0.0.1:$port" -pid "$server" -seconds "${SECONDS_EACH:-5}" -only "${ONLY:-}" -json "$out/$name.json"
+	fi
 	end
 	rm -rf "$work/data"
 	# What the one before has left to the disk is not the next one's to wait for.
 	sync
 done
+[ -z "${CHURN:-}" ] || exit 0
 (cd "$out" && "$module/etcdbench" -table "${servers[@]/%/.json}" >table.md)
 cat "$out/table.md"

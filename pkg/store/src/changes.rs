@@ -4,7 +4,7 @@
 //! Rows are numbered in order and a number is never used again. What supersedes rows (a folded document, a
 //! register's next value, a tombstone) deletes them and takes a new number, so "all after N" is always complete
 //! and the table is as large as the objects, not as their history.
-use crate::log::explain;
+use crate::log::{WAL_KEEP_BYTES, explain};
 use crate::{Numbered, Result};
 use crdt::Actor;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -49,6 +49,7 @@ impl Changes {
             db.pragma_update(None, "journal_mode", "WAL")?;
             db.pragma_update(None, "synchronous", "FULL")?;
             db.pragma_update(None, "cache_size", -CACHE_KIB)?;
+            db.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES)?;
             db.execute_batch(
                 "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
                  CREATE TABLE IF NOT EXISTS change (

@@ -2,6 +2,7 @@
 //
 //	etcdbench -endpoint http://127.0.0.1:2379 -pid 123 -seconds 5 -json NAME.json   measures one
 //	etcdbench -table FIRST.json OTHER.json...                                     puts the first beside the others
+//	etcdbench -endpoint ... -pid 123 -churn 10000000 -dir DATA -csv OUT.csv       what it holds after ever more writes
 //
 // A measure is a closed loop: each client sends its next request when the one before is answered.
 package main
@@ -113,17 +114,26 @@ func main() {
 	only := flag.String("only", "", "loads whose names match this")
 	out := flag.String("json", "", "file for the figures")
 	show := flag.Bool("table", false, "show figures of files instead")
+	writes := flag.Int64("churn", 0, "write so often to the same keys instead")
+	dir := flag.String("dir", "", "the server's data")
+	csv := flag.String("csv", "churn.csv", "file for the curve")
 	flag.Parse()
-	if err := run(*endpoint, *pid, *only, *out, time.Duration(*seconds*float64(time.Second)), *show); err != nil {
+	var err error
+	switch {
+	case *show:
+		err = table(flag.Args())
+	case *writes > 0:
+		err = churn(*endpoint, *pid, *dir, *csv, *writes)
+	default:
+		err = run(*endpoint, *pid, *only, *out, time.Duration(*seconds*float64(time.Second)))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "etcdbench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(endpoint, pid, only, out string, length time.Duration, show bool) error {
-	if show {
-		return table(flag.Args())
-	}
+func run(endpoint, pid, only, out string, length time.Duration) error {
 	found, err := measure(endpoint, pid, only, length)
 	if err != nil || out == "" {
 		return err
