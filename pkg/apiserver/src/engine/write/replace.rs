@@ -90,7 +90,7 @@ impl Write<'_> {
         }
         resource.settle(&mut new);
         self.count_generation(&mut new, live);
-        if new == *live && served::is_current(call, entry).await? {
+        if new == *live && served::is_current(call, entry, live).await? {
             self.ask(Operation::Update, Some(entry.mod_revision), &new, Some(live)).await?;
             return Ok(Some(Outcome::Stored(entry.clone())));
         }
