@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
 # An unmodified upstream Kubernetes with one node on this machine, to compare Eyot with.
 #   cluster.sh up [DIR]      starts etcd, kube-apiserver, kube-controller-manager, kube-scheduler, containerd, kubelet, kube-proxy
+#   cluster.sh restart NAME [DIR]    kills one of these programs (not asks it to end) and starts it again
 #   cluster.sh down [DIR]    ends them and what they left on the host
 # DIR (default /var/tmp/eyot-rival) gets admin.kubeconfig, pids, ready (seconds from start to node Ready), logs.
 # No other Kubernetes may run meanwhile: the programs have ports of their own.
 # UPSTREAM_BIN names the directory with the programs of one Kubernetes release, and etcd.
+# ETCD_SERVERS names another store, which runs already, instead of etcd; for https ETCD_CA, ETCD_CERT and ETCD_KEY name files.
+# APISERVER_FLAGS are more flags of kube-apiserver.
 set -euo pipefail
 bin=${UPSTREAM_BIN:-/var/cache/eyot-upstream/bin}
+verb=${1:-}
+[ "$verb" != restart ] || { name=${2:?which program} && shift; }
 dir=${2:-/var/tmp/eyot-rival}
 port=7543 etcd=127.0.0.1:23990 node=$(hostname)
 address=$(ip -4 route get 192.0.2.1 | sed -n 's/.* src \([0-9.]*\).*/\1/p' | head -1)
@@ -15,7 +20,7 @@ kubectl=(kubectl --kubeconfig "$dir/admin.kubeconfig")
 run() { # PROGRAM ARGUMENTS...: in the background, known by its pid
 	local name
 	name=$(basename "$1")
-	setsid "$@" >"$dir/$name.log" 2>&1 </dev/null &
+	setsid "$@" >>"$dir/$name.log" 2>&1 </dev/null &
 	echo "$!" >"$dir/pid.$name"
 }
 
@@ -85,30 +90,57 @@ configuration() {
 
 ready() { "${kubectl[@]}" wait --for=condition=ready "node/$node" --timeout=1s; }
 
+# Starts one program.
+start() { # NAME
+	case $1 in
+	containerd) run containerd --config "$dir/containerd.toml" ;;
+	etcd) run "$bin/etcd" --data-dir "$dir/etcd" --listen-client-urls "http://$etcd" --advertise-client-urls "http://$etcd" --listen-peer-urls http://127.0.0.1:23991 ;;
+	kube-apiserver)
+		local store=(--etcd-servers "${ETCD_SERVERS:-http://$etcd}")
+		[ -z "${ETCD_CA:-}" ] || store+=(--etcd-cafile "$ETCD_CA" --etcd-certfile "$ETCD_CERT" --etcd-keyfile "$ETCD_KEY")
+		# shellcheck disable=SC2086 # several flags
+		run "$bin/kube-apiserver" "${store[@]}" --secure-port $port --advertise-address "$address" --client-ca-file "$dir/ca.crt" \
+			--tls-cert-file "$dir/apiserver.crt" --tls-private-key-file "$dir/apiserver.key" --kubelet-client-certificate "$dir/admin.crt" \
+			--kubelet-client-key "$dir/admin.key" --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$dir/accounts.key" \
+			--service-account-signing-key-file "$dir/accounts.key" --service-cluster-ip-range 10.97.0.0/16 --authorization-mode Node,RBAC \
+			--enable-admission-plugins NodeRestriction --allow-privileged ${APISERVER_FLAGS:-}
+		;;
+	kube-controller-manager) run "$bin/kube-controller-manager" --kubeconfig "$dir/controllers.kubeconfig" --leader-elect=false --kube-api-qps 5000 --kube-api-burst 5000 \
+		--root-ca-file "$dir/ca.crt" --service-account-private-key-file "$dir/accounts.key" --use-service-account-credentials --cluster-cidr 10.245.0.0/16 ;;
+	kube-scheduler) run "$bin/kube-scheduler" --kubeconfig "$dir/scheduler.kubeconfig" --leader-elect=false --kube-api-qps 5000 --kube-api-burst 5000 ;;
+	kubelet) run "$bin/kubelet" --config "$dir/kubelet.yaml" --kubeconfig "$dir/kubelet.kubeconfig" --root-dir "$dir/kubelet" --node-ip "$address" ;;
+	kube-proxy) run "$bin/kube-proxy" --kubeconfig "$dir/admin.kubeconfig" --proxy-mode nftables --cluster-cidr 10.245.0.0/16 --hostname-override "$node" ;;
+	*) echo "cluster.sh: no program is called $1" >&2; exit 2 ;;
+	esac
+}
+
 up() {
+	local name programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy)
+	[ -n "${ETCD_SERVERS:-}" ] || programs=(etcd "${programs[@]}")
 	mkdir -p "$dir"
 	[ -f "$dir/kubelet.crt" ] || keys
 	configuration
 	local begun=$EPOCHREALTIME
-	run containerd --config "$dir/containerd.toml"
-	run "$bin/etcd" --data-dir "$dir/etcd" --listen-client-urls "http://$etcd" --advertise-client-urls "http://$etcd" --listen-peer-urls http://127.0.0.1:23991
-	run "$bin/kube-apiserver" --etcd-servers "http://$etcd" --secure-port $port --advertise-address "$address" --client-ca-file "$dir/ca.crt" \
-		--tls-cert-file "$dir/apiserver.crt" --tls-private-key-file "$dir/apiserver.key" --kubelet-client-certificate "$dir/admin.crt" \
-		--kubelet-client-key "$dir/admin.key" --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$dir/accounts.key" \
-		--service-account-signing-key-file "$dir/accounts.key" --service-cluster-ip-range 10.97.0.0/16 --authorization-mode Node,RBAC \
-		--enable-admission-plugins NodeRestriction --allow-privileged
-	until_true 60 "${kubectl[@]}" get --raw /readyz
-	run "$bin/kube-controller-manager" --kubeconfig "$dir/controllers.kubeconfig" --leader-elect=false --kube-api-qps 5000 --kube-api-burst 5000 \
-		--root-ca-file "$dir/ca.crt" --service-account-private-key-file "$dir/accounts.key" --use-service-account-credentials --cluster-cidr 10.245.0.0/16
-	run "$bin/kube-scheduler" --kubeconfig "$dir/scheduler.kubeconfig" --leader-elect=false --kube-api-qps 5000 --kube-api-burst 5000
-	run "$bin/kubelet" --config "$dir/kubelet.yaml" --kubeconfig "$dir/kubelet.kubeconfig" --root-dir "$dir/kubelet" --node-ip "$address"
-	run "$bin/kube-proxy" --kubeconfig "$dir/admin.kubeconfig" --proxy-mode nftables --cluster-cidr 10.245.0.0/16 --hostname-override "$node"
+	start containerd
+	for name in "${programs[@]}"; do
+		start "$name"
+		[ "$name" != kube-apiserver ] || until_true 60 "${kubectl[@]}" get --raw /readyz
+	done
 	until_true 120 ready
 	awk -v from="$begun" -v to="$EPOCHREALTIME" 'BEGIN {printf "%.2f\n", to - from}' >"$dir/ready"
 	# Without containerd, as Eyot's figure is without it.
-	for name in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy; do cat "$dir/pid.$name"; done | paste -sd, >"$dir/pids"
+	for name in "${programs[@]}"; do cat "$dir/pid.$name"; done | paste -sd, >"$dir/pids"
 	until_true 60 "${kubectl[@]}" get serviceaccount default
 	echo "upstream is Ready after $(cat "$dir/ready") s: $dir/admin.kubeconfig"
+}
+
+restart() {
+	local pid
+	pid=$(cat "$dir/pid.$name")
+	kill -9 "$pid"
+	# Its ports are free when it is gone.
+	while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
+	start "$name"
 }
 
 # Ends a program that up started; a server that drains its connections for long is not waited for.
@@ -142,10 +174,10 @@ down() {
 	rm -rf "$dir"
 }
 
-case ${1:-} in
-up | down) "$1" ;;
+case $verb in
+up | restart | down) "$verb" ;;
 *)
-	sed -n '2,7p' "$0" | sed 's/^# \{0,1\}//'
+	sed -n '2,10p' "$0" | sed 's/^# \{0,1\}//'
 	exit 2
 	;;
 esac

@@ -5,7 +5,7 @@
 # They go to UPSTREAM_BIN (default /var/cache/eyot-upstream/bin). The exit code is 75 where Go or modules can't be had.
 set -euo pipefail
 bin=${UPSTREAM_BIN:-/var/cache/eyot-upstream/bin}
-kubernetes=v1.36.3 helm=v4.3.1
+kubernetes=v1.36.3 helm=v4.3.1 etcd=v3.7.3 kine=v0.16.4
 # The last release whose programs lie in the module that was published.
 cert_manager=v1.11.5
 modules=$bin/../modules
@@ -84,6 +84,18 @@ for name; do
 	ginkgo) package=github.com/onsi/ginkgo/v2/ginkgo ;;
 	helm) module=helm package=helm.sh/helm/v4/cmd/helm ;;
 	cert-manager-*) module=cert-manager package=github.com/cert-manager/cert-manager/cmd/${name#cert-manager-} ;;
+	etcd | etcdctl)
+		[ "$name" = etcd ] && package=server || package=$name
+		(module etcd go.etcd.io/etcd/server/v3 $etcd && go mod edit -require "go.etcd.io/etcd/etcdctl/v3@$etcd")
+		build "$name" etcd go build "go.etcd.io/etcd/$package/v3"
+		continue
+		;;
+	kine)
+		(module kine github.com/k3s-io/kine $kine)
+		# Its SQLite is C.
+		CGO=1 build kine kine go build github.com/k3s-io/kine
+		continue
+		;;
 	*)
 		echo "programs.sh: no program is called $name" >&2
 		exit 2

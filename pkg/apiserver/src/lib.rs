@@ -22,6 +22,7 @@ pub mod registry;
 pub mod request;
 pub mod reviews;
 pub mod service;
+pub mod shared;
 pub mod spdy;
 mod tls;
 pub mod version;

@@ -1,4 +1,5 @@
 //! One shared reflector a kind a process: a cache that follows the API, and change notices for whoever reconciles.
+use crate::projection::{Whole, project};
 use futures::StreamExt;
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
@@ -46,13 +47,19 @@ pub struct Informers {
     client: kube::Client,
     by_kind: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
     progress: Arc<Mutex<HashMap<String, Progress>>>,
+    whole: Whole,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
 impl Informers {
     pub fn new(client: kube::Client, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        Self { client, by_kind: Arc::default(), progress: Arc::default(), tasks, shutdown }
+        Self { client, by_kind: Arc::default(), progress: Arc::default(), whole: Whole::default(), tasks, shutdown }
+    }
+
+    /// Which pods are cached whole; it holds for reflectors that start from now on.
+    pub fn whole(self, whole: Whole) -> Self {
+        Self { whole, ..self }
     }
 
     /// The shared reflector of a kind.
@@ -70,7 +77,7 @@ impl Informers {
     pub fn reflector_with<K: Cached>(&self, config: watcher::Config) -> Reflector<K> {
         let mut by_kind = self.by_kind.lock();
         let any = by_kind.entry(TypeId::of::<K>()).or_insert_with(|| {
-            let reflector = Reflector::<K>::new();
+            let reflector = Reflector::<K>::new(self.whole.clone());
             self.progress.lock().insert(K::kind(&()).into_owned(), reflector.progress.clone());
             let run = reflector.clone().follow(Api::all(self.client.clone()), config);
             let shutdown = self.shutdown.clone();
@@ -144,6 +151,7 @@ pub struct Reflector<K> {
     notices: broadcast::Sender<Event<K>>,
     synced: Arc<watch::Sender<bool>>,
     progress: Progress,
+    whole: Arc<Whole>,
 }
 
 impl<K> Clone for Reflector<K> {
@@ -153,13 +161,15 @@ impl<K> Clone for Reflector<K> {
             notices: self.notices.clone(),
             synced: self.synced.clone(),
             progress: self.progress.clone(),
+            whole: self.whole.clone(),
         }
     }
 }
 
 impl<K: Cached> Reflector<K> {
-    fn new() -> Self {
+    fn new(whole: Whole) -> Self {
         Self {
+            whole: Arc::new(whole),
             objects: Arc::new(RwLock::new(Objects::new(BTreeMap::new()))),
             notices: broadcast::Sender::new(NOTICES),
             synced: Arc::new(watch::Sender::new(false)),
@@ -239,7 +249,7 @@ impl<K: Cached> Reflector<K> {
                     listing = Some(BTreeMap::new());
                 }
                 Ok(watcher::Event::InitApply(object)) => {
-                    let (key, object) = slim(object);
+                    let (key, object) = self.entry(object);
                     listing.get_or_insert_default().insert(key, object);
                 }
                 Ok(watcher::Event::InitDone) => self.replace(listing.take().unwrap_or_default()),
@@ -248,6 +258,11 @@ impl<K: Cached> Reflector<K> {
                 Err(error) => tracing::debug!(kind = %K::kind(&()), %error, "watch failed; trying again"),
             }
         }
+    }
+
+    fn entry(&self, mut object: K) -> (Key, Arc<K>) {
+        project(&mut object, &self.whole);
+        (key(&object), Arc::new(object))
     }
 
     fn replace(&self, new: BTreeMap<Key, Arc<K>>) {
@@ -272,14 +287,14 @@ impl<K: Cached> Reflector<K> {
     }
 
     fn apply(&self, object: K) {
-        let (key, new) = slim(object);
+        let (key, new) = self.entry(object);
         let old = self.objects.write().put(key, new.clone());
         self.progress.see(&*new);
         self.notify(Event::Applied { old, new });
     }
 
     fn delete(&self, object: K) {
-        let (key, last) = slim(object);
+        let (key, last) = self.entry(object);
         self.objects.write().remove(&key);
         self.progress.see(&*last);
         self.notify(Event::Deleted(last));
@@ -351,13 +366,8 @@ impl<K: Resource> Objects<K> {
     }
 }
 
-/// Drops what no component reads and what weighs most.
-fn slim<K: Resource>(mut object: K) -> (Key, Arc<K>) {
-    object.meta_mut().managed_fields = None;
-    if let Some(annotations) = &mut object.meta_mut().annotations {
-        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-    }
-    ((object.namespace().unwrap_or_default(), object.name_any()), Arc::new(object))
+fn key<K: Resource>(object: &K) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
 }
 
 /// A subscriber's end of a reflector's notices.
@@ -391,7 +401,8 @@ mod tests {
             }
         };
         let metadata = json!({"name": format!("p{name}"), "namespace": "ns", "ownerReferences": owners});
-        slim(serde_json::from_value(json!({"metadata": metadata})).unwrap())
+        let pod: Pod = serde_json::from_value(json!({"metadata": metadata})).unwrap();
+        (key(&pod), Arc::new(pod))
     }
 
     proptest! {

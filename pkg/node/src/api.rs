@@ -5,6 +5,8 @@ use crate::{files, tls};
 use anyhow::Context;
 use apiserver::engine::Engine;
 use apiserver::registry::Registry;
+use apiserver::registry::summarize::Summarizer;
+use apiserver::shared::Shared;
 use apiserver::{Cluster, TokenKeys, User};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
@@ -29,6 +31,7 @@ pub(crate) async fn start(
     let address = SocketAddr::new(config.bind_address, config.https_listen_port);
     let listener = std::net::TcpListener::bind(address)
         .with_context(|| format!("listening on {address} (is another API server running, or the port taken?)"))?;
+    let store = Shared::new(store, Arc::new(Summarizer::new(registry.clone())));
     let engine = Engine::new(apiserver::engine::Options {
         backend: store.clone(),
         registry: registry.clone(),

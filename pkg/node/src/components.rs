@@ -3,7 +3,7 @@
 use crate::server::{Known, Tasks};
 use agent::runtime;
 use apiserver::User;
-use client::{Informers, kube};
+use client::{Informers, Whole, kube};
 use k8s_openapi::api::core::v1::Taint;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -54,7 +54,8 @@ pub(crate) fn start(
 ) -> anyhow::Result<AgentHandle> {
     let (sender, agent) = watch::channel(None);
     let cache = client_as(api, "eyot:cache", &[]);
-    let informers = Informers::new(cache, tasks.tracker.clone(), tasks.shutdown.clone());
+    let whole = if runtime.is_some() { Whole::PodsOf(known.node_name.clone()) } else { Whole::None };
+    let informers = Informers::new(cache, tasks.tracker.clone(), tasks.shutdown.clone()).whole(whole);
     start_controllers(known, api, &informers, tasks);
     start_signing(known, api, &informers, tasks);
     start_scheduler(api, &informers, tasks);

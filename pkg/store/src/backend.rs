@@ -255,6 +255,9 @@ pub enum Error {
     /// Damage was found; what is damaged is never served.
     #[error("{path} is damaged: {what}")]
     Corrupt { path: String, what: String },
+    /// What is stored can't be understood, though it is whole: encrypted, or of a kind that nobody here knows.
+    #[error("the value of {key} can't be read: {what}")]
+    Unreadable { key: String, what: String },
     /// The queue of waiting writes is full.
     #[error("too many writes are waiting ({limit})")]
     Busy { limit: usize },

@@ -54,12 +54,12 @@ fn prepared(op: Op, summarize: &dyn Summarize) -> Prepared {
     Prepared::One(match op {
         Op::Put { key, value, lease } => {
             let summary = summarize.summarize(&key, &value);
-            Single::Put { key, value, lease, summary }
+            Single::Put { key: exact(&key), value: exact(&value), lease, summary }
         }
         Op::Amend { key, value, lease } => {
             let summed = |value: Bytes| {
                 let summary = summarize.summarize(&key, &value);
-                (value, summary)
+                (exact(&value), summary)
             };
             let value = value.map(summed);
             Single::Amend { key, value, lease }
@@ -70,6 +70,12 @@ fn prepared(op: Op, summarize: &dyn Summarize) -> Prepared {
         Op::List { range, limit } => Single::List { range, limit },
         Op::Txn(txn) => return Prepared::Txn(PreparedTxn::new(txn, summarize)),
     })
+}
+
+/// The same bytes in memory of their own: what is kept as long as the object shall hold neither the room that its writer left
+/// for more, nor the request that it is a part of.
+fn exact(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
 }
 
 /// A transaction whose compares are judged: what is left is to be done.

@@ -1,7 +1,7 @@
 //! What this server knows for and of its peers, in a database of its own so that deriving it never holds up the
 //! writer: one document a key, and the changes of all servers that some member may still lack, in the order in which
 //! they came here, which is an order in which they may go out: causes first.
-use crate::log::{checksum, explain};
+use crate::log::{WAL_KEEP_BYTES, checksum, explain};
 use crate::replica::{ConflictRecord, Row, SnapshotPage};
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -325,6 +325,7 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    db.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES)?;
     let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version != VERSION {
         // All of it can be derived again, under another name.

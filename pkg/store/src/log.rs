@@ -14,6 +14,9 @@ use std::time::Duration;
 pub const MAX_OPS: usize = 1 << (Revision::LOW_BITS - 1);
 /// SQLite's page cache, per connection.
 const CACHE_KIB: i64 = 2048;
+/// What the write-ahead log may keep of the disk once it is begun anew: while somebody reads for long, as a snapshot does,
+/// it grows with all that is written meanwhile.
+pub const WAL_KEEP_BYTES: i64 = 16 << 20;
 /// How long a connection waits for another's lock.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
@@ -95,6 +98,7 @@ impl Log {
         self.connection.pragma_update(None, "journal_mode", "WAL")?;
         self.connection.pragma_update(None, "synchronous", "FULL")?;
         self.connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        self.connection.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES)?;
         self.connection.execute_batch(
             "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL, crc INTEGER) WITHOUT ROWID;
              CREATE TABLE IF NOT EXISTS lease (id INTEGER PRIMARY KEY, ttl_ms INTEGER NOT NULL, crc INTEGER);

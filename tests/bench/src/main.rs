@@ -3,6 +3,7 @@
 //! `eyot-bench --target eyot=/etc/eyot/kubeconfig --target upstream=admin.kubeconfig --pids eyot=123 --json out.json`
 //! Where two can't run at the same time, the second run takes the first one's figures with `--beside`.
 mod measure;
+mod memory;
 mod pods;
 mod replicas;
 mod schedule;
@@ -46,6 +47,9 @@ struct Args {
     pods: usize,
     #[arg(long, default_value_t = 1000)]
     watchers: usize,
+    /// Pods that the memory a pod costs is measured with; needs `--pids`. 0 leaves that out.
+    #[arg(long, default_value_t = 0)]
+    memory_pods: usize,
     /// Nodes that pods are scheduled on, without anybody behind them; 0 leaves scheduling out.
     #[arg(long, default_value_t = 0)]
     nodes: usize,
@@ -130,12 +134,12 @@ async fn main() -> Result<()> {
     let mut all = Vec::new();
     for (name, kubeconfig) in &args.target {
         eprintln!("measuring {name}");
-        let pids = args.pids.iter().find(|(of, _)| of == name).map(|(_, pids)| pids);
+        let pids = args.pids.iter().find(|(of, _)| of == name).map(|(_, pids)| pids.as_str());
         let mut figures = Figures::new();
         if let (Some(pids), Some(seconds)) = (pids, args.idle) {
             idle(&mut figures, pids, seconds).await?;
         }
-        figures.extend(measure::api(&client(kubeconfig).await?, &args).await?);
+        figures.extend(measure::api(&client(kubeconfig).await?, &args, pids).await?);
         if let Some(pids) = pids {
             figures.insert("memory after the run MiB".into(), resident_mib(pids)?);
         }

@@ -1,5 +1,5 @@
 //! The measurements, in a namespace of their own that is deleted afterwards.
-use crate::{Args, Figures, percentiles, pods, replicas};
+use crate::{Args, Figures, memory, percentiles, pods, replicas};
 use anyhow::Result;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
@@ -28,18 +28,26 @@ fn config(name: &str, n: usize) -> Result<ConfigMap> {
 }
 
 /// All measurements of one API.
-pub async fn api(client: &kube::Client, args: &Args) -> Result<Figures> {
+pub async fn api(client: &kube::Client, args: &Args, pids: Option<&str>) -> Result<Figures> {
     let name = format!("bench-{}", std::process::id());
     let namespaces: Api<Namespace> = Api::all(client.clone());
     namespaces.create(&PostParams::default(), &object(json!({"metadata": {"name": name}}))?).await?;
-    let mut figures = all(client, &name, args).await;
-    if args.nodes > 0
-        && let Ok(figures) = &mut figures
-    {
-        crate::schedule::run(figures, client, &name, args.nodes, args.scheduled).await?;
-    }
+    let figures = within(client, &name, args, pids).await;
     namespaces.delete(&name, &DeleteParams::default()).await?;
     figures
+}
+
+async fn within(client: &kube::Client, namespace: &str, args: &Args, pids: Option<&str>) -> Result<Figures> {
+    let mut figures = Figures::new();
+    // First: later measurements leave room behind that would be filled.
+    if let (Some(pids), count @ 1..) = (pids, args.memory_pods) {
+        memory::measure(&mut figures, client, namespace, pids, count).await?;
+    }
+    figures.extend(all(client, namespace, args).await?);
+    if args.nodes > 0 {
+        crate::schedule::run(&mut figures, client, namespace, args.nodes, args.scheduled).await?;
+    }
+    Ok(figures)
 }
 
 async fn all(client: &kube::Client, namespace: &str, args: &Args) -> Result<Figures> {

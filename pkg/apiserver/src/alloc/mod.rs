@@ -1,6 +1,7 @@
 //! Addresses and node ports of Services: one pool a server, filled from the store's content and kept in step
 //! with it by a watch, so that writers past this server are seen too.
 
+pub(crate) mod book;
 pub mod pools;
 pub mod service;
 
@@ -56,15 +57,24 @@ impl Allocator {
         Arc::new(Self { pools: Mutex::new(pools), seeded: tokio::sync::OnceCell::new(), next: AtomicU64::new(0) })
     }
 
-    /// Fills in the addresses and ports of a Service that is about to be stored, and holds them.
+    /// Fills in the addresses and ports of a Service that is about to be stored, and holds them. What is to be avoided is
+    /// another server's, though no Service shows it yet.
     ///
     /// # Errors
     /// The fields that ask for what can't be had.
-    pub fn reserve(self: &Arc<Self>, new: &mut Value, old: Option<&Value>) -> Result<Reservation, Vec<FieldError>> {
+    pub fn reserve(
+        self: &Arc<Self>,
+        new: &mut Value,
+        old: Option<&Value>,
+        avoid: &Claims,
+    ) -> Result<Reservation, Vec<FieldError>> {
         let owner = owner(new);
         let token = format!("write {}", self.next.fetch_add(1, Ordering::Relaxed));
         let mut pools = self.pools.lock();
-        let claims = service::allocate(new, old, &owner, &pools, &mut rand::random)?;
+        pools.hold(&token, avoid.clone());
+        let claims = service::allocate(new, old, &owner, &pools, &mut rand::random);
+        pools.release(&token);
+        let claims = claims?;
         pools.hold(&token, claims.clone());
         drop(pools);
         Ok(Reservation { allocator: self.clone(), token, owner, claims: Some(claims) })
@@ -90,9 +100,10 @@ impl Allocator {
     }
 
     /// Follows the store until shutdown.
-    pub async fn run(&self, backend: Arc<dyn Backend>, shutdown: CancellationToken) {
+    pub async fn run(&self, backend: Arc<dyn Backend>, clock: fn() -> jiff::Timestamp, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
-            let follow = self.follow(&*backend);
+            let now = clock().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            let follow = self.follow(&*backend, now);
             match shutdown.run_until_cancelled(follow).await {
                 None | Some(Err(store::Error::Closed)) => return,
                 Some(result) => tracing::debug!(?result, "following services again"),
@@ -101,12 +112,13 @@ impl Allocator {
         }
     }
 
-    async fn follow(&self, backend: &dyn Backend) -> store::Result<()> {
+    async fn follow(&self, backend: &dyn Backend, now: String) -> store::Result<()> {
         let range = Range::prefix(SERVICES.as_bytes());
         self.seed(backend).await?;
         // What happened since the seed is made good by looking again once the watch stands.
         let mut watch = backend.watch(range.clone(), WatchFrom::Now).await?;
         let page = backend.list(&range, None, 0).await?;
+        book::make_good(backend, &page.entries, &now).await?;
         {
             let mut pools = self.pools.lock();
             page.entries.iter().for_each(|entry| observe(&mut pools, &entry.key, Some(entry)));
@@ -152,12 +164,12 @@ mod tests {
     #[test]
     fn a_write_that_failed_gives_back_what_it_held() {
         let allocator = allocator();
-        let held = allocator.reserve(&mut service("a", "10.0.0.2"), None).unwrap();
-        assert!(allocator.reserve(&mut service("b", "10.0.0.2"), None).is_err());
+        let held = allocator.reserve(&mut service("a", "10.0.0.2"), None, &Claims::default()).unwrap();
+        assert!(allocator.reserve(&mut service("b", "10.0.0.2"), None, &Claims::default()).is_err());
         drop(held);
-        allocator.reserve(&mut service("b", "10.0.0.2"), None).unwrap().keep();
-        assert!(allocator.reserve(&mut service("a", "10.0.0.2"), None).is_err());
+        allocator.reserve(&mut service("b", "10.0.0.2"), None, &Claims::default()).unwrap().keep();
+        assert!(allocator.reserve(&mut service("a", "10.0.0.2"), None, &Claims::default()).is_err());
         allocator.release(&service("b", ""));
-        assert!(allocator.reserve(&mut service("a", "10.0.0.2"), None).is_ok());
+        assert!(allocator.reserve(&mut service("a", "10.0.0.2"), None, &Claims::default()).is_ok());
     }
 }

@@ -76,6 +76,13 @@ pub struct Claims {
     pub ports: BTreeSet<u16>,
 }
 
+impl Claims {
+    pub fn extend(&mut self, more: Self) {
+        self.ips.extend(more.ips);
+        self.ports.extend(more.ports);
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("provided {0} is already allocated")]

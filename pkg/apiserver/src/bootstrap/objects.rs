@@ -62,6 +62,8 @@ pub fn all(wanted: &Wanted) -> Vec<Object> {
         dns_service(wanted),
         extension_authentication(wanted),
         service_cidr(wanted),
+        address(wanted.api_service_ip, "default", "kubernetes"),
+        address(wanted.dns_ip, "kube-system", "kube-dns"),
     ]);
     objects
 }
@@ -148,6 +150,11 @@ fn dns_service(wanted: &Wanted) -> Object {
         {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
     ]);
     service("kube-system", "kube-dns", labels, wanted.dns_ip, None, ports)
+}
+
+fn address(ip: Ipv4Addr, namespace: &str, name: &str) -> Object {
+    let (key, value) = crate::alloc::book::content(ip.into(), namespace, name);
+    Object { key, value, update: Update::Never }
 }
 
 /// The range of the command line (`pkg/controlplane/controller/defaultservicecidr`).

@@ -64,7 +64,7 @@ fn group(name: &str, versions: BTreeMap<&str, Vec<Arc<Resource>>>) -> Group {
 
 /// Kubernetes' order of versions (`k8s.io/apimachinery/pkg/version`): general availability before beta before
 /// alpha, then larger numbers; anything else comes last.
-fn priority(version: &str) -> (u8, u32, u32) {
+pub fn priority(version: &str) -> (u8, u32, u32) {
     let parsed = || {
         let rest = version.strip_prefix('v')?;
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());

@@ -12,6 +12,7 @@ use crate::body::{self, Body};
 use crate::registry::Served;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+pub(crate) use groups::priority as version_rank;
 use http::{HeaderMap, Response, StatusCode, header};
 use std::sync::Arc;
 

@@ -62,7 +62,7 @@ fn definition(server: &Server, path: &str, storage: &str) -> Value {
 fn publish(bench: &Bench, definition: &Value) {
     let registry = bench.engine.registry();
     let mut served = Served::clone(&registry.served());
-    for resource in custom::resources(definition) {
+    for resource in custom::resources(definition, store::Revision::ZERO) {
         served.insert(resource.gvr.clone(), Arc::new(resource));
     }
     registry.publish(served);

@@ -10,7 +10,7 @@ use crate::registry::{Served, strategy};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Entry, Op, Range, WatchFrom};
+use store::{Entry, Op, Range, Revision, WatchFrom};
 use tokio_util::sync::CancellationToken;
 
 const DEFINITIONS: &str = "/registry/apiextensions.k8s.io/customresourcedefinitions/";
@@ -73,7 +73,7 @@ impl Follower<'_> {
             let serves = names::accept(&mut new, &mut taken, &now);
             judged.push((entry, definition, new, serves));
         }
-        self.publish(judged.iter().filter(|(.., serves)| *serves).map(|(_, _, new, _)| new));
+        self.publish(judged.iter().filter(|(.., serves)| *serves).map(|(entry, _, new, _)| (new, entry.mod_revision)));
         let mut waits = false;
         for (entry, old, new, _) in &judged {
             if old["metadata"]["deletionTimestamp"].is_string() {
@@ -85,9 +85,9 @@ impl Follower<'_> {
         Ok(waits)
     }
 
-    fn publish<'v>(&mut self, definitions: impl Iterator<Item = &'v Value>) {
-        let definitions: Vec<&Value> = definitions.collect();
-        let identity = |d: &&Value| {
+    fn publish<'v>(&mut self, definitions: impl Iterator<Item = (&'v Value, Revision)>) {
+        let definitions: Vec<(&Value, Revision)> = definitions.collect();
+        let identity = |(d, _): &(&Value, Revision)| {
             (
                 d["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
                 d["metadata"]["generation"].as_i64().unwrap_or(0),
@@ -98,7 +98,7 @@ impl Follower<'_> {
             return;
         }
         let mut served = Served::clone(&self.builtin);
-        for resource in definitions.into_iter().flat_map(custom::resources) {
+        for resource in definitions.into_iter().flat_map(|(d, revision)| custom::resources(d, revision)) {
             served.entry(resource.gvr.clone()).or_insert_with(|| Arc::new(resource));
         }
         self.engine.registry.publish(served);

@@ -6,6 +6,7 @@ use super::write::{self, RACE_ATTEMPTS, guarded};
 use super::{Call, Result, errors, media, output, served};
 use crate::Body;
 use crate::admission::{self, Attributes, Charge, Operation};
+use crate::alloc::book::book;
 use crate::registry::custom::names;
 use crate::registry::strategy;
 use api::Status;
@@ -398,6 +399,12 @@ async fn execute(call: &Call<'_>, entry: Arc<Entry>, live: &Value, step: Step) -
         Charge::default()
     };
     charge.join(&mut txn);
+    if removes && call.is_service() {
+        let Ok(booking) = book(call.backend(), None, Some(live), "").await.map_err(errors::from_store)? else {
+            return Ok(None);
+        };
+        booking.join(&mut txn);
+    }
     let result = call.backend().txn(txn).await.map_err(errors::from_store)?;
     Ok(match result.results.into_iter().next() {
         Some(OpResult::Put { entry, .. }) => Some(Deleted::Later(served::written(call, entry).await?)),

@@ -124,7 +124,7 @@ impl Engine {
         };
         let definitions = definitions::run(self, shutdown.clone());
         let policies = policies::run(self, shutdown.clone());
-        tokio::join!(watches, self.alloc.run(self.backend.clone(), shutdown), definitions, policies);
+        tokio::join!(watches, self.alloc.run(self.backend.clone(), self.clock, shutdown), definitions, policies);
     }
 
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
@@ -177,20 +177,21 @@ impl Engine {
     }
 }
 
-/// What there is to say of a built-in resource that goes out of use (`APILifecycleDeprecated`).
-fn deprecated(info: &RequestInfo) -> Option<&'static str> {
-    match (&*info.group, &*info.version, &*info.resource) {
-        ("", "v1", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
-        _ => None,
+/// What there is to say of a resource that goes out of use (`APILifecycleDeprecated`, or its definition).
+fn deprecated(registry: &Registry, info: &RequestInfo) -> Option<String> {
+    if (&*info.group, &*info.version, &*info.resource) == ("", "v1", "endpoints") {
+        return Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into());
     }
+    let resource = registry.get(&GroupVersionResource::new(&*info.group, &*info.version, &*info.resource))?;
+    resource.custom.as_ref()?.deprecation.clone()
 }
 
 #[async_trait::async_trait]
 impl Serve for Engine {
     async fn serve(&self, request: Request) -> Response<Body> {
         let response = self.dispatch(&request).await.unwrap_or_else(|status| output::failure(&status));
-        match deprecated(&request.info) {
-            Some(text) => output::with_warnings(response, &[text.to_owned()]),
+        match deprecated(&self.registry, &request.info) {
+            Some(text) => output::with_warnings(response, &[text]),
             None => response,
         }
     }

@@ -1,6 +1,6 @@
 //! Custom resources between the store and those who read them: converted to the version that is asked for, with
-//! the defaults of the schema as it is now, which may have come after the object was stored. Entries of other
-//! resources pass through untouched.
+//! the defaults of the schema as it is now, which may have come after the object was stored, and without fields that
+//! went since. Entries of other resources pass through untouched.
 use super::{Call, Engine, Result, errors};
 use crate::registry::{Conversion, Custom, Resource, summarize};
 use api::Status;
@@ -10,12 +10,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use store::{Backend, Change, Entry, WatchItem};
 
-/// Whether reading changes anything.
-fn transforms(resource: &Resource) -> bool {
+/// Whether reading an entry may change it.
+fn transforms(resource: &Resource, entry: &Entry) -> bool {
     let changes = |custom: &Arc<Custom>| {
-        custom.has_defaults || custom.converter.is_some() || !resource.selectable_fields.is_empty()
+        custom.has_defaults
+            || custom.converter.is_some()
+            || !resource.selectable_fields.is_empty()
+            || is_older(custom, entry)
     };
     resource.custom.as_ref().is_some_and(changes)
+}
+
+/// Whether the schema may have changed since the entry was stored.
+fn is_older(custom: &Custom, entry: &Entry) -> bool {
+    entry.mod_revision < custom.reshaped
 }
 
 /// The live entry at a key.
@@ -43,15 +51,19 @@ pub async fn entries(
     resource: &Resource,
     entries: Vec<Arc<Entry>>,
 ) -> Result<Vec<Arc<Entry>>> {
-    if !transforms(resource) {
-        return Ok(entries);
-    }
     // What is no object stays as it is, to be reported where it is parsed.
     let read = |(at, entry): (usize, &Arc<Entry>)| Some((at, serde_json::from_slice::<Value>(&entry.value).ok()?));
-    let (places, objects): (Vec<usize>, Vec<Value>) = entries.iter().enumerate().filter_map(read).unzip();
+    let changes = |(_, entry): &(usize, &Arc<Entry>)| transforms(resource, entry);
+    let (places, objects): (Vec<usize>, Vec<Value>) =
+        entries.iter().enumerate().filter(changes).filter_map(read).unzip();
+    if places.is_empty() {
+        return Ok(entries);
+    }
     let objects = to_served(backend, resource, objects).await?;
     let mut entries = entries;
     for (at, object) in places.into_iter().zip(objects) {
+        let older = resource.custom.as_ref().is_some_and(|custom| is_older(custom, &entries[at]));
+        let object = if older { pruned(resource, object) } else { object };
         entries[at] = Arc::new(entry_of(resource, &entries[at], object));
     }
     Ok(entries)
@@ -63,7 +75,7 @@ pub async fn entries(
 /// As [`entries`].
 pub async fn item(backend: &Arc<dyn Backend>, resource: &Resource, item: WatchItem) -> Result<WatchItem> {
     let WatchItem::Changes(changes) = item else { return Ok(item) };
-    if !transforms(resource) {
+    if resource.custom.is_none() {
         return Ok(WatchItem::Changes(changes));
     }
     // All in one go: a webhook is asked once.
@@ -137,17 +149,21 @@ pub(crate) async fn convert(engine: &Engine, from: &Resource, to: &Resource, obj
     }
 }
 
-/// Whether the stored bytes are in the version that would be written now; if not, a write that changes nothing
-/// migrates them.
-pub async fn is_current(call: &Call<'_>, entry: &Entry) -> Result<bool> {
+/// Whether what is stored is what would be written now for the live object, in its version and its fields; if not, a write
+/// that changes nothing migrates it.
+pub async fn is_current(call: &Call<'_>, entry: &Entry, live: &Value) -> Result<bool> {
     let resource = &call.resource;
-    if resource.custom.is_none() || resource.conversion == Conversion::Identity {
+    let Some(custom) = &resource.custom else { return Ok(true) };
+    if resource.conversion == Conversion::Identity && !is_older(custom, entry) {
         return Ok(true);
     }
     let found = call.backend().get(&entry.key, None).await.map_err(errors::from_store)?;
-    let version =
-        |entry: Arc<Entry>| serde_json::from_slice::<Value>(&entry.value).ok().map(|o| o["apiVersion"].clone());
-    Ok(found.and_then(version).is_none_or(|version| version == *resource.storage_version.to_string()))
+    let stored = found.and_then(|entry| serde_json::from_slice::<Value>(&entry.value).ok());
+    let same = |stored: Value| match resource.conversion {
+        Conversion::Identity => stored == *live,
+        _ => stored["apiVersion"] == *resource.storage_version.to_string(),
+    };
+    Ok(stored.is_none_or(same))
 }
 
 fn one(converted: std::result::Result<Vec<Value>, String>) -> Result<Value> {

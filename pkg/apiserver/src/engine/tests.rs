@@ -413,8 +413,7 @@ async fn a_definition_is_served_and_cleared_away() {
         info.group = "example.com".into();
         info
     };
-    let thing =
-        json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "a"}, "spec": {"name": "abc"}});
+    let thing = json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "a"}, "spec": {"name": "abc", "mode": "a"}});
     let (code, made) = bench.json(things(Verb::Create, ""), thing.clone()).await;
     assert_eq!((code, &made["spec"]["size"], &made["metadata"]["generation"]), (201, &json!(2), &json!(1)), "{made}");
     let mut wrong = thing;
@@ -429,6 +428,35 @@ async fn a_definition_is_served_and_cleared_away() {
     assert_eq!(old["spec"]["size"], 2, "defaults that came later are read: {old}");
     let (_, listed) = bench.json(things(Verb::List, ""), Value::Null).await;
     assert!(listed["items"].as_array().unwrap().iter().all(|item| item["spec"]["size"] == 2), "{listed}");
+
+    // A field that goes from the schema goes from what is read, and from what is stored with the next write.
+    let (_, mut shrunk) = bench.json(definitions(Verb::Get, "things.example.com"), Value::Null).await;
+    let version = &mut shrunk["spec"]["versions"][0];
+    version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"].as_object_mut().unwrap().remove("mode");
+    version["deprecated"] = true.into();
+    let (code, shrunk) = bench.json(definitions(Verb::Update, "things.example.com"), shrunk).await;
+    assert_eq!(code, 200, "{shrunk}");
+    let read = loop {
+        let (_, read) = bench.json(things(Verb::Get, "a"), Value::Null).await;
+        if read["spec"].get("mode").is_none() {
+            break read;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    };
+    let stored = async |bench: &Bench| {
+        let key = b"/registry/example.com/things/default/a";
+        String::from_utf8(store::Backend::get(&*bench.memory, key, None).await.unwrap().unwrap().value.to_vec())
+            .unwrap()
+    };
+    assert!(stored(&bench).await.contains(r#""mode":"a""#));
+    let (code, written) = bench.json(things(Verb::Update, "a"), read.clone()).await;
+    assert_eq!((code, &written["spec"]), (200, &read["spec"]));
+    assert_ne!(written["metadata"]["resourceVersion"], read["metadata"]["resourceVersion"]);
+    assert!(!stored(&bench).await.contains(r#""mode":"a""#));
+    let (_, again) = bench.json(things(Verb::Update, "a"), written.clone()).await;
+    assert_eq!(again["metadata"]["resourceVersion"], written["metadata"]["resourceVersion"]);
+    let told = bench.send(things(Verb::Get, "a"), "", http::HeaderMap::new()).await;
+    assert_eq!(told.headers()[http::header::WARNING], "299 - \"example.com/v1 Thing is deprecated\"");
 
     let (code, _) = bench.json(definitions(Verb::Delete, "things.example.com"), Value::Null).await;
     assert_eq!(code, 200);

@@ -263,7 +263,10 @@ fn line(out: &mut BytesMut, kind: &str, object: &[u8]) {
     out.put_slice(b"{\"type\":\"");
     out.put_slice(kind.as_bytes());
     out.put_slice(b"\",\"object\":");
+    let start = out.len();
     out.put_slice(object);
+    // A line is an event. What others stored may hold line breaks, which in JSON stand between values only.
+    out[start..].iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
     out.put_slice(b"}\n");
 }
 
@@ -271,4 +274,19 @@ fn error_event(status: &Status) -> Bytes {
     let mut out = BytesMut::new();
     line(&mut out, "ERROR", &status.to_json());
     out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_however_it_was_stored() {
+        let mut out = BytesMut::new();
+        line(&mut out, "ADDED", b"{\"a\": \"x\\ny\",\n\"b\": 1\n}\n");
+        let (text, end) = out.split_at(out.len() - 1);
+        assert!(end == b"\n" && !text.contains(&b'\n'));
+        let event: Value = serde_json::from_slice(text).unwrap();
+        assert_eq!(event["object"], json!({"a": "x\ny", "b": 1}));
+    }
 }

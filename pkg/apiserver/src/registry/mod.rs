@@ -71,6 +71,11 @@ pub struct Custom {
     pub rules: api::cel::rules::Rules,
     /// Whether the schema has defaults, which reading fills in.
     pub has_defaults: bool,
+    /// The definition's revision, where its schema may have changed since objects were stored; else zero. What is older is
+    /// read without what the schema does not know any more.
+    pub reshaped: store::Revision,
+    /// What there is to say of a version that goes out of use.
+    pub deprecation: Option<String>,
     /// Asks the definition's webhook to convert between versions.
     pub converter: Option<Arc<custom::conversion::Converter>>,
 }

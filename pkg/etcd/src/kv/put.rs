@@ -2,6 +2,7 @@
 use crate::context::{Context, key_value};
 use crate::error::{Error, Result};
 use crate::pb::{PutRequest, PutResponse};
+use bytes::Bytes;
 use store::{LeaseId, Op, OpResult, Txn};
 
 pub async fn run(context: &Context, request: PutRequest) -> Result<PutResponse> {
@@ -25,7 +26,8 @@ pub fn check(request: &PutRequest) -> Result<()> {
 }
 
 pub fn op(request: &PutRequest) -> Op {
-    let (key, value) = (request.key.clone(), request.value.clone());
+    // The request's are slices of the buffer that it came in, which is larger and would live as long as they.
+    let (key, value) = (Bytes::copy_from_slice(&request.key), Bytes::copy_from_slice(&request.value));
     let lease = Some(LeaseId(request.lease)).filter(|lease| lease.0 != 0);
     if !request.ignore_value && !request.ignore_lease {
         return Op::Put { key, value, lease };

@@ -3,6 +3,7 @@ use super::super::{Call, Result, errors, served};
 use super::{Outcome, RACE_ATTEMPTS, Write, field_error, lost_race};
 use crate::Body;
 use crate::admission::{self, Operation};
+use crate::alloc::pools::Claims;
 use crate::registry::strategy::{self, Generation};
 use api::Status;
 use api::validate::Reason;
@@ -79,7 +80,31 @@ impl Write<'_> {
         self.warn(&new, None);
         self.require_valid(&new, None, name)?;
         self.ask(Operation::Create, None, &new, None).await?;
-        let reserved = self.reserve(&mut new, None, name).await?;
+        let mut taken = Claims::default();
+        for _ in 0..RACE_ATTEMPTS {
+            // Only Services can come back for other addresses.
+            let again = call.is_service().then(|| new.clone());
+            match (self.store_new(new, name, &taken).await?, again) {
+                (Ok(outcome), _) => return Ok(outcome),
+                (Err(claims), Some(again)) => {
+                    taken.extend(claims);
+                    new = again;
+                }
+                (Err(_), None) => break,
+            }
+        }
+        Err(lost_race(call))
+    }
+
+    /// Stores what is complete but for a Service's addresses; or tells which of them another server has taken.
+    async fn store_new(
+        &self,
+        mut new: Value,
+        name: &str,
+        taken: &Claims,
+    ) -> Result<std::result::Result<Outcome, Claims>> {
+        let call = self.call;
+        let reserved = self.reserve(&mut new, None, name, taken).await?;
         if !self.options.dry_run {
             refuse_version(&mut new)?;
         }
@@ -87,13 +112,13 @@ impl Write<'_> {
         let stored = served::stored(call, new).await?;
         if let Some(shown) = shown {
             self.charge(Operation::Create, Some(&stored), None).await?;
-            return self.dry_create(shown, name).await;
+            return self.dry_create(shown, name).await.map(Ok);
         }
-        let outcome = self.put_new(stored, name).await;
+        let outcome = self.put_new(stored, name).await?;
         if let (Ok(_), Some(reserved)) = (&outcome, reserved) {
             reserved.keep();
         }
-        outcome
+        Ok(outcome)
     }
 
     /// What only the server sets on a new object.
@@ -124,29 +149,44 @@ impl Write<'_> {
         }
     }
 
-    async fn put_new(&self, stored: Value, name: &str) -> Result<Outcome> {
+    async fn put_new(&self, stored: Value, name: &str) -> Result<std::result::Result<Outcome, Claims>> {
         let call = self.call;
         let key: Bytes = call.resource.key(call.namespace(), name).into();
         let lease = call.engine.ttl.lease(call).await?;
         let value: Bytes = serde_json::to_vec(&stored).expect("a tree is JSON").into();
         for _ in 0..RACE_ATTEMPTS {
             let charge = self.charge(Operation::Create, Some(&stored), None).await?;
+            let booking = match self.book(Some(&stored), None).await? {
+                Ok(booking) => booking,
+                Err(taken) => return self.taken(taken, &key, name).await.map(Err),
+            };
             let mut txn = Txn {
                 compare: vec![Compare::ModRevision { key: key.clone(), revision: Revision::ZERO }],
                 then: vec![Op::Put { key: key.clone(), value: value.clone(), lease }],
                 otherwise: vec![Op::Get { key: key.clone() }],
             };
             charge.join(&mut txn);
+            booking.join(&mut txn);
             let result = call.backend().txn(txn).await.map_err(errors::from_store)?;
             match result.results.into_iter().next() {
-                Some(OpResult::Put { entry, .. }) => return Ok(Outcome::Stored(served::written(call, entry).await?)),
+                Some(OpResult::Put { entry, .. }) => {
+                    return Ok(Ok(Outcome::Stored(served::written(call, entry).await?)));
+                }
                 Some(OpResult::Get { entry: Some(entry) }) => return Err(self.exists(name, &entry)),
-                // A quota changed meanwhile.
+                // A quota or what was booked changed meanwhile.
                 Some(OpResult::Get { entry: None }) => {}
                 _ => return Err(Status::internal("the store answered a put with something else").into()),
             }
         }
         Err(lost_race(call))
+    }
+
+    /// What was taken, unless by the very object that is to be created.
+    async fn taken(&self, taken: Claims, key: &Bytes, name: &str) -> Result<Claims> {
+        match self.call.backend().get(key, None).await.map_err(errors::from_store)? {
+            Some(entry) => Err(self.exists(name, &entry)),
+            None => Ok(taken),
+        }
     }
 
     fn exists(&self, name: &str, entry: &Entry) -> Box<Status> {

@@ -13,6 +13,8 @@ use super::{Call, Result, errors, output};
 use crate::Body;
 use crate::admission::{Attributes, Charge, Operation};
 use crate::alloc::Reservation;
+use crate::alloc::book::{Booking, book};
+use crate::alloc::pools::Claims;
 use api::Status;
 use api::decode::FieldValidation;
 use api::validate::{FieldError, Reason};
@@ -122,13 +124,27 @@ impl<'a> Write<'a> {
     }
 
     /// The addresses and ports of a Service.
-    async fn reserve(&self, new: &mut Value, old: Option<&Value>, name: &str) -> Result<Option<Reservation>> {
+    async fn reserve(
+        &self,
+        new: &mut Value,
+        old: Option<&Value>,
+        name: &str,
+        avoid: &Claims,
+    ) -> Result<Option<Reservation>> {
         if !self.call.is_service() || self.scope != Scope::Main {
             return Ok(None);
         }
         let alloc = &self.call.engine.alloc;
         alloc.seed(self.call.backend()).await.map_err(errors::from_store)?;
-        alloc.reserve(new, old).map(Some).map_err(|errors| self.invalid(name, &errors))
+        alloc.reserve(new, old, avoid).map(Some).map_err(|errors| self.invalid(name, &errors))
+    }
+
+    /// What is to be written with a Service; or what of it another server has taken.
+    async fn book(&self, new: Option<&Value>, old: Option<&Value>) -> Result<std::result::Result<Booking, Claims>> {
+        if !self.call.is_service() || self.scope != Scope::Main {
+            return Ok(Ok(Booking::default()));
+        }
+        book(self.call.backend(), new, old, &self.now).await.map_err(errors::from_store)
     }
 
     /// What quotas charge for the write.

@@ -3,6 +3,8 @@ use super::super::{Call, Result, errors, served};
 use super::{Outcome, RACE_ATTEMPTS, Scope, Write, field_error, guarded, lost_race, parse};
 use crate::Body;
 use crate::admission::{Charge, Operation};
+use crate::alloc::book::Booking;
+use crate::alloc::pools::Claims;
 use crate::registry::strategy::{self, Generation};
 use api::Status;
 use api::validate::Reason;
@@ -88,14 +90,14 @@ impl Write<'_> {
         }
         resource.settle(&mut new);
         self.count_generation(&mut new, live);
-        if new == *live && served::is_current(call, entry).await? {
+        if new == *live && served::is_current(call, entry, live).await? {
             self.ask(Operation::Update, Some(entry.mod_revision), &new, Some(live)).await?;
             return Ok(Some(Outcome::Stored(entry.clone())));
         }
         self.warn(&new, Some(live));
         self.require_valid(&new, Some(live), &call.info().name)?;
         self.ask(Operation::Update, Some(entry.mod_revision), &new, Some(live)).await?;
-        let reserved = self.reserve(&mut new, Some(live), &call.info().name).await?;
+        let reserved = self.reserve(&mut new, Some(live), &call.info().name, &Claims::default()).await?;
         let gone = is_finished(&new, live, &resource.kind);
         let charge = self.charge(Operation::Update, Some(&new).filter(|_| !gone), Some(live)).await?;
         let shown = self.options.dry_run.then(|| new.clone());
@@ -104,20 +106,27 @@ impl Write<'_> {
             return Ok(Some(Outcome::DryRun(with_version(shown, entry.mod_revision))));
         }
         if gone {
-            let outcome = self.remove(entry, &charge).await?;
+            let outcome = self.remove(entry, live, &charge).await?;
             if outcome.is_some() {
                 call.engine.removed(call, live);
             }
             return Ok(outcome);
         }
-        let outcome = self.put(entry, &stored, &charge).await?;
+        let Ok(booking) = self.book(Some(&stored), Some(live)).await? else { return Ok(None) };
+        let outcome = self.put(entry, &stored, &charge, &booking).await?;
         if let (Some(_), Some(reserved)) = (&outcome, reserved) {
             reserved.keep();
         }
         Ok(outcome)
     }
 
-    async fn put(&self, entry: &Arc<Entry>, stored: &Value, charge: &Charge) -> Result<Option<Outcome>> {
+    async fn put(
+        &self,
+        entry: &Arc<Entry>,
+        stored: &Value,
+        charge: &Charge,
+        booking: &Booking,
+    ) -> Result<Option<Outcome>> {
         let value = serde_json::to_vec(stored).expect("a tree is JSON").into();
         let lease = match self.call.engine.ttl.lease(self.call).await? {
             Some(fresh) => Some(fresh),
@@ -126,6 +135,7 @@ impl Write<'_> {
         let put = Op::Put { key: entry.key.clone(), value, lease };
         let mut txn = guarded(entry, put);
         charge.join(&mut txn);
+        booking.join(&mut txn);
         let result = self.call.backend().txn(txn).await.map_err(errors::from_store)?;
         Ok(match result.results.into_iter().next() {
             Some(OpResult::Put { entry, .. }) => Some(Outcome::Stored(served::written(self.call, entry).await?)),
@@ -133,9 +143,11 @@ impl Write<'_> {
         })
     }
 
-    async fn remove(&self, entry: &Arc<Entry>, charge: &Charge) -> Result<Option<Outcome>> {
+    async fn remove(&self, entry: &Arc<Entry>, live: &Value, charge: &Charge) -> Result<Option<Outcome>> {
+        let Ok(booking) = self.book(None, Some(live)).await? else { return Ok(None) };
         let mut txn = guarded(entry, Op::Delete { key: entry.key.clone() });
         charge.join(&mut txn);
+        booking.join(&mut txn);
         let result = self.call.backend().txn(txn).await.map_err(errors::from_store)?;
         Ok(result.succeeded.then(|| Outcome::Deleted(entry.clone(), result.revision)))
     }

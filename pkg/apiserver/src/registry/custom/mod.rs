@@ -17,14 +17,20 @@ use std::sync::Arc;
 
 const UPDATABLE: &[&str] = &["get", "patch", "update"];
 
-/// A resource for each served version.
-pub fn resources(definition: &Value) -> Vec<Resource> {
+/// A resource for each served version of a definition that was stored at a revision.
+pub fn resources(definition: &Value, revision: store::Revision) -> Vec<Resource> {
     let spec = &definition["spec"];
     let versions = || spec["versions"].as_array().into_iter().flatten();
     let storage = versions().find(|v| v["storage"] == true).map_or("", |v| text(&v["name"]));
     let several =
         versions().count() > 1 || definition["status"]["storedVersions"].as_array().is_some_and(|s| s.len() > 1);
-    let versions_of = Versions { storage, several, converter: Converter::parse(&spec["conversion"]).map(Arc::new) };
+    let changed = definition["metadata"]["generation"].as_i64().is_some_and(|generation| generation > 1);
+    let versions_of = Versions {
+        storage,
+        several,
+        converter: Converter::parse(&spec["conversion"]).map(Arc::new),
+        reshaped: if changed { revision } else { store::Revision::ZERO },
+    };
     versions().filter(|v| v["served"] == true).map(|v| resource(spec, v, &versions_of)).collect()
 }
 
@@ -33,6 +39,7 @@ struct Versions<'a> {
     storage: &'a str,
     several: bool,
     converter: Option<Arc<Converter>>,
+    reshaped: store::Revision,
 }
 
 impl Versions<'_> {
@@ -72,12 +79,30 @@ fn resource(spec: &Value, version: &Value, versions: &Versions<'_>) -> Resource 
             patterns: validate::patterns(raw),
             rules: api::cel::rules::Rules::compile(raw),
             has_defaults: schema::has_defaults(raw),
+            reshaped: versions.reshaped,
+            deprecation: deprecation(spec, version),
             converter: versions.converter.clone().filter(|_| versions.several),
         })),
         strategy: Strategy::PLAIN,
         storage_version: GroupVersion::new(group, versions.storage),
         conversion: versions.conversion(),
     }
+}
+
+/// What users of a deprecated version are told (`defaultDeprecationWarning` where the definition says nothing).
+fn deprecation(spec: &Value, version: &Value) -> Option<String> {
+    if version["deprecated"] != true {
+        return None;
+    }
+    if let Some(said) = version["deprecationWarning"].as_str() {
+        return Some(said.into());
+    }
+    let (group, kind) = (text(&spec["group"]), text(&spec["names"]["kind"]));
+    let rank = |version: &Value| crate::discovery::version_rank(text(&version["name"]));
+    let better = |other: &&Value| other["served"] == true && other["deprecated"] != true && rank(other) > rank(version);
+    let best = spec["versions"].as_array().into_iter().flatten().filter(better).max_by_key(|other| rank(other));
+    let instead = best.map_or(String::new(), |best| format!("; use {group}/{} {kind}", text(&best["name"])));
+    Some(format!("{group}/{} {kind} is deprecated{instead}", text(&version["name"])))
 }
 
 fn text(value: &Value) -> &str {
@@ -151,7 +176,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_definition_becomes_a_resource() {
-        let thing = &resources(&definition())[0];
+        let thing = &resources(&definition(), store::Revision::ZERO)[0];
         assert_eq!(thing.key("n", "x"), "/registry/example.com/things/n/x");
         assert_eq!((&*thing.singular, &*thing.list_kind), ("thing", "ThingList"));
         assert!(thing.has_status() && thing.subresource("scale").is_some());
@@ -159,8 +184,32 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_deprecated_version_says_so_and_what_to_use() {
+        let version = |name: &str, more: Value| {
+            let mut version = json!({"name": name, "served": true, "schema": {"openAPIV3Schema": {"type": "object"}}});
+            version.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            version
+        };
+        let mut definition = definition();
+        definition["spec"]["versions"] = json!([
+            version("v1", json!({"storage": true})),
+            version("v2", json!({})),
+            version("v3alpha1", json!({"deprecated": true})),
+            version("v1beta1", json!({"deprecated": true, "deprecationWarning": "no more"})),
+            version("v3", json!({"deprecated": true})),
+        ]);
+        let said: Vec<Option<String>> = resources(&definition, store::Revision::ZERO)
+            .iter()
+            .map(|resource| resource.custom.as_ref().unwrap().deprecation.clone())
+            .collect();
+        let said: Vec<Option<&str>> = said.iter().map(Option::as_deref).collect();
+        let alpha = "example.com/v3alpha1 Thing is deprecated; use example.com/v2 Thing";
+        assert_eq!(said, [None, None, Some(alpha), Some("no more"), Some("example.com/v3 Thing is deprecated")]);
+    }
+
+    #[test]
     fn what_was_wrong_before_does_not_stand_in_the_way() {
-        let thing = &resources(&definition())[0];
+        let thing = &resources(&definition(), store::Revision::ZERO)[0];
         let object = |size: i64, mode: &str| {
             json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "a", "namespace": "n"},
                 "spec": {"name": "a", "size": size, "mode": mode}})
@@ -173,7 +222,7 @@ pub(crate) mod tests {
 
     #[test]
     fn unknown_fields_go_where_the_schema_does_not_keep_them() {
-        let thing = &resources(&definition())[0];
+        let thing = &resources(&definition(), store::Revision::ZERO)[0];
         let object = json!({
             "apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "x"},
             "spec": {"name": "n", "junk": 1, "free": {"any": {"thing": 1}}, "list": [{"k": "a", "v": 1, "w": 2}]},
