@@ -91,7 +91,10 @@ mod tests {
         let mut out = Vec::new();
         line(&mut out, &conflict).unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert!(text.contains("configmaps/default/a") && text.contains("\"two\" 03:04:05") && text.contains('…'), "{text}");
+        assert!(
+            text.contains("configmaps/default/a") && text.contains("\"two\" 03:04:05") && text.contains('…'),
+            "{text}"
+        );
         assert_eq!(text.lines().count(), 1);
     }
 }

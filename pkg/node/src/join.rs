@@ -82,7 +82,8 @@ async fn join(config: &Server, url: &str, name: &str) -> anyhow::Result<Admissio
     let address = url.strip_prefix("https://").map(|rest| rest.trim_end_matches('/'));
     let address = address.context("write the server as https://HOST:PORT")?;
     let address = if address.contains(':') { address.to_owned() } else { format!("{address}:6443") };
-    let token = config.token.as_deref().context("joining needs --token: `eyot token show` on the other server prints it")?;
+    let token =
+        config.token.as_deref().context("joining needs --token: `eyot token show` on the other server prints it")?;
     let token = Token::parse(token)?;
     let root_pem = root(&address, &token).await?;
     let dir = config.tls_dir();
@@ -118,7 +119,9 @@ fn reason(text: &str) -> String {
 /// The root certificate of the cluster, if it is the one that the token was made for.
 async fn root(address: &str, token: &Token) -> anyhow::Result<String> {
     let Some(pinned) = &token.ca_hash else {
-        bail!("the token must be whole (K10…::server:…), so that it says which cluster is meant: `eyot token show` prints it");
+        bail!(
+            "the token must be whole (K10…::server:…), so that it says which cluster is meant: `eyot token show` prints it"
+        );
     };
     let tls = apiserver::connect::unverified_client();
     let (status, root_pem) = dial::ask(address, tls, ("GET", "/cacerts"), None, String::new()).await?;

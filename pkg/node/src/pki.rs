@@ -258,7 +258,9 @@ fn joined(dir: &Path) -> Result<Option<(String, Certified)>> {
         return Ok(None);
     }
     let read = |name: &str| files::read_if_there(&dir.join(name));
-    let (Some(root_pem), Some(intermediate_pem)) = (read("root-ca.crt")?, read("server-ca.crt")?) else { return Ok(None) };
+    let (Some(root_pem), Some(intermediate_pem)) = (read("root-ca.crt")?, read("server-ca.crt")?) else {
+        return Ok(None);
+    };
     Ok(Some((root_pem, (intermediate_pem, ensure_key(&dir.join("server-ca.key"))?))))
 }
 

@@ -224,11 +224,6 @@ impl Parts {
 }
 
 async fn open_store(dir: &Path, server: u16, registry: Arc<Registry>, keep: Duration) -> anyhow::Result<Arc<Store>> {
-    let options = store::Options {
-        dir: dir.to_owned(),
-        server,
-        summarize: Arc::new(Summarizer::new(registry)),
-        keep,
-    };
+    let options = store::Options { dir: dir.to_owned(), server, summarize: Arc::new(Summarizer::new(registry)), keep };
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
 }

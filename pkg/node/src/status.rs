@@ -116,7 +116,8 @@ pub(crate) async fn client(place: &Place) -> Result<kube::Client, String> {
 }
 
 fn link(server: &kube::api::DynamicObject) -> (String, String, String) {
-    let text = |pointer: &str| server.data.pointer(pointer).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+    let text =
+        |pointer: &str| server.data.pointer(pointer).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
     let (link, lag) = (text("/status/link"), text("/status/lag"));
     let link = match (link.as_str(), lag.as_str()) {
         ("Self", _) => "this one".into(),

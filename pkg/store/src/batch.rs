@@ -12,14 +12,36 @@ use std::sync::Arc;
 
 /// An operation with the summary of its value, taken by the caller so that the one writer need not.
 pub enum Single {
-    Put { key: Bytes, value: Bytes, lease: Option<LeaseId>, summary: Summary },
-    Amend { key: Bytes, value: Option<(Bytes, Summary)>, lease: Option<Option<LeaseId>> },
+    Put {
+        key: Bytes,
+        value: Bytes,
+        lease: Option<LeaseId>,
+        summary: Summary,
+    },
+    Amend {
+        key: Bytes,
+        value: Option<(Bytes, Summary)>,
+        lease: Option<Option<LeaseId>>,
+    },
     /// Writes a key whose lease, if it has one, stays.
-    Replace { key: Bytes, value: Bytes, summary: Summary },
-    Delete { key: Bytes },
-    DeleteRange { range: Range },
-    Get { key: Bytes },
-    List { range: Range, limit: usize },
+    Replace {
+        key: Bytes,
+        value: Bytes,
+        summary: Summary,
+    },
+    Delete {
+        key: Bytes,
+    },
+    DeleteRange {
+        range: Range,
+    },
+    Get {
+        key: Bytes,
+    },
+    List {
+        range: Range,
+        limit: usize,
+    },
 }
 
 pub enum Prepared {

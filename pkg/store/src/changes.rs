@@ -257,8 +257,7 @@ impl Changes {
     pub fn forget_changes(&self, stable: u64) -> Result<bool> {
         let bound = (self.newest()? as i64).saturating_sub(CHANGES);
         let oldest: Vec<(i64, Stamp)> = self.sql(|db| {
-            let mut select =
-                db.prepare_cached("SELECT sequence, actor, time FROM change ORDER BY sequence LIMIT ?")?;
+            let mut select = db.prepare_cached("SELECT sequence, actor, time FROM change ORDER BY sequence LIMIT ?")?;
             let rows = select.query_map([FORGET_ROWS], |row| {
                 Ok((row.get(0)?, Stamp { actor: Actor(row.get(1)?), time: row.get::<_, i64>(2)? as u64 }))
             })?;
@@ -290,8 +289,11 @@ impl Changes {
     pub fn add_conflict(&self, key: &[u8], at_ms: u64, conflict: &Conflict) -> Result<()> {
         let json = serde_json::to_vec(conflict).map_err(|error| Error::Failed { what: error.to_string() })?;
         self.sql(|db| {
-            db.prepare_cached("INSERT INTO conflict (at_ms, key, json) VALUES (?, ?, ?)")?
-                .execute(params![at_ms as i64, key, json])?;
+            db.prepare_cached("INSERT INTO conflict (at_ms, key, json) VALUES (?, ?, ?)")?.execute(params![
+                at_ms as i64,
+                key,
+                json
+            ])?;
             db.prepare_cached("DELETE FROM conflict WHERE id <= (SELECT max(id) FROM conflict) - ?")?
                 .execute([CONFLICTS])
                 .map(drop)
@@ -305,7 +307,8 @@ impl Changes {
                 db.prepare_cached("SELECT id, at_ms, key, json FROM conflict WHERE id > ? ORDER BY id LIMIT ?")?;
             let rows = select.query_map([after as i64, limit as i64], |row| {
                 let json: Vec<u8> = row.get(3)?;
-                let unreadable = |error| rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Blob, error);
+                let unreadable =
+                    |error| rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Blob, error);
                 Ok(ConflictRecord {
                     id: row.get::<_, i64>(0)? as u64,
                     at_ms: row.get::<_, i64>(1)? as u64,

@@ -120,7 +120,8 @@ impl Log {
 
     /// Adds what databases of before lack: checksums of the small tables, and the mark of what was merged.
     fn migrate(&self) -> rusqlite::Result<()> {
-        for (table, column) in [("meta", "crc INTEGER"), ("lease", "crc INTEGER"), ("log", "merged INTEGER NOT NULL DEFAULT 0")]
+        for (table, column) in
+            [("meta", "crc INTEGER"), ("lease", "crc INTEGER"), ("log", "merged INTEGER NOT NULL DEFAULT 0")]
         {
             let name = column.split(' ').next().unwrap_or_default();
             let known = "SELECT count(*) FROM pragma_table_info(?) WHERE name = ?";

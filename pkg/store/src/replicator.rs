@@ -151,7 +151,9 @@ impl Replicator {
             let delta = Delta::decode(&row.delta).map_err(|error| self.unreadable(&row.key, &error))?;
             let document = match merging.documents.entry(row.key.clone()) {
                 std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-                std::collections::btree_map::Entry::Vacant(new) => new.insert(self.document_of(&self.changes, &row.key)?),
+                std::collections::btree_map::Entry::Vacant(new) => {
+                    new.insert(self.document_of(&self.changes, &row.key)?)
+                }
             };
             let conflicts = document.merge(&delta);
             merging.conflicts.extend(conflicts.into_iter().map(|conflict| (row.key.clone(), conflict)));
@@ -191,12 +193,7 @@ impl Replicator {
     }
 
     /// Makes what a merge comes to visible, then keeps it. Begins anew while its keys are being written here.
-    fn merge(
-        &mut self,
-        writer: &dyn Merger,
-        now_ms: u64,
-        compute: impl Fn(&Self) -> Result<Merging>,
-    ) -> Result<()> {
+    fn merge(&mut self, writer: &dyn Merger, now_ms: u64, compute: impl Fn(&Self) -> Result<Merging>) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let derived = self.derive_all()?;
             let merging = compute(self)?;

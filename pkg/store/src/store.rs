@@ -107,7 +107,7 @@ impl Store {
     /// Finishes what was accepted, ends all watches and waits for the writer.
     pub async fn close(&self) -> Result<()> {
         let closed = self.ask(Command::Close).await;
-        let _ = self.request(|reply| Request::Close(reply)).await;
+        let _ = self.request(Request::Close).await;
         let threads = [self.writer.lock().take(), self.follower.lock().take()];
         for thread in threads.into_iter().flatten() {
             let name = thread.thread().name().unwrap_or_default().to_owned();
@@ -426,11 +426,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    pub fn open(
-        options: &Options,
-        wake: Box<dyn Fn() + Send>,
-        now_ms: Box<dyn Fn() -> u64 + Send>,
-    ) -> Result<Self> {
+    pub fn open(options: &Options, wake: Box<dyn Fn() + Send>, now_ms: Box<dyn Fn() -> u64 + Send>) -> Result<Self> {
         let path = options.dir.join(DATABASE);
         let log = Log::open_checked(&path)?;
         private(&path)?;

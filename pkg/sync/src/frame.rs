@@ -108,7 +108,12 @@ mod tests {
 
     fn rows(count: u64, bytes: usize) -> Message {
         let noise = |n: u64| (0..bytes).map(move |at| (at as u64 * n) as u8).collect::<Vec<_>>();
-        let row = |n| Row { stamp: Stamp { time: n, ..Stamp::default() }, more: false, key: "k".into(), delta: noise(n).into() };
+        let row = |n| Row {
+            stamp: Stamp { time: n, ..Stamp::default() },
+            more: false,
+            key: "k".into(),
+            delta: noise(n).into(),
+        };
         Message::Rows((0..count).map(row).collect())
     }
 

@@ -100,10 +100,7 @@ pub(crate) async fn run(
     }
 }
 
-async fn write_all(
-    write: WriteHalf<Box<dyn Wire>>,
-    mut queue: mpsc::UnboundedReceiver<Message>,
-) -> Result<(), Error> {
+async fn write_all(write: WriteHalf<Box<dyn Wire>>, mut queue: mpsc::UnboundedReceiver<Message>) -> Result<(), Error> {
     let mut write = FramedWrite::new(write, Codec::default());
     while let Some(message) = queue.recv().await {
         write.feed(message).await?;
@@ -217,7 +214,10 @@ impl Link {
     fn meet(&self) -> Result<(), Error> {
         let Some(hello) = self.session.peer() else { return Ok(()) };
         if self.peer.name.as_ref().is_some_and(|name| *name != hello.name) {
-            return Err(Error::Refused(format!("its certificate is of {:?}, and it says {:?}", self.peer.name, hello.name)));
+            return Err(Error::Refused(format!(
+                "its certificate is of {:?}, and it says {:?}",
+                self.peer.name, hello.name
+            )));
         }
         match self.shared.met(hello, self.peer.dialled, &self.replaced) {
             true => Ok(()),

@@ -30,14 +30,25 @@ pub enum Message {
     /// Changes, causes first, transactions whole.
     Rows(Vec<Row>),
     /// Whole documents of a server that had seen this much when it began with them.
-    Page { page: SnapshotPage, seen: Vector },
+    Page {
+        page: SnapshotPage,
+        seen: Vector,
+    },
     /// Everything that the sender had when its vector was this has been sent. By server number: the time up to which that
     /// member is known to have everything of everybody.
-    Seen { vector: Vector, lows: Vec<(u16, u64)> },
+    Seen {
+        vector: Vector,
+        lows: Vec<(u16, u64)>,
+    },
     /// So many messages are taken in, and this is what the receiver has.
-    Ack { count: u64, vector: Vector },
+    Ack {
+        count: u64,
+        vector: Vector,
+    },
     /// Why the sender goes.
-    Bye { reason: String },
+    Bye {
+        reason: String,
+    },
 }
 
 impl Message {

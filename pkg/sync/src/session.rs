@@ -28,8 +28,15 @@ pub enum Want {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
     Receive(Vec<Row>),
-    Join { page: SnapshotPage, seen: Vector },
-    Complete { seen: Vector, snapshot: bool, lows: Vec<(u16, u64)> },
+    Join {
+        page: SnapshotPage,
+        seen: Vector,
+    },
+    Complete {
+        seen: Vector,
+        snapshot: bool,
+        lows: Vec<(u16, u64)>,
+    },
     /// Nothing to do and nothing to acknowledge.
     Nothing,
 }
@@ -42,7 +49,10 @@ enum Cursor {
     Starting,
     After(u64),
     /// Sending whole documents; `seen` is what we had when that began.
-    Pages { after: Option<Bytes>, seen: Vector },
+    Pages {
+        after: Option<Bytes>,
+        seen: Vector,
+    },
 }
 
 /// One side of a conversation.

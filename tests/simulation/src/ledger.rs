@@ -28,7 +28,11 @@ impl Ledger {
     }
 
     /// Words that are neither in any of these values nor in any of these texts.
-    pub fn lost(&self, state: impl IntoIterator<Item = Value>, conflicts: impl IntoIterator<Item = String>) -> Vec<String> {
+    pub fn lost(
+        &self,
+        state: impl IntoIterator<Item = Value>,
+        conflicts: impl IntoIterator<Item = String>,
+    ) -> Vec<String> {
         let mut found: BTreeSet<String> = state.into_iter().flat_map(|value| words(Some(&value))).collect();
         found.extend(conflicts.into_iter().flat_map(|text| words_of(&text)));
         self.open.difference(&found).cloned().collect()

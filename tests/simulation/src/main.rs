@@ -30,7 +30,9 @@ fn main() -> ExitCode {
         let began = Instant::now();
         let dir = tempfile::tempdir_in(scratch()).expect("a directory for the stores");
         match run(&plan, dir.path().into()) {
-            Ok(report) => println!("seed {seed}: {servers} servers, {} steps, {report:?}, {:?}", args.steps, began.elapsed()),
+            Ok(report) => {
+                println!("seed {seed}: {servers} servers, {} steps, {report:?}, {:?}", args.steps, began.elapsed())
+            }
             Err(failure) => {
                 println!("{failure}");
                 return ExitCode::FAILURE;

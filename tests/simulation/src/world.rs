@@ -57,7 +57,11 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Plan { seed, steps, servers } = &self.plan;
-        write!(f, "{}: {} (step {}; replay: --seed {seed} --steps {steps} --servers {servers})", self.invariant, self.what, self.step)
+        write!(
+            f,
+            "{}: {} (step {}; replay: --seed {seed} --steps {steps} --servers {servers})",
+            self.invariant, self.what, self.step
+        )
     }
 }
 
@@ -265,7 +269,8 @@ impl World {
             true => format!("fixed-{}", String::from_utf8_lossy(&key)),
             false => format!("uid-{}", self.lives),
         };
-        let uid = if uid.starts_with("fixed") && before.is_none() { format!("{uid}-{}", self.step / 20_000) } else { uid };
+        let uid =
+            if uid.starts_with("fixed") && before.is_none() { format!("{uid}-{}", self.step / 20_000) } else { uid };
         let after = edit::edit(&mut self.rng, &mut self.ledger, kind, uid, before.as_ref());
         let op = match &after {
             Some(value) => Op::Put { key: key.clone(), value: value.to_string().into(), lease: None },
@@ -490,7 +495,8 @@ impl World {
         self.report.conflicts = texts.len() as u64;
         let lost = self.ledger.lost(first.values().cloned(), texts);
         if !lost.is_empty() {
-            return self.fail("no write is lost", format!("{} of {} words, first {}", lost.len(), self.ledger.len(), lost[0]));
+            return self
+                .fail("no write is lost", format!("{} of {} words, first {}", lost.len(), self.ledger.len(), lost[0]));
         }
         self.check_bounds(&first)
     }
@@ -514,7 +520,8 @@ impl World {
             };
             let limit = json * DOCUMENT_FACTOR + DOCUMENT_REST_BYTES * (state.len() + 8);
             if documents > limit {
-                return self.fail("bounded", format!("server {number}: {documents} bytes of documents for {json} of objects"));
+                return self
+                    .fail("bounded", format!("server {number}: {documents} bytes of documents for {json} of objects"));
             }
         }
         Ok(())

@@ -18,8 +18,8 @@ mod upgrade;
 mod websocket;
 
 pub use agent::Agents;
-pub use unverified::client as unverified_client;
 pub(crate) use metrics::{GROUP as METRICS_GROUP, VERSION as METRICS_VERSION};
+pub use unverified::client as unverified_client;
 
 use crate::authz::Attributes;
 use crate::body::RequestBody;

@@ -26,9 +26,7 @@ pub struct Service {
 
 /// One conflict as JSON, for people and programs.
 pub fn show(record: &ConflictRecord) -> Value {
-    let side = |(stamp, value): &(Stamp, Option<Value>)| {
-        json!({"value": value, "time": time(*stamp), "incarnation": stamp.actor.to_string()})
-    };
+    let side = |(stamp, value): &(Stamp, Option<Value>)| json!({"value": value, "time": time(*stamp), "incarnation": stamp.actor.to_string()});
     json!({
         "id": record.id,
         "found": timestamp(record.at_ms),
@@ -89,7 +87,8 @@ impl Service {
         let namespace = object.namespace.clone().unwrap_or_else(|| "default".into());
         let event = self.event(record, object, &namespace);
         // The same conflict found by another server has the same name: it is told already.
-        let made = Api::<Event>::namespaced(self.client.clone(), &namespace).create(&PostParams::default(), &event).await;
+        let made =
+            Api::<Event>::namespaced(self.client.clone(), &namespace).create(&PostParams::default(), &event).await;
         if let Err(error) = made {
             tracing::debug!(%error, "telling of a conflict");
         }
@@ -113,7 +112,8 @@ impl Service {
     fn event(&self, record: &ConflictRecord, object: ObjectReference, namespace: &str) -> Event {
         let conflict = &record.conflict;
         let identity = format!("{:?}{}{:?}{:?}", record.key, conflict.path, conflict.winner.0, conflict.loser.0);
-        let hash: String = Sha256::digest(identity.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let hash: String =
+            Sha256::digest(identity.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let short = |value: &Option<Value>| match value {
             Some(value) => value.to_string().chars().take(200).collect(),
             None => "nothing".to_owned(),

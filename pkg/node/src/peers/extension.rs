@@ -6,8 +6,8 @@ use crate::pki::Authority;
 use crate::server::Known;
 use crate::site::{Contact, Site};
 use api::Status;
-use apiserver::body::{self, Body, RequestBody};
 use apiserver::User;
+use apiserver::body::{self, Body, RequestBody};
 use http::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -96,14 +96,14 @@ impl Extension {
             cluster_domain: self.config.cluster_domain.clone(),
             by: self.own.clone(),
         };
-        let json = serde_json::to_value(&admission).map_err(|error| Status::internal(error))?;
+        let json = serde_json::to_value(&admission).map_err(Status::internal)?;
         Ok(body::json(StatusCode::OK, json.to_string()))
     }
 
     /// A number that no server has or had: members' numbers and those in the revisions of what is stored are taken.
     async fn free_number(&self) -> Result<u16, Status> {
         let page = self.store.list(&Range::prefix(super::members::PREFIX), None, 0).await;
-        let page = page.map_err(|error| Status::internal(error))?;
+        let page = page.map_err(Status::internal)?;
         let number = |bytes: &[u8]| {
             let object: Value = serde_json::from_slice(bytes).ok()?;
             u16::try_from(object.pointer("/spec/number")?.as_u64()?).ok()
@@ -143,7 +143,7 @@ impl Extension {
         let after = query.and_then(|query| query.strip_prefix("after=")).map_or(Ok(0), str::parse);
         let after = after.map_err(|_| Status::bad_request("after must be the number of a conflict"))?;
         let found = self.store.conflicts(after, PAGE).await;
-        let found = found.map_err(|error| Status::internal(error))?;
+        let found = found.map_err(Status::internal)?;
         let items: Vec<Value> = found.iter().map(super::conflicts::show).collect();
         Ok(body::json(StatusCode::OK, json!({"items": items}).to_string()))
     }
@@ -186,4 +186,3 @@ fn refusal(name: &str, error: kube::Error) -> Status {
 fn forbidden(user: &User, what: &str) -> Status {
     Status::failure(403, "Forbidden", format!("user {:?} may not {what}", user.name))
 }
-

@@ -13,8 +13,8 @@ use crate::site::Site;
 use crate::{pki, tls};
 use anyhow::Context;
 use async_trait::async_trait;
-pub(crate) use objects::servers;
 pub use extension::{CONFLICTS, Extension, JOIN_USER};
+pub(crate) use objects::servers;
 use rustls::ClientConfig;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +106,13 @@ impl Peers {
 
     /// Starts what stands on the API: this server's own object, what is shown of the others, and what is told of
     /// conflicts.
-    pub(crate) fn start(self, known: &Known, api: &apiserver::Handle, client: kube::Client, tasks: &Tasks) -> anyhow::Result<()> {
+    pub(crate) fn start(
+        self,
+        known: &Known,
+        api: &apiserver::Handle,
+        client: kube::Client,
+        tasks: &Tasks,
+    ) -> anyhow::Result<()> {
         self.extension.serve_through(client.clone());
         let own = objects::Own {
             name: self.site.name.clone(),

@@ -62,7 +62,10 @@ pub fn servers(client: Client) -> KubeApi<DynamicObject> {
 /// The API refuses it, as when the name is taken.
 pub async fn create(client: Client, object: &Value) -> Result<(), kube::Error> {
     let object: DynamicObject = serde_json::from_value(object.clone()).map_err(kube::Error::SerdeError)?;
-    servers(client).create(&PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() }, &object).await.map(drop)
+    servers(client)
+        .create(&PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() }, &object)
+        .await
+        .map(drop)
 }
 
 impl Service {
@@ -116,7 +119,8 @@ impl Service {
                 continue;
             }
             let patch = Patch::Merge(json!({"status": status}));
-            let written = servers(self.client.clone()).patch_status(&member.name, &PatchParams::default(), &patch).await;
+            let written =
+                servers(self.client.clone()).patch_status(&member.name, &PatchParams::default(), &patch).await;
             match written {
                 Ok(_) => drop(shown.insert(member.number, status)),
                 Err(error) => tracing::debug!(%error, server = member.name, "showing what is seen of a server"),
@@ -174,7 +178,10 @@ mod tests {
     fn the_definition_is_one() {
         let definition: Value = serde_saphyr::from_str(DEFINITION).unwrap();
         assert_eq!(definition["metadata"]["name"], "servers.eyot.dev");
-        let fields = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"].as_object().unwrap();
+        let fields =
+            definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+                .as_object()
+                .unwrap();
         assert_eq!(fields.keys().collect::<Vec<_>>(), ["lag", "lastContactTime", "link", "version", "watermarkTime"]);
         assert!(fields.values().all(|field| field["type"] == "string" && field.get("description").is_some()));
     }
