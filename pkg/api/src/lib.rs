@@ -10,6 +10,7 @@ pub mod cel;
 pub mod decode;
 pub mod default;
 pub mod go_json;
+pub mod home;
 pub mod jsonpath;
 pub mod meta;
 pub mod openapi;

@@ -125,7 +125,11 @@ impl Service {
             histories: Mutex::default(),
         });
         let client = (self.options.client_for)(garbage_collector::NAME);
-        tasks.spawn(garbage_collector::run(client, shutdown.clone()));
+        let sites = garbage_collector::Sites {
+            ownership: self.options.ownership.clone(),
+            tombstones: self.options.tombstones.clone(),
+        };
+        tasks.spawn(garbage_collector::run(client, sites, shutdown.clone()));
         Ok(())
     }
 }
@@ -158,7 +162,8 @@ impl Start<'_> {
             host: String::new(),
         });
         let informers = self.options.informers.clone();
-        let executor = Executor { client, informers, recorder: events.recorder() };
+        let ownership = self.options.ownership.clone();
+        let executor = Executor { client, informers, recorder: events.recorder(), ownership };
         self.tasks.spawn(events.run(self.shutdown.clone()));
         self.tasks.spawn(runner::run(reconciler, executor, self.shutdown.clone()));
     }

@@ -19,6 +19,8 @@ mod pods;
 mod policies;
 mod read;
 pub(crate) mod served;
+#[cfg(test)]
+mod sites_tests;
 mod splice;
 mod subresource;
 #[cfg(test)]
@@ -35,7 +37,7 @@ use crate::alloc::Allocator;
 use crate::alloc::pools::{Cidr, Pools};
 use crate::authz::Authorizer;
 use crate::registry::{Registry, Resource};
-use crate::{Body, RequestInfo, User, Verb};
+use crate::{Body, RequestInfo, Sites, User, Verb};
 use api::{GroupVersionResource, Status};
 use bytes::Bytes;
 pub(crate) use errors::from_store;
@@ -84,6 +86,8 @@ pub struct Options {
     pub node_port_range: RangeInclusive<u16>,
     /// The wall clock.
     pub clock: fn() -> jiff::Timestamp,
+    /// Other sites, where there are any.
+    pub sites: Sites,
 }
 
 /// The engine.
@@ -91,6 +95,7 @@ pub struct Engine {
     backend: Arc<dyn Backend>,
     registry: Arc<Registry>,
     clock: fn() -> jiff::Timestamp,
+    sites: Sites,
     ttl: ttl::Ttl,
     alloc: Arc<Allocator>,
     pub(crate) admission: Admission,
@@ -107,6 +112,7 @@ impl Engine {
             backend: options.backend,
             registry: options.registry,
             clock: options.clock,
+            sites: options.sites,
             ttl: ttl::Ttl::default(),
             alloc: Allocator::new(pools),
             admission: Admission::default(),
@@ -137,6 +143,10 @@ impl Engine {
 
     pub(crate) fn clock(&self) -> fn() -> jiff::Timestamp {
         self.clock
+    }
+
+    pub(crate) fn sites(&self) -> &Sites {
+        &self.sites
     }
 
     pub(crate) fn registry(&self) -> &Registry {
