@@ -20,6 +20,7 @@ pub mod quantity;
 pub mod quota;
 pub mod schema;
 pub mod selector;
+pub mod slice;
 pub mod status;
 pub mod stored;
 pub mod summary;

@@ -33,4 +33,4 @@ pub use body::Body;
 pub use options::{Cluster, FrontProxy, Options, Tls, TokenKeys};
 pub use request::{RequestInfo, User, Verb};
 pub use service::{Handle, InProcess, Service};
-pub use sites::{HomeProxy, Sites, Unreachable};
+pub use sites::{Forwarded, HomeProxy, Sites, Unreachable};

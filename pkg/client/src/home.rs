@@ -1,11 +1,17 @@
 //! Whose typed objects are.
 use api::home::{Claim, Ownership};
+use api::slice::Share;
 use kube::Resource;
 use tokio::sync::watch;
 
 /// The view of a server alone, which never changes.
 pub fn alone() -> watch::Receiver<Ownership> {
     watch::channel(Ownership::default()).1
+}
+
+/// The share of a server alone: everything.
+pub fn everything() -> watch::Receiver<Share> {
+    watch::channel(Share::default()).1
 }
 
 /// The next change of the view; never, when nobody can make one any more.

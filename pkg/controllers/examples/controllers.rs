@@ -22,6 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         reserved_ports: Vec::new(),
         ownership: client::home::alone(),
         tombstones: None,
+        share: client::home::everything(),
     };
     let stop = shutdown.clone();
     tokio::spawn(async move {

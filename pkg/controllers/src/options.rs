@@ -1,5 +1,6 @@
 //! What the controllers need to run.
 use api::home::Ownership;
+use api::slice::Share;
 use client::Informers;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -28,6 +29,8 @@ pub struct Options {
     pub reserved_ports: Vec<u16>,
     /// Which sites there are, and whose objects are whose; kept up to date by whoever follows the other servers.
     pub ownership: watch::Receiver<Ownership>,
+    /// The pod networks that this server gives to nodes by itself.
+    pub share: watch::Receiver<Share>,
     /// Asked about owners that are not there, where there are several sites: absence alone proves nothing. Without it only
     /// ends that were seen since the start count.
     pub tombstones: Option<Tombstones>,

@@ -190,6 +190,9 @@ fn duty(view: &Ownership, primaries: &[Primary], everywhere: bool, key: &Key) ->
     if !view.marked {
         return Some(Standing::Home);
     }
+    if view.passive {
+        return None;
+    }
     let found = primaries.iter().find_map(|primary| primary(view, key));
     let acts = found.is_none_or(|found| matches!(found, Standing::Home | Standing::Taken));
     // What follows from an object that is gone, each site does for what it owns.

@@ -49,7 +49,12 @@ impl Service {
     fn start(&self, tasks: &TaskTracker, shutdown: &CancellationToken) -> Result<(), Error> {
         let start = Start { options: &self.options, tasks, shutdown };
         let Options { cluster_cidr, node_cidr_mask, root_ca_pem, .. } = &self.options;
-        start.controller(node_ipam::NodeIpam::new(start.cache(), cluster_cidr, *node_cidr_mask)?);
+        start.controller(node_ipam::NodeIpam::new(
+            start.cache(),
+            cluster_cidr,
+            *node_cidr_mask,
+            self.options.share.clone(),
+        )?);
         start.controller(service_account::DefaultServiceAccount { namespaces: start.cache(), accounts: start.cache() });
         if !root_ca_pem.is_empty() {
             let pem = root_ca_pem.clone();

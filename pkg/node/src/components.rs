@@ -79,6 +79,7 @@ fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informe
         reserved_ports: vec![known.config.https_listen_port, known.config.node.agent_port],
         ownership: client::home::alone(),
         tombstones: None,
+        share: client::home::everything(),
     };
     tasks.run("controllers", controllers::Service::new(options).run(tasks.shutdown.clone()));
 }

@@ -13,6 +13,8 @@ pub struct Ownership {
     /// Whether homes count at all, and new objects get one. False on a server that was given no site and has no others:
     /// its objects look like upstream's.
     pub marked: bool,
+    /// Whether another server of this site acts for it: then this one only serves its clients.
+    pub passive: bool,
     /// All other sites that are known.
     pub others: BTreeMap<Site, Link>,
 }
@@ -55,7 +57,7 @@ pub enum Standing {
 impl Ownership {
     /// A server of `site` in a cluster that `founder` began.
     pub fn of(site: &str, founder: &str) -> Self {
-        Self { site: site.into(), default_site: founder.into(), marked: true, others: BTreeMap::new() }
+        Self { site: site.into(), default_site: founder.into(), marked: true, passive: false, others: BTreeMap::new() }
     }
 
     /// With one more site.
@@ -64,18 +66,32 @@ impl Ownership {
         self
     }
 
-    /// The site that a claim names.
+    /// The site that a claim names. What names none, or one that is no member (any more), is the founder's; if the founder
+    /// is gone, the first member's.
     pub fn home_of<'a>(&'a self, claim: &Claim<'a>) -> &'a str {
-        claim.home.unwrap_or(&self.default_site)
+        let named = claim.home.filter(|site| self.is_member(site));
+        let founder = || Some(&*self.default_site).filter(|site| self.is_member(site));
+        let first = || self.others.keys().chain([&self.site]).min().map_or("", |site| site);
+        named.or_else(founder).unwrap_or_else(first)
+    }
+
+    /// Whether a site of this name exists.
+    pub fn is_member(&self, site: &str) -> bool {
+        *self.site == *site || self.others.contains_key(site)
+    }
+
+    /// Whether the object belongs to this server's site, whichever of the site's servers acts on it.
+    pub fn is_own(&self, claim: &Claim<'_>) -> bool {
+        !self.marked || self.home_of(claim) == &*self.site
     }
 
     pub fn standing(&self, claim: &Claim<'_>) -> Standing {
-        if !self.marked || self.home_of(claim) == &*self.site {
-            return Standing::Home;
+        if self.is_own(claim) {
+            return if self.passive { Standing::Elsewhere } else { Standing::Home };
         }
         match self.others.get(self.home_of(claim)) {
             Some(Link::Down { for_s, taken }) if !claim.stay && *for_s >= claim.takeover_s => {
-                let ours = taken.as_ref().is_some_and(|taken| taken.by == self.site);
+                let ours = !self.passive && taken.as_ref().is_some_and(|taken| taken.by == self.site);
                 if ours && !claim.fixed { Standing::Taken } else { Standing::Lost }
             }
             _ => Standing::Elsewhere,
@@ -122,7 +138,11 @@ impl Ownership {
 
     /// Whether anything may have changed for every object, not only for those of certain sites.
     pub fn differs_in_rules(&self, other: &Self) -> bool {
-        (self.marked, &self.site, &self.default_site) != (other.marked, &other.site, &other.default_site)
+        let rules = |view: &Self| {
+            let members: Vec<Site> = view.others.keys().cloned().collect();
+            (view.marked, view.passive, view.site.clone(), view.default_site.clone(), members)
+        };
+        rules(self) != rules(other)
     }
 }
 
@@ -170,6 +190,25 @@ mod tests {
         assert_eq!(late.standing(&Claim { takeover_s: 3600, ..claim(None) }), Standing::Elsewhere);
         let quick = Ownership::of("b", "a").with("a", down(10, Some("b")));
         assert_eq!(quick.standing(&Claim { takeover_s: 10, ..claim(None) }), Standing::Taken);
+    }
+
+    #[test]
+    fn of_several_servers_of_a_site_one_acts() {
+        let acting = Ownership::of("a", "a").with("b", down(900, Some("a")));
+        let passive = Ownership { passive: true, ..acting.clone() };
+        for home in [None, Some("a"), Some("b")] {
+            assert!(acting.acts_on(&claim(home)) && !passive.acts_on(&claim(home)));
+        }
+        assert!(passive.is_own(&claim(None)));
+    }
+
+    #[test]
+    fn objects_of_a_site_that_left_are_the_founders() {
+        let founder = Ownership::of("a", "a").with("b", Link::Up);
+        let other = Ownership::of("b", "a").with("a", Link::Up);
+        assert!(founder.is_home(&claim(Some("left"))) && !other.acts_on(&claim(Some("left"))));
+        let without = Ownership::of("c", "a").with("b", Link::Up);
+        assert_eq!(without.home_of(&claim(None)), "b", "the founder left too");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::engine::{Call, Result};
 use crate::registry::strategy::child;
 use api::Status;
 use api::home::{Claim, HOME, SITE, Site, ZONE, check_annotations};
+use api::validate::{FieldError, Reason};
 use serde_json::{Map, Value};
 
 /// Kinds that nobody acts on, or that come and go too often to carry a home.
@@ -50,6 +51,21 @@ fn require_valid(attributes: &Attributes<'_>, object: &Value) -> Result<()> {
     Err(Status::invalid(&attributes.kind.group_kind(), &attributes.name, &errors).into())
 }
 
+/// A home that is given must be a site.
+fn require_member(attributes: &Attributes<'_>, object: &Value) -> Result<()> {
+    let view = attributes.call.engine.sites().view();
+    let given = &object["metadata"]["annotations"][HOME];
+    let Some(unknown) = given.as_str().filter(|site| !view.is_member(site)) else { return Ok(()) };
+    let sites: Vec<&str> = view.others.keys().chain([&view.site]).map(|site| &**site).collect();
+    let error = FieldError {
+        field: format!("metadata.annotations[{HOME}]"),
+        reason: Reason::Invalid,
+        value: Some(unknown.into()),
+        detail: format!("no such site; there are: {}", sites.join(", ")),
+    };
+    Err(Status::invalid(&attributes.kind.group_kind(), &attributes.name, &[error]).into())
+}
+
 /// Gives a new object its home.
 pub async fn place(attributes: &Attributes<'_>, object: &mut Value) -> Result<()> {
     if !attributes.subresource().is_empty() {
@@ -63,6 +79,7 @@ pub async fn place(attributes: &Attributes<'_>, object: &mut Value) -> Result<()
     if !marked || is_homeless(attributes) {
         return Ok(());
     }
+    require_member(attributes, object)?;
     if attributes.is("", "nodes") {
         place_node(object, &site);
         return Ok(());
@@ -134,13 +151,16 @@ pub fn keep(attributes: &Attributes<'_>, new: &mut Value, old: &Value) -> Result
     }
     let kind = &*attributes.resource().kind;
     let claim = Claim::of(kind, old);
-    if attributes.is("", "nodes") && view.is_home(&claim) {
+    if attributes.is("", "nodes") && view.is_own(&claim) {
         label_node(new, view.home_of(&claim));
     }
     let moved = new["metadata"]["annotations"].get(HOME) != home.as_ref();
-    if moved && !view.acts_on(&claim) {
+    if moved && !view.is_own(&claim) && !view.acts_on(&claim) {
         let why = format!("its home is site {}, which alone may hand it over", view.home_of(&claim));
         return Err(attributes.forbidden(Some(old), &why));
+    }
+    if moved {
+        require_member(attributes, new)?;
     }
     if moved && kind == "Pod" && old["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty()) {
         return Err(attributes.forbidden(Some(old), "a pod that has a node belongs to the node's site"));
@@ -156,7 +176,7 @@ pub async fn follow_node(call: &Call<'_>, pod: &mut Value) -> Result<()> {
             return Ok(());
         }
         let claim = Claim::of("Pod", pod);
-        if !view.is_home(&claim) {
+        if !view.is_own(&claim) {
             let name = pod["metadata"]["name"].as_str().unwrap_or_default();
             let why = format!("pod {name} belongs to site {}, which alone gives it a node", view.home_of(&claim));
             return Err(Status::conflict("", "pods/binding", name, &why).into());

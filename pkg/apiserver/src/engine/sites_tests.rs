@@ -1,8 +1,11 @@
 //! Homes of objects, as requests see them.
 use super::testing::{Bench, info};
-use crate::{Sites, Verb};
+use super::{Request, Serve};
+use crate::{Body, HomeProxy, Sites, Unreachable, User, Verb};
 use api::home::{Link, Ownership, Taken};
+use http::Response;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use tokio::sync::watch;
 
 fn bench(view: Ownership) -> Bench {
@@ -52,6 +55,10 @@ async fn new_objects_belong_where_they_are_created_unless_they_say_otherwise() {
     let (code, status) =
         bench.json(info(Verb::Create, "configmaps", "default", ""), map("c", json!({HOME: "The North"}))).await;
     assert_eq!(code, 422, "{status}");
+    let (code, status) =
+        bench.json(info(Verb::Create, "configmaps", "default", ""), map("d", json!({HOME: "nroth"}))).await;
+    assert_eq!(code, 422);
+    assert!(status["message"].as_str().unwrap().contains("no such site; there are: north, south"), "{status}");
 }
 
 #[tokio::test]
@@ -170,4 +177,126 @@ async fn events_have_no_home() {
     let event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "namespace": "default"},
         "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}, "reason": "R", "type": "Normal"});
     assert_eq!(create(&bench, "events", event).await["metadata"].get("annotations"), None);
+}
+
+/// Another site's server, as the links between servers will show it.
+#[derive(Default)]
+struct Fake {
+    asked: parking_lot::Mutex<Vec<String>>,
+    silent: bool,
+}
+
+#[async_trait::async_trait]
+impl HomeProxy for Fake {
+    async fn forward(&self, site: &str, request: Request) -> Result<Response<Body>, Unreachable> {
+        let request = request.to_http();
+        self.asked.lock().push(format!("{site}: {} {}", request.method(), request.uri()));
+        match self.silent {
+            true => Err(Unreachable { site: site.into(), reason: "no answer".into() }),
+            false => Ok(Response::new(crate::body::full("{\"from\": \"home\"}"))),
+        }
+    }
+}
+
+fn with_proxy(view: Ownership, silent: bool) -> (Bench, Arc<Fake>) {
+    let fake = Arc::new(Fake { silent, ..Fake::default() });
+    let ownership = watch::channel(view).1;
+    (Bench::at(Sites { ownership, proxy: Some(fake.clone()), ..Sites::default() }), fake)
+}
+
+fn up() -> Ownership {
+    Ownership::of("south", "north").with("north", Link::Up)
+}
+
+fn lease(verb: Verb, name: &str) -> crate::RequestInfo {
+    let mut request = info(verb, "leases", "default", name);
+    request.group = "coordination.k8s.io".into();
+    request
+}
+
+#[tokio::test]
+async fn objects_of_home_consistency_are_read_and_written_at_home() {
+    let (bench, fake) = with_proxy(up(), false);
+    let bench = with_namespace(bench).await;
+    let strict = map("strict", json!({"eyot.dev/consistency": "home"}));
+    bench.store("/registry/configmaps/default/strict", strict.clone()).await;
+    bench.store("/registry/configmaps/default/plain", map("plain", Value::Null)).await;
+    let (_, answer) = bench.json(info(Verb::Update, "configmaps", "default", "strict"), strict.clone()).await;
+    assert_eq!(answer, json!({"from": "home"}));
+    bench.json(info(Verb::Get, "configmaps", "default", "strict"), Value::Null).await;
+    let asked = [
+        "north: PUT /api/v1/namespaces/default/configmaps/strict",
+        "north: GET /api/v1/namespaces/default/configmaps/strict",
+    ];
+    assert_eq!(*fake.asked.lock(), asked);
+    let (code, _) = bench.json(info(Verb::Update, "configmaps", "default", "plain"), map("plain", Value::Null)).await;
+    assert_eq!((code, fake.asked.lock().len()), (200, 2), "others are written here");
+}
+
+#[tokio::test]
+async fn while_home_is_away_its_objects_are_read_only() {
+    for (view, silent) in [(up().with("north", Link::Down { for_s: 1, taken: None }), false), (up(), true)] {
+        let (bench, _) = with_proxy(view, silent);
+        let bench = with_namespace(bench).await;
+        let strict = map("strict", json!({"eyot.dev/consistency": "home"}));
+        bench.store("/registry/configmaps/default/strict", strict.clone()).await;
+        let request = info(Verb::Update, "configmaps", "default", "strict");
+        let response = bench.send(request, strict.to_string(), http::HeaderMap::new()).await;
+        assert_eq!((response.status().as_u16(), response.headers()["retry-after"].to_str().unwrap()), (503, "10"));
+        let (_, status) = super::testing::read(response).await;
+        let message = status["message"].as_str().unwrap();
+        assert!(
+            message
+                .starts_with("configmaps \"strict\" is written at its home alone, site north, which is out of reach"),
+            "{message}"
+        );
+        let (code, _) = bench.json(info(Verb::Get, "configmaps", "default", "strict"), Value::Null).await;
+        assert_eq!(code, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_may_ask_for_home_consistency_of_all_in_it() {
+    let (bench, fake) = with_proxy(up(), false);
+    let bench = with_namespace(bench).await;
+    let annotations = json!({"eyot.dev/consistency": "home"});
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default", "annotations": annotations}, "status": {"phase": "Active"}});
+    bench.store("/registry/namespaces/default", namespace).await;
+    bench.json(info(Verb::Create, "configmaps", "default", ""), map("new", Value::Null)).await;
+    assert_eq!(*fake.asked.lock(), ["north: POST /api/v1/namespaces/default/configmaps"]);
+}
+
+#[tokio::test]
+async fn leases_are_elected_at_home_but_nodes_renew_theirs_anywhere() {
+    let (bench, fake) = with_proxy(up(), false);
+    let bench = with_namespace(bench).await;
+    let object = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "leader", "namespace": "default"}});
+    bench.json(lease(Verb::Create, ""), object.clone()).await;
+    assert_eq!(fake.asked.lock().len(), 1, "it is made where its namespace belongs, so that it is made once");
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-node-lease"}, "status": {"phase": "Active"}});
+    bench.store("/registry/namespaces/kube-node-lease", namespace).await;
+    let mut of_node = lease(Verb::Create, "");
+    of_node.namespace = "kube-node-lease".into();
+    let mut node_lease = object;
+    node_lease["metadata"] = json!({"name": "n", "namespace": "kube-node-lease"});
+    let (code, made) = bench.json(of_node, node_lease).await;
+    assert_eq!((code, made["metadata"].get("annotations"), fake.asked.lock().len()), (201, None, 1));
+}
+
+#[tokio::test]
+async fn what_was_handed_on_is_answered_here() {
+    let (bench, fake) = with_proxy(up(), false);
+    let bench = with_namespace(bench).await;
+    let strict = map("strict", json!({"eyot.dev/consistency": "home"}));
+    bench.store("/registry/configmaps/default/strict", strict.clone()).await;
+    let request = Request {
+        info: info(Verb::Update, "configmaps", "default", "strict"),
+        user: User { name: "tester".into(), ..User::default() },
+        headers: http::HeaderMap::new(),
+        body: strict.to_string().into(),
+        escalation: None,
+        forwarded: true,
+    };
+    assert_eq!(bench.engine.serve(request).await.status(), 200);
+    assert!(fake.asked.lock().is_empty());
 }

@@ -293,7 +293,7 @@ impl Bench {
 
     pub async fn send(&self, info: RequestInfo, body: impl Into<Bytes>, headers: HeaderMap) -> Response<crate::Body> {
         let user = User { name: "tester".into(), ..User::default() };
-        self.engine.serve(Request { info, user, headers, body: body.into(), escalation: None }).await
+        self.engine.serve(Request { info, user, headers, body: body.into(), escalation: None, forwarded: false }).await
     }
 
     /// Sends a request and reads its JSON answer.
