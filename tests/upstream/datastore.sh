@@ -92,7 +92,13 @@ answers() { curl -sf -m 2 "http://$(k get service web -o 'jsonpath={.spec.cluste
 # What must not change when any part is killed: the containers that run.
 running() { k get pods -l app=web -o 'jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{"\n"}{end}' | sort; }
 
-events() { [ "$(k get events -A -o name | wc -l)" = "$1" ]; }
+ended() { [ -z "$(k get pods -l app=web -o name)" ]; }
+
+gone() { ! k get "$@"; }
+
+forgotten() { # REVISION: it can't be read any more
+	[[ $(k get --raw "/api/v1/configmaps?limit=1&resourceVersionMatch=Exact&resourceVersion=$1" 2>&1) = *"too old"* ]]
+}
 
 embedded/demo-image/build.sh "$work/demo.tar"
 for media in ${MEDIA:-protobuf json}; do
@@ -135,12 +141,12 @@ for media in ${MEDIA:-protobuf json}; do
 		 "involvedObject": {"kind": "Pod", "namespace": "default", "name": "none"}}
 	EOF
 	k get event short >/dev/null || fail "no event"
-	until_true 60 eval '! k get event short'
+	until_true 60 gone event short
 	# Compaction forgets a revision at the interval after the one in which it was noted.
-	until_true 60 eval 'k get --raw "/api/v1/configmaps?limit=1&resourceVersionMatch=Exact&resourceVersion=$old" 2>&1 | grep -q "too old\|Expired\|410"'
+	until_true 60 forgotten "$old"
 	k delete deployment web >/dev/null
 	k delete service web >/dev/null
-	until_true 120 eval '[ -z "$(k get pods -l app=web -o name)" ]'
+	until_true 120 ended
 	disk=$(du -m "$work/data" | tail -1 | cut -f1) memory=$(awk '/VmHWM/ {print int($2 / 1024)}' "/proc/$store/status")
 	tests/upstream/cluster.sh down "$work/upstream"
 	kill "$store" && wait "$store" || fail "the datastore did not end in order"

@@ -69,6 +69,18 @@ impl Verb {
         }
     }
 
+    /// The method that stands for it.
+    pub fn method(self) -> Method {
+        match self {
+            Self::Get | Self::List | Self::Watch => Method::GET,
+            Self::Create => Method::POST,
+            Self::Update => Method::PUT,
+            Self::Patch => Method::PATCH,
+            Self::Delete | Self::DeleteCollection => Method::DELETE,
+            Self::Options => Method::OPTIONS,
+        }
+    }
+
     fn of(method: &Method) -> Option<Self> {
         match *method {
             Method::GET | Method::HEAD => Some(Self::Get),
@@ -102,6 +114,28 @@ pub struct RequestInfo {
 }
 
 impl RequestInfo {
+    /// The path and query that are read as this.
+    pub fn uri(&self) -> Uri {
+        let mut path = match self.group.as_str() {
+            "" => format!("/api/{}", self.version),
+            group => format!("/apis/{group}/{}", self.version),
+        };
+        let own_name = self.resource == "namespaces";
+        let namespace = Some(&self.namespace).filter(|namespace| !namespace.is_empty() && !own_name);
+        let place = namespace.into_iter().flat_map(|namespace| ["namespaces", namespace]);
+        let rest = [&*self.resource, &self.name, &self.subresource].into_iter().filter(|part| !part.is_empty());
+        for part in place.chain(rest) {
+            path.push('/');
+            path.push_str(&percent_encode(part));
+        }
+        for (n, (key, value)) in self.query.iter().enumerate() {
+            path.push(if n == 0 { '?' } else { '&' });
+            path.push_str(&format!("{}={}", percent_encode(key), percent_encode(value)));
+        }
+        // Everything outside the alphabet of URIs is encoded.
+        Uri::try_from(path).unwrap_or_default()
+    }
+
     /// The first value of a query parameter.
     pub fn param(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
@@ -318,6 +352,21 @@ mod tests {
         ];
         for (method, uri, want) in table {
             assert_eq!(text(&resource(method, uri)), want, "{method} {uri}");
+        }
+    }
+
+    #[test]
+    fn a_request_for_an_object_is_written_as_it_was_read() {
+        for (method, uri) in [
+            ("GET", "/api/v1/namespaces/other"),
+            ("PUT", "/api/v1/namespaces/other/finalize"),
+            ("PUT", "/apis/coordination.k8s.io/v1/namespaces/a/leases/b?fieldManager=x%20y&dryRun=All"),
+            ("PATCH", "/api/v1/nodes/n/status"),
+            ("DELETE", "/api/v1/namespaces/a/pods"),
+            ("POST", "/api/v1/namespaces/a/pods/b/binding"),
+        ] {
+            let info = resource(method, uri);
+            assert_eq!((info.verb.method().as_str(), info.uri().to_string().as_str()), (method, uri));
         }
     }
 

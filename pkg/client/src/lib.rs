@@ -4,6 +4,7 @@
 //! Place in the flow: `apiserver -> client -> controllers | scheduler | agent | net`, and their writes back.
 
 pub mod events;
+pub mod home;
 pub mod in_process;
 pub mod informers;
 pub mod node_selector;

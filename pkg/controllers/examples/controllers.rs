@@ -20,6 +20,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         root_ca_pem: "an example, not a certificate".to_owned(),
         service_lb: true,
         reserved_ports: Vec::new(),
+        ownership: client::home::alone(),
+        tombstones: None,
+        share: client::home::everything(),
     };
     let stop = shutdown.clone();
     tokio::spawn(async move {

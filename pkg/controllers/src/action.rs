@@ -15,6 +15,8 @@ pub struct Target {
     /// Empty in a create with `generateName`.
     pub name: String,
     pub uid: Option<String>,
+    /// The site that the object names as its home.
+    pub home: Option<String>,
 }
 
 impl Target {
@@ -24,6 +26,7 @@ impl Target {
             namespace: object.namespace().unwrap_or_default(),
             name: object.meta().name.clone().unwrap_or_default(),
             uid: object.uid(),
+            home: client::home::claim(object).home.map(str::to_owned),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Carries out what plans ask for: dull on purpose.
 use crate::action::{Action, Note, Patch, Target, Told};
 use crate::error::Error;
+use crate::pods;
+use api::home::{Claim, Ownership, Standing};
 use client::informers::Progress;
 use client::{Informers, Mark, Recorder};
 use futures::future::join_all;
@@ -8,7 +10,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, DynamicObject, PatchParams, PostParams, Preconditions};
 use kube::{Resource, ResourceExt};
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Creates and deletes in flight at once for one key. Creates double up to it, so that a quota that refuses all of
 /// them is asked once, not a thousand times.
@@ -20,6 +24,8 @@ pub struct Executor {
     pub client: kube::Client,
     pub informers: Informers,
     pub recorder: Recorder,
+    /// Which sites there are, and whose objects are whose.
+    pub ownership: watch::Receiver<Ownership>,
 }
 
 /// One reconciliation's writes, remembered so that the next one waits until the caches show them.
@@ -27,6 +33,7 @@ pub struct Run {
     executor: Executor,
     writes: Vec<Write>,
     again: Option<Duration>,
+    standing: Standing,
 }
 
 /// A write that the caches may not show yet.
@@ -38,8 +45,33 @@ pub enum Write {
 }
 
 impl Run {
-    pub fn new(executor: Executor) -> Self {
-        Self { executor, writes: Vec::new(), again: None }
+    /// `standing` is that of the object that the key names.
+    pub fn new(executor: Executor, standing: Standing) -> Self {
+        Self { executor, writes: Vec::new(), again: None, standing }
+    }
+
+    /// This server's present view of the sites. Not to be held across waiting.
+    pub fn view(&self) -> watch::Ref<'_, Ownership> {
+        self.executor.ownership.borrow()
+    }
+
+    /// Whether this server acts on the key's object: always, but for controllers whose work every site does a part of.
+    pub fn acts(&self) -> bool {
+        matches!(self.standing, Standing::Home | Standing::Taken)
+    }
+
+    /// Whether an object belongs to this site.
+    pub fn owns<K: Resource<DynamicType = ()>>(&self, object: &K) -> bool {
+        self.view().is_home(&client::home::claim(object))
+    }
+
+    /// Without pods that went away with their site: they count as gone until the site is back.
+    pub fn present(&self, mut pods: Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
+        let view = self.view();
+        if view.marked {
+            pods.retain(|pod| pods::is_finished(pod) || !view.is_lost(&client::home::claim(&**pod)));
+        }
+        pods
     }
 
     pub fn client(&self) -> &kube::Client {
@@ -58,7 +90,11 @@ impl Run {
 
     /// In order; neighbouring creates, deletes and patches of one kind's objects run together. Stops at the first
     /// failure.
-    pub async fn all(&mut self, actions: Vec<Action>) -> Result<(), Error> {
+    pub async fn all(&mut self, mut actions: Vec<Action>) -> Result<(), Error> {
+        {
+            let view = self.view();
+            actions.retain(|action| may(&view, self.standing, action));
+        }
         let mut actions = actions.into_iter().peekable();
         while let Some(action) = actions.next() {
             let mut group = vec![action];
@@ -93,6 +129,23 @@ impl Run {
             (rest, size) = (later, (2 * size).min(IN_FLIGHT));
         }
         Ok(())
+    }
+}
+
+/// Who is not at home creates, and takes nothing away: of what another site owns, no pod, node or volume is touched and
+/// nothing deleted. What belongs together with an object in our care (a Deployment's ReplicaSets) may be changed.
+fn may(view: &Ownership, standing: Standing, action: &Action) -> bool {
+    let ours = |target: &Target| {
+        let (home, fixed) = (target.home.as_deref(), true);
+        view.is_home(&Claim { home, stay: true, takeover_s: u64::MAX, fixed })
+    };
+    match action {
+        _ if standing == Standing::Home => true,
+        Action::Create { .. } | Action::Tell(_) | Action::Again(_) => true,
+        Action::Delete { target, .. } => ours(target),
+        Action::Patch { target, .. } => {
+            ours(target) || (standing == Standing::Taken && !Claim::is_fixed(&target.resource.kind))
+        }
     }
 }
 
@@ -246,5 +299,49 @@ pub fn unless_exists(result: Result<(), Error>) -> Result<(), Error> {
     match result {
         Err(error) if error.is_already_exists() => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action;
+    use api::home::{Link, Taken};
+    use k8s_openapi::api::apps::v1::ReplicaSet;
+    use serde_json::json;
+
+    fn of<K: serde::de::DeserializeOwned>(site: &str) -> K {
+        let metadata = json!({"name": "x", "namespace": "ns", "annotations": {"eyot.dev/home": site}});
+        serde_json::from_value(json!({"metadata": metadata, "spec": {"containers": [], "selector": {}}})).unwrap()
+    }
+
+    fn allowed(standing: Standing, action: &Action) -> bool {
+        let taken = Some(Taken { by: "b".into(), epoch: 1 });
+        let view = Ownership::of("b", "a").with("a", Link::Down { for_s: 900, taken });
+        may(&view, standing, action)
+    }
+
+    #[test]
+    fn takeover_creates_and_takes_nothing_away() {
+        let (theirs, ours): (Pod, Pod) = (of("a"), of("b"));
+        let set: ReplicaSet = of("a");
+        let taken = |action: Action| allowed(Standing::Taken, &action);
+        assert!(taken(action::create(&theirs, Told::nothing())));
+        assert!(taken(action::delete(&ours, Told::nothing())), "a replacement of our own");
+        assert!(!taken(action::delete(&theirs, Told::nothing())));
+        assert!(!taken(action::patch(&theirs, json!({}))));
+        assert!(taken(action::patch(&set, json!({}))));
+        assert!(!taken(action::delete(&set, Told::nothing())));
+    }
+
+    #[test]
+    fn who_does_a_part_of_the_work_touches_its_own_alone() {
+        let (theirs, ours): (Pod, Pod) = (of("a"), of("b"));
+        let elsewhere = |action: Action| allowed(Standing::Elsewhere, &action);
+        assert!(elsewhere(action::patch(&ours, json!({}))));
+        assert!(!elsewhere(action::patch(&of::<ReplicaSet>("a"), json!({}))));
+        assert!(!elsewhere(action::delete(&theirs, Told::nothing())));
+        let home = |action: Action| allowed(Standing::Home, &action);
+        assert!(home(action::delete(&theirs, Told::nothing())), "home scales down wherever its pods are");
     }
 }

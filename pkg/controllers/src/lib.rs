@@ -44,5 +44,5 @@ mod taints;
 mod volume;
 
 pub use error::Error;
-pub use options::{ClientFor, Options};
+pub use options::{ClientFor, Options, Tombstones};
 pub use service::Service;

@@ -1,10 +1,16 @@
 //! What the controllers need to run.
+use api::home::Ownership;
+use api::slice::Share;
 use client::Informers;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Gives each controller a client of its own identity, by the name of its ServiceAccount in kube-system, such as
 /// `deployment-controller`.
 pub type ClientFor = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
+
+/// Whether an object of this uid was deleted, by the record that the servers keep of that. True only when it was.
+pub type Tombstones = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 #[derive(Clone)]
 pub struct Options {
@@ -21,4 +27,11 @@ pub struct Options {
     pub service_lb: bool,
     /// TCP ports of the nodes that no Service of type LoadBalancer may take: the API's, the agents'.
     pub reserved_ports: Vec<u16>,
+    /// Which sites there are, and whose objects are whose; kept up to date by whoever follows the other servers.
+    pub ownership: watch::Receiver<Ownership>,
+    /// The pod networks that this server gives to nodes by itself.
+    pub share: watch::Receiver<Share>,
+    /// Asked about owners that are not there, where there are several sites: absence alone proves nothing. Without it only
+    /// ends that were seen since the start count.
+    pub tombstones: Option<Tombstones>,
 }

@@ -82,17 +82,20 @@ pub fn from_template(template: &PodTemplateSpec, namespace: &str, prefix: &str, 
 }
 
 /// The pods that scaling down removes first come first: upstream's ActivePodsWithRanks. `related` are the pods of all
-/// sets of the same owner: of pods that share a node with many of them, some go first.
-pub fn deletion_order(pods: &mut [Arc<Pod>], related: &[Arc<Pod>], now: Timestamp) {
+/// sets of the same owner: of pods that share a node with many of them, some go first. So do those that are `foreign`,
+/// replacements that another site made while this one was out of its reach, before any pod that serves as well.
+pub fn deletion_order(pods: &mut [Arc<Pod>], related: &[Arc<Pod>], foreign: impl Fn(&Pod) -> bool, now: Timestamp) {
     let mut on_node: HashMap<&str, usize> = HashMap::new();
     for pod in related.iter().filter(|pod| is_active(pod)) {
         *on_node.entry(node_name(pod)).or_default() += 1;
     }
     let rank = |pod: &Pod| on_node.get(node_name(pod)).copied().unwrap_or_default();
+    let rank = |pod: &Pod| (foreign(pod), rank(pod));
     pods.sort_by(|a, b| goes_before(a, b, rank(a), rank(b), now));
 }
 
-fn goes_before(a: &Pod, b: &Pod, rank_a: usize, rank_b: usize, now: Timestamp) -> Ordering {
+/// Ranks: whether a pod is foreign, and how crowded its node is.
+fn goes_before(a: &Pod, b: &Pod, rank_a: (bool, usize), rank_b: (bool, usize), now: Timestamp) -> Ordering {
     let assigned = |pod: &Pod| !node_name(pod).is_empty();
     let phase_order = |pod: &Pod| match phase(pod) {
         "Pending" => 0,

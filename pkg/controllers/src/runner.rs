@@ -2,6 +2,7 @@
 //! and no work on a key before the caches show what was last written for it.
 use crate::error::Error;
 use crate::execute::{Executor, Run, Write};
+use api::home::{Ownership, Standing};
 use client::informers::{Cached, Key};
 use client::{Event, Informers, Reflector, WorkQueue};
 use futures::future::BoxFuture;
@@ -10,6 +11,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +51,13 @@ pub struct Watches {
     shutdown: CancellationToken,
     synced: Vec<BoxFuture<'static, ()>>,
     tasks: JoinSet<()>,
+    ownership: watch::Receiver<Ownership>,
+    primaries: Vec<Primary>,
+    everywhere: bool,
 }
+
+/// Finds the object that a key names, and says what it is to this server.
+type Primary = Box<dyn Fn(&Ownership, &Key) -> Option<Standing> + Send + Sync>;
 
 impl Watches {
     /// For each change of a `K`, the keys that `keys` gives are reconciled.
@@ -62,14 +70,30 @@ impl Watches {
         let reflector = self.informers.reflector::<K>();
         let ready = reflector.clone();
         self.synced.push(Box::pin(async move { ready.synced().await }));
-        let (queue, shutdown) = (self.queue.clone(), self.shutdown.clone());
+        let (queue, shutdown, ownership) = (self.queue.clone(), self.shutdown.clone(), self.ownership.clone());
         self.tasks.spawn(async move {
-            shutdown.run_until_cancelled(follow(reflector, queue, react)).await;
+            shutdown.run_until_cancelled(follow(reflector, queue, ownership, react)).await;
         });
+    }
+
+    /// Keys name objects of this kind (or of one that was named before, where there is such an object): their home
+    /// reconciles them.
+    pub fn primary<K: Cached>(&mut self) {
+        let reflector = self.informers.reflector::<K>();
+        self.primaries.push(Box::new(move |view, (namespace, name)| {
+            let object = reflector.get(namespace, name)?;
+            Some(view.standing(&client::home::claim(&*object)))
+        }));
+    }
+
+    /// Every site does its part of the work on each key.
+    pub fn everywhere(&mut self) {
+        self.everywhere = true;
     }
 
     /// Each object of this kind is a key itself.
     pub fn own<K: Cached>(&mut self) {
+        self.primary::<K>();
         self.on::<K>(|change| vec![key_of(change.new)]);
     }
 }
@@ -83,8 +107,10 @@ pub fn key_of<K: kube::Resource>(object: &K) -> Key {
 async fn follow<K: Cached>(
     reflector: Reflector<K>,
     queue: WorkQueue<Key>,
+    mut ownership: watch::Receiver<Ownership>,
     react: impl Fn(&Change<'_, K>, &WorkQueue<Key>),
 ) {
+    let mut view = ownership.borrow_and_update().clone();
     let mut notices = reflector.subscribe();
     reflector.synced().await;
     let all = || {
@@ -98,6 +124,14 @@ async fn follow<K: Cached>(
         let event = tokio::select! {
             event = notices.next() => event,
             _ = resync.tick() => Some(Event::Resync),
+            () = client::home::changed(&mut ownership) => {
+                let now = ownership.borrow_and_update().clone();
+                for object in reflector.list().iter().filter(|object| stands_otherwise(&***object, &view, &now)) {
+                    react(&Change { old: None, new: object, deleted: false }, &queue);
+                }
+                view = now;
+                continue;
+            }
         };
         match event {
             Some(Event::Applied { old, new }) => {
@@ -110,18 +144,34 @@ async fn follow<K: Cached>(
     }
 }
 
+/// Whether a change of the sites concerns this object.
+fn stands_otherwise<K: Cached>(object: &K, before: &Ownership, now: &Ownership) -> bool {
+    let claim = client::home::claim(object);
+    before.differs_in_rules(now) || before.standing(&claim) != now.standing(&claim)
+}
+
 /// Runs a controller until shutdown; reconciliations under way are finished.
 pub async fn run<R: Reconciler>(reconciler: R, executor: Executor, shutdown: CancellationToken) {
     let queue = WorkQueue::new();
     let (informers, tasks) = (executor.informers.clone(), JoinSet::new());
-    let mut watches =
-        Watches { informers, queue: queue.clone(), shutdown: shutdown.clone(), synced: Vec::new(), tasks };
+    let mut watches = Watches {
+        informers,
+        queue: queue.clone(),
+        shutdown: shutdown.clone(),
+        synced: Vec::new(),
+        tasks,
+        ownership: executor.ownership.clone(),
+        primaries: Vec::new(),
+        everywhere: false,
+    };
     reconciler.watch(&mut watches);
     if shutdown.run_until_cancelled(futures::future::join_all(watches.synced.drain(..))).await.is_none() {
         return;
     }
     tracing::debug!(controller = R::NAME, "caches are filled; reconciling");
-    let worker = Arc::new(Worker { reconciler, executor, queue, pending: Mutex::default() });
+    let (primaries, everywhere) = (std::mem::take(&mut watches.primaries), watches.everywhere);
+    let worker = Worker { reconciler, executor, queue, pending: Mutex::default(), primaries, everywhere };
+    let worker = Arc::new(worker);
     let mut workers = JoinSet::new();
     for _ in 0..R::WORKERS {
         workers.spawn(worker.clone().run(shutdown.clone()));
@@ -135,12 +185,28 @@ pub async fn run<R: Reconciler>(reconciler: R, executor: Executor, shutdown: Can
     }
 }
 
+/// What the key's object is to this server; none where this server has nothing to do with it.
+fn duty(view: &Ownership, primaries: &[Primary], everywhere: bool, key: &Key) -> Option<Standing> {
+    if !view.marked {
+        return Some(Standing::Home);
+    }
+    if view.passive {
+        return None;
+    }
+    let found = primaries.iter().find_map(|primary| primary(view, key));
+    let acts = found.is_none_or(|found| matches!(found, Standing::Home | Standing::Taken));
+    // What follows from an object that is gone, each site does for what it owns.
+    (everywhere || acts).then_some(found.unwrap_or(Standing::Elsewhere))
+}
+
 struct Worker<R> {
     reconciler: R,
     executor: Executor,
     queue: WorkQueue<Key>,
     /// Writes of a key's last reconciliation that the caches may not show yet. Bounded by the number of keys.
     pending: Mutex<HashMap<Key, Pending>>,
+    primaries: Vec<Primary>,
+    everywhere: bool,
 }
 
 struct Pending {
@@ -151,13 +217,21 @@ struct Pending {
 impl<R: Reconciler> Worker<R> {
     async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         while let Some(key) = shutdown.run_until_cancelled(self.queue.next()).await {
-            if self.caches_are_fresh(&key) {
-                self.reconcile(&key).await;
+            let standing = self.standing(&key);
+            if standing.is_none() {
+                self.pending.lock().remove(&key);
+                self.queue.forget(&key);
+            } else if let Some(standing) = standing.filter(|_| self.caches_are_fresh(&key)) {
+                self.reconcile(&key, standing).await;
             } else {
                 self.queue.add_after(key.clone(), STALE_RETRY);
             }
             self.queue.done(&key);
         }
+    }
+
+    fn standing(&self, key: &Key) -> Option<Standing> {
+        duty(&self.executor.ownership.borrow(), &self.primaries, self.everywhere, key)
     }
 
     fn caches_are_fresh(&self, key: &Key) -> bool {
@@ -171,8 +245,8 @@ impl<R: Reconciler> Worker<R> {
         true
     }
 
-    async fn reconcile(&self, key: &Key) {
-        let mut run = Run::new(self.executor.clone());
+    async fn reconcile(&self, key: &Key, standing: Standing) {
+        let mut run = Run::new(self.executor.clone(), standing);
         let result = self.reconciler.reconcile(key.clone(), &mut run).await;
         let (writes, again) = run.finish();
         if !writes.is_empty() {
@@ -198,5 +272,55 @@ fn report(controller: &str, (namespace, name): &Key, error: &Error) {
         tracing::debug!(controller, namespace, name, message = error.message(), %error, "will try again");
     } else {
         tracing::warn!(controller, namespace, name, message = error.message(), %error, "will try again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::home::{Claim, Link, Taken};
+
+    /// One kind, whose objects are named after their home; `gone` does not exist.
+    fn primaries() -> Vec<Primary> {
+        vec![Box::new(|view, (_, name)| {
+            let claim = Claim { home: Some(name), stay: false, takeover_s: 60, fixed: false };
+            (name != "gone").then(|| view.standing(&claim))
+        })]
+    }
+
+    fn key(name: &str) -> Key {
+        (String::new(), name.to_owned())
+    }
+
+    #[test]
+    fn a_key_is_reconciled_by_its_objects_home_alone() {
+        let view = |site: &str, other: &str| Ownership::of(site, "a").with(other, Link::Up);
+        let (a, b) = (view("a", "b"), view("b", "a"));
+        assert_eq!(duty(&a, &primaries(), false, &key("a")), Some(Standing::Home));
+        assert_eq!(duty(&b, &primaries(), false, &key("a")), None);
+        assert_eq!(duty(&b, &primaries(), true, &key("a")), Some(Standing::Elsewhere), "it has a part in the work");
+        assert_eq!(duty(&b, &primaries(), false, &key("gone")), Some(Standing::Elsewhere));
+    }
+
+    #[test]
+    fn a_key_is_reconciled_in_a_takeover_and_by_a_server_alone() {
+        let taken = Some(Taken { by: "b".into(), epoch: 1 });
+        let view = Ownership::of("b", "a").with("a", Link::Down { for_s: 60, taken });
+        assert_eq!(duty(&view, &primaries(), false, &key("a")), Some(Standing::Taken));
+        assert_eq!(duty(&Ownership::default(), &primaries(), false, &key("a")), Some(Standing::Home));
+    }
+
+    #[test]
+    fn a_change_of_the_sites_concerns_what_stands_otherwise_after_it() {
+        let pod = |site: &str| -> k8s_openapi::api::apps::v1::Deployment {
+            let metadata = serde_json::json!({"name": "x", "annotations": {"eyot.dev/home": site}});
+            serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap()
+        };
+        let before = Ownership::of("b", "a").with("a", Link::Up).with("c", Link::Up);
+        let taken = Some(Taken { by: "b".into(), epoch: 1 });
+        let after = before.clone().with("a", Link::Down { for_s: 600, taken });
+        assert!(stands_otherwise(&pod("a"), &before, &after));
+        assert!(!stands_otherwise(&pod("b"), &before, &after) && !stands_otherwise(&pod("c"), &before, &after));
+        assert!(stands_otherwise(&pod("b"), &Ownership::default(), &before));
     }
 }

@@ -49,7 +49,12 @@ impl Service {
     fn start(&self, tasks: &TaskTracker, shutdown: &CancellationToken) -> Result<(), Error> {
         let start = Start { options: &self.options, tasks, shutdown };
         let Options { cluster_cidr, node_cidr_mask, root_ca_pem, .. } = &self.options;
-        start.controller(node_ipam::NodeIpam::new(start.cache(), cluster_cidr, *node_cidr_mask)?);
+        start.controller(node_ipam::NodeIpam::new(
+            start.cache(),
+            cluster_cidr,
+            *node_cidr_mask,
+            self.options.share.clone(),
+        )?);
         start.controller(service_account::DefaultServiceAccount { namespaces: start.cache(), accounts: start.cache() });
         if !root_ca_pem.is_empty() {
             let pem = root_ca_pem.clone();
@@ -125,7 +130,11 @@ impl Service {
             histories: Mutex::default(),
         });
         let client = (self.options.client_for)(garbage_collector::NAME);
-        tasks.spawn(garbage_collector::run(client, shutdown.clone()));
+        let sites = garbage_collector::Sites {
+            ownership: self.options.ownership.clone(),
+            tombstones: self.options.tombstones.clone(),
+        };
+        tasks.spawn(garbage_collector::run(client, sites, shutdown.clone()));
         Ok(())
     }
 }
@@ -158,7 +167,8 @@ impl Start<'_> {
             host: String::new(),
         });
         let informers = self.options.informers.clone();
-        let executor = Executor { client, informers, recorder: events.recorder() };
+        let ownership = self.options.ownership.clone();
+        let executor = Executor { client, informers, recorder: events.recorder(), ownership };
         self.tasks.spawn(events.run(self.shutdown.clone()));
         self.tasks.spawn(runner::run(reconciler, executor, self.shutdown.clone()));
     }

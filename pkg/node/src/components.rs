@@ -82,6 +82,9 @@ fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informe
         root_ca_pem: known.authority.root_pem().to_owned(),
         service_lb: !known.config.disable_service_lb,
         reserved_ports: vec![known.config.https_listen_port, known.config.node.agent_port],
+        ownership: client::home::alone(),
+        tombstones: None,
+        share: client::home::everything(),
     };
     tasks.run("controllers", controllers::Service::new(options).run(tasks.shutdown.clone()));
 }
@@ -101,6 +104,7 @@ fn start_scheduler(api: &apiserver::Handle, informers: &Informers, tasks: &Tasks
         client: client_as(api, "system:kube-scheduler", &[]),
         informers: informers.clone(),
         name: "default-scheduler".into(),
+        ownership: client::home::alone(),
     };
     let shutdown = tasks.shutdown.clone();
     tasks.tracker.spawn(async move { scheduler::Service::new(options).run(shutdown).await });

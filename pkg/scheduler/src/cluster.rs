@@ -5,6 +5,7 @@ use crate::node::NodeInfo;
 use crate::nominated::Nominated;
 use crate::pod::PodInfo;
 use crate::storage::Storage;
+use api::home::Site;
 use k8s_openapi::api::core::v1::Node;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -82,6 +83,21 @@ pub struct Cluster {
     evicted: HashSet<Arc<str>>,
     /// Nodes whose object is known.
     ready: usize,
+    only: Option<OnlySite>,
+}
+
+/// The one site whose nodes decisions are about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnlySite {
+    pub site: Site,
+    /// Whether nodes that name no site are among them.
+    pub unnamed: bool,
+}
+
+impl OnlySite {
+    pub fn holds(&self, node: &NodeInfo) -> bool {
+        node.home.as_ref().map_or(self.unnamed, |home| *home == self.site)
+    }
 }
 
 /// A pod that was taken away in thought; [`Cluster::put_back`] undoes it.
@@ -92,6 +108,15 @@ pub struct Lifted {
 }
 
 impl Cluster {
+    /// The site whose nodes alone can be chosen; none where sites don't count.
+    pub fn only_site(&self) -> Option<&OnlySite> {
+        self.only.as_ref()
+    }
+
+    pub fn look_at(&mut self, only: Option<OnlySite>) {
+        self.only = only;
+    }
+
     pub fn nominated(&self) -> &Nominated {
         &self.nominated
     }

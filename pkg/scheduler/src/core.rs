@@ -1,13 +1,17 @@
 //! The scheduler without its shell: events in, decisions out.
+mod handover;
+
 use crate::cluster::Cluster;
 use crate::framework::{Diagnosis, Events, Framework, Outcome, Rotation};
 use crate::pod::PodInfo;
 use crate::queue::Queue;
 use crate::storage::{Step, Storage};
+use api::home::Ownership;
+pub use handover::Handover;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// What is to be done about one pod.
@@ -19,6 +23,8 @@ pub enum Decision {
     Unschedulable { pod: Arc<PodInfo>, message: String, nomination: Nomination },
     /// Nothing fits yet: end the victims to make room; answer with [`Core::evicted`].
     Preempt { pod: Arc<PodInfo>, message: String, preemption: Preemption },
+    /// Another site is to find a node for it; answer with [`Core::handed_over`].
+    HandOver { pod: Arc<PodInfo>, handover: Handover },
 }
 
 /// What becomes of `status.nominatedNodeName`.
@@ -48,6 +54,11 @@ pub struct Core {
     rotation: Rotation,
     /// What has happened since waiting pods were last looked at.
     happened: Events,
+    ownership: Ownership,
+    /// Since when pods have fitted nowhere here, by uid: those that another site may take. Bounded by the pods that wait.
+    homeless: HashMap<Arc<str>, u64>,
+    /// When one of them may go elsewhere.
+    due: BTreeSet<(u64, Arc<str>)>,
 }
 
 impl Core {
@@ -59,7 +70,22 @@ impl Core {
             queue: Queue::default(),
             rotation: Rotation::new(seed),
             happened: Events::NONE,
+            ownership: Ownership::default(),
+            homeless: HashMap::new(),
+            due: BTreeSet::new(),
         }
+    }
+
+    /// What is known of other sites has changed: [`Self::resync`] has to follow.
+    pub fn sites_changed(&mut self, ownership: Ownership) {
+        self.ownership = ownership;
+        self.look_home();
+        self.happened = self.happened | Events::NODE_ADDED;
+    }
+
+    /// Whether the pod is this site's to place: never in the course of a takeover, which makes pods of its own.
+    fn is_ours(&self, pod: &PodInfo) -> bool {
+        self.ownership.is_home(&client::home::claim(&*pod.object))
     }
 
     pub fn cluster(&self) -> &Cluster {
@@ -82,7 +108,7 @@ impl Core {
             self.cluster.nominated_mut().remove(&pod.uid);
             return self.pod_placed(pod.clone(), node);
         }
-        if pod.is_deleting() || pod.scheduler_name() != self.name {
+        if pod.is_deleting() || pod.scheduler_name() != self.name || !self.is_ours(&pod) {
             return self.pod_gone(&pod.uid);
         }
         // What is assumed waits for the answer to its binding.
@@ -107,6 +133,7 @@ impl Core {
     /// A pod is gone from the API.
     pub fn pod_gone(&mut self, uid: &str) {
         self.queue.remove(uid);
+        self.settled(uid);
         self.cluster.nominated_mut().remove(uid);
         if self.cluster.remove_pod(uid).is_some() {
             self.happened = self.happened | Events::POD_REMOVED;
@@ -175,6 +202,9 @@ impl Core {
     pub fn next(&mut self, now_ms: u64) -> Option<Decision> {
         self.settle(now_ms);
         let pod = self.queue.pop(now_ms)?;
+        if let Some(handover) = self.asked_for(&pod) {
+            return Some(Decision::HandOver { pod, handover });
+        }
         Some(match self.framework.schedule(&pod, &self.cluster, &mut self.rotation) {
             Ok(node) => {
                 self.cluster.nominated_mut().remove(&pod.uid);
@@ -206,6 +236,12 @@ impl Core {
 
     fn nothing_fits(&mut self, pod: Arc<PodInfo>, diagnosis: &Diagnosis, now_ms: u64) -> Decision {
         let outcome = self.framework.post_filter.run(&self.framework, &pod, &mut self.cluster, diagnosis);
+        if !matches!(outcome, Outcome::Preempt { .. })
+            && let Some(handover) = self.leaves(&pod, diagnosis, now_ms)
+        {
+            self.cluster.nominated_mut().remove(&pod.uid);
+            return Decision::HandOver { pod, handover };
+        }
         self.queue.reject(&pod.uid, diagnosis.plugins, now_ms);
         let nominated = self.cluster.nominated().node_of(&pod.uid).is_some();
         match outcome {
@@ -227,6 +263,33 @@ impl Core {
                 let preemption = Preemption { node, victims, outranked };
                 Decision::Preempt { message: diagnosis.message(""), pod, preemption }
             }
+        }
+    }
+
+    /// Whether and where a pod that fits nowhere here goes now; if it may later, it will be looked at again then.
+    fn leaves(&mut self, pod: &Arc<PodInfo>, diagnosis: &Diagnosis, now_ms: u64) -> Option<Handover> {
+        if !self.ownership.marked || self.ownership.reachable().next().is_none() {
+            return None;
+        }
+        let since = *self.homeless.entry(pod.uid.clone()).or_insert(now_ms);
+        let due_ms = since + if self.has_hope(pod) { handover::wait_ms(pod) } else { 0 };
+        if now_ms < due_ms {
+            self.due.insert((due_ms, pod.uid.clone()));
+            return None;
+        }
+        self.elsewhere(pod, &diagnosis.message(""))
+    }
+
+    /// The pod is placed, handed over or gone.
+    fn settled(&mut self, uid: &str) {
+        self.homeless.remove(uid);
+    }
+
+    /// Whether the API took a handover. The pod's own event shows whose it is now; it is tried again where not.
+    pub fn handed_over(&mut self, uid: &Arc<str>, done: bool, now_ms: u64) {
+        self.settled(uid);
+        if !done {
+            self.queue.fail(uid, now_ms);
         }
     }
 
@@ -256,12 +319,13 @@ impl Core {
 
     /// When there may be something to decide without any event.
     pub fn next_tick_ms(&self) -> Option<u64> {
-        self.queue.next_tick_ms()
+        self.queue.next_tick_ms().into_iter().chain(self.due.first().map(|(due_ms, _)| *due_ms)).min()
     }
 
     /// The API took the binding. The pod's own event confirms where it is.
     pub fn bound(&mut self, uid: &str) {
         self.queue.remove(uid);
+        self.settled(uid);
     }
 
     /// The API refused the binding: tried again after a while, unless the pod is `gone` or placed otherwise.
@@ -279,6 +343,11 @@ impl Core {
     /// Lets what has happened wake the pods that wait for it; once for many events.
     fn settle(&mut self, now_ms: u64) {
         self.queue.tick(now_ms);
+        while self.due.first().is_some_and(|(due_ms, _)| *due_ms <= now_ms) {
+            if let Some((_, uid)) = self.due.pop_first().filter(|(_, uid)| self.homeless.contains_key(uid)) {
+                self.queue.fail(&uid, now_ms);
+            }
+        }
         if !self.happened.is_empty() {
             let happened = std::mem::take(&mut self.happened);
             self.queue.wake(self.framework.woken_by(happened), now_ms);

@@ -27,6 +27,8 @@ pub struct NodeInfo {
     pub images: HashMap<Box<str>, i64>,
     /// Where it stands, if it says so; kept when the node itself is gone.
     pub zone: Option<Arc<str>>,
+    /// Its home, if it names one.
+    pub home: Option<Arc<str>>,
 }
 
 impl NodeInfo {
@@ -42,6 +44,7 @@ impl NodeInfo {
         self.max_pods = pods.map_or(0, |quantity| quantity.value());
         self.images = images(&node);
         self.zone = node.labels().get(ZONE).map(|zone| zone.as_str().into());
+        self.home = client::home::claim(&*node).home.map(Into::into);
         self.object = Some(node);
     }
 

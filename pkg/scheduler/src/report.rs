@@ -1,6 +1,7 @@
 //! Telling the API what was decided: bindings, the `PodScheduled` condition, and events.
-use crate::core::Nomination;
+use crate::core::{Handover, Nomination};
 use crate::pod::PodInfo;
+use api::home::{HANDOVERS, HOME};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::api::events::v1::{Event, EventSeries};
@@ -86,6 +87,24 @@ impl Reporter {
         let mut status = json!({});
         nominated(&mut status, pod, nomination);
         self.patch_status(pod, status).await
+    }
+
+    /// Makes another site the pod's home, and says so. Nothing happens to a pod that is gone.
+    pub async fn hand_over(&self, pod: &PodInfo, handover: &Handover) -> Result<(), kube::Error> {
+        let annotations = json!({(HOME): &*handover.site, (HANDOVERS): handover.count.to_string()});
+        let patch = json!({"metadata": {"uid": &*pod.uid, "annotations": annotations}});
+        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
+        // Through its status, which schedulers may write.
+        match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
+            result => result.map(drop)?,
+        }
+        let now = Timestamp::now();
+        let event = self.new_event(pod, "Normal", "ScheduledElsewhere", "HandingOver", &handover.reason, now);
+        if let Err(error) = self.event(&event).await {
+            tracing::debug!(%error, "a report was not written");
+        }
+        Ok(())
     }
 
     /// Ends a pod gracefully because another needs its room, and says so in its status first.

@@ -1,11 +1,12 @@
 //! The shell: feeds events to the core and carries its decisions out.
-use crate::core::{Core, Decision, Nomination, Preemption};
+use crate::core::{Core, Decision, Handover, Nomination, Preemption};
 use crate::follow::{StorageCaches, StorageEvent, StorageEvents};
 use crate::plugins;
 use crate::pod::PodInfo;
 use crate::prebind;
 use crate::report::{BindError, Failures, Reporter};
 use crate::storage::Step;
+use api::home::Ownership;
 use client::{Informers, Reflector, Subscription};
 use futures::FutureExt;
 use futures::future::join_all;
@@ -16,7 +17,7 @@ use kube::ResourceExt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,6 +43,8 @@ pub struct Options {
     pub informers: Informers,
     /// `spec.schedulerName` of the pods that are ours; usually `default-scheduler`.
     pub name: String,
+    /// Which sites there are, and whose objects are whose.
+    pub ownership: watch::Receiver<Ownership>,
 }
 
 /// The scheduler. [`Service::run`] it until it is told to stop.
@@ -61,6 +64,7 @@ pub struct Service {
     waiting_reports: Option<mpsc::Receiver<Report>>,
     results: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
     started: Instant,
+    ownership: watch::Receiver<Ownership>,
 }
 
 /// Something to write that nobody waits for.
@@ -77,6 +81,10 @@ enum Done {
     Evicted {
         pod: Arc<PodInfo>,
         refused: Vec<Arc<str>>,
+    },
+    HandedOver {
+        pod: Arc<PodInfo>,
+        result: Result<(), kube::Error>,
     },
 }
 
@@ -103,6 +111,7 @@ enum Wake {
     Namespace(Option<client::Event<Namespace>>),
     Budget(Option<client::Event<PodDisruptionBudget>>),
     Storage(Option<StorageEvent>),
+    Sites,
     Done(Done),
     Time,
     Stop,
@@ -110,7 +119,7 @@ enum Wake {
 
 impl Service {
     pub fn new(options: Options) -> Self {
-        let Options { client, informers, name } = options;
+        let Options { client, informers, name, ownership } = options;
         let seed = RandomState::new().build_hasher().finish();
         let (reports, waiting_reports) = mpsc::channel(MAX_WAITING_REPORTS);
         Self {
@@ -130,6 +139,7 @@ impl Service {
             // As many results as there are permits: sending one never waits.
             results: mpsc::channel(MAX_BINDS),
             started: Instant::now(),
+            ownership,
         }
     }
 
@@ -153,7 +163,7 @@ impl Service {
             self.pods.synced().await;
         };
         if shutdown.run_until_cancelled(synced).await.is_some() {
-            self.resync();
+            self.sites_changed();
             tracing::info!(nodes = self.core.cluster().len(), waiting = self.core.waiting(), "scheduling");
             self.follow(&mut events, &shutdown).await;
         }
@@ -180,6 +190,7 @@ impl Service {
                 Wake::Budget(Some(event)) => self.budget_event(event),
                 Wake::Done(done) => self.finish(done),
                 Wake::Time => {}
+                Wake::Sites => self.sites_changed(),
                 Wake::Storage(Some(event)) => self.storage.apply(event, &mut self.core),
                 _ => return,
             }
@@ -192,6 +203,7 @@ impl Service {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => Wake::Stop,
+            () = client::home::changed(&mut self.ownership) => Wake::Sites,
             Some(done) = self.results.1.recv() => Wake::Done(done),
             event = events.namespaces.next() => Wake::Namespace(event),
             event = events.budgets.next() => Wake::Budget(event),
@@ -262,6 +274,12 @@ impl Service {
         }
     }
 
+    fn sites_changed(&mut self) {
+        let ownership = self.ownership.borrow_and_update().clone();
+        self.core.sites_changed(ownership);
+        self.resync();
+    }
+
     fn resync(&mut self) {
         self.core.resync_budgets(self.budgets.list());
         self.storage.resync(&mut self.core);
@@ -292,6 +310,7 @@ impl Service {
                     );
                     self.preempt(pod, preemption, permit);
                 }
+                Some(Decision::HandOver { pod, handover }) => self.hand_over(pod, handover, permit),
                 Some(Decision::Bind { pod, node, steps }) if steps.is_empty() => self.bind(pod, node, permit),
                 Some(Decision::Bind { pod, node, steps }) => self.bind_with_volumes(pod, node, steps),
             }
@@ -306,6 +325,15 @@ impl Service {
             drop(permit);
             // The service is gone at shutdown only.
             let _ = results.send(Done::Bound(BindResult { pod, node, steps: Vec::new(), result })).await;
+        });
+    }
+
+    fn hand_over(&self, pod: Arc<PodInfo>, handover: Handover, permit: OwnedSemaphorePermit) {
+        let (reporter, results) = (self.reporter.clone(), self.results.0.clone());
+        self.tasks.spawn(async move {
+            let result = reporter.hand_over(&pod, &handover).await;
+            drop(permit);
+            let _ = results.send(Done::HandedOver { pod, result }).await;
         });
     }
 
@@ -354,6 +382,13 @@ impl Service {
             Done::Evicted { pod, refused } => {
                 let now_ms = self.now_ms();
                 self.core.evicted(&pod.uid, &refused, now_ms);
+            }
+            Done::HandedOver { pod, result } => {
+                let now_ms = self.now_ms();
+                if let Err(error) = &result {
+                    tracing::warn!(%error, pod = %pod.name, namespace = %pod.namespace, "handing a pod over failed");
+                }
+                self.core.handed_over(&pod.uid, result.is_ok(), now_ms);
             }
         }
     }

@@ -55,7 +55,7 @@ impl Bed {
             bed.add_node(&format!("{name}-{i}"), allocatable.clone()).await;
         }
         let informers = Informers::new(client.clone(), bed.tasks.clone(), bed.shutdown.clone());
-        let service = Service::new(Options { client, informers, name });
+        let service = Service::new(Options { client, informers, name, ownership: client::home::alone() });
         bed.running = tokio::spawn(service.run(bed.shutdown.clone()));
         bed
     }

@@ -9,6 +9,7 @@ mod attributes;
 mod authorizer;
 mod cache;
 mod expressions;
+pub(crate) mod home;
 mod limit_ranger;
 mod lookup;
 mod namespaces;
@@ -129,6 +130,11 @@ impl Admission {
 /// The plugins that change objects.
 async fn plugins(attributes: &Attributes<'_>, new: &mut Value, old: Option<&Value>) -> Result<()> {
     limit_ranger::mutate(attributes, new, old).await?;
+    match (attributes.operation, old) {
+        (Operation::Create, _) => home::place(attributes, new).await?,
+        (Operation::Update, Some(old)) => home::keep(attributes, new, old)?,
+        _ => {}
+    }
     match attributes.operation {
         Operation::Create if attributes.is("", "pods") => create_pod(attributes, new).await,
         Operation::Update if attributes.is("", "pods") => {

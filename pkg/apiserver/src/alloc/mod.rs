@@ -5,6 +5,7 @@ pub(crate) mod book;
 pub mod pools;
 pub mod service;
 
+use api::slice::Share;
 use api::validate::FieldError;
 use parking_lot::Mutex;
 use pools::{Claims, Pools};
@@ -78,6 +79,11 @@ impl Allocator {
         pools.hold(&token, claims.clone());
         drop(pools);
         Ok(Reservation { allocator: self.clone(), token, owner, claims: Some(claims) })
+    }
+
+    /// From now on new numbers come from this share.
+    pub fn limit(&self, share: &Share) {
+        self.pools.lock().limit(share);
     }
 
     /// The Service is gone.

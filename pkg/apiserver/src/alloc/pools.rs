@@ -1,4 +1,5 @@
 //! Which addresses and node ports are taken, and by whom. Pure: chance comes in as an argument.
+use api::slice::{Share, Span, Spans};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -93,6 +94,8 @@ pub enum Error {
     PortOutside { first: u16, last: u16 },
     #[error("range is full")]
     Full,
+    #[error("this server has none left of its own: {0} of its Server object may name more")]
+    ShareFull(&'static str),
 }
 
 /// Everything that is taken.
@@ -103,11 +106,27 @@ pub struct Pools {
     owners: HashMap<String, Claims>,
     ips_taken: BTreeMap<IpAddr, usize>,
     ports_taken: BTreeMap<u16, usize>,
+    /// What this server gives away by itself; what is asked for by name may lie outside.
+    share: Share,
 }
 
 impl Pools {
     pub fn new(cidr: Cidr, ports: RangeInclusive<u16>) -> Self {
-        Self { cidr, ports, owners: HashMap::new(), ips_taken: BTreeMap::new(), ports_taken: BTreeMap::new() }
+        Self {
+            cidr,
+            ports,
+            owners: HashMap::new(),
+            ips_taken: BTreeMap::new(),
+            ports_taken: BTreeMap::new(),
+            share: Share::default(),
+        }
+    }
+
+    /// From now on new numbers come from this share; nothing that is held moves.
+    pub fn limit(&mut self, share: &Share) {
+        if self.share != *share {
+            self.share.clone_from(share);
+        }
     }
 
     /// What `owner` holds from now on, in the place of what it held.
@@ -164,9 +183,23 @@ impl Pools {
     /// When nothing is left.
     pub fn free_ip(&self, random: u64) -> Result<IpAddr, Error> {
         let (first, split, end) = (1, self.cidr.dynamic(), self.cidr.last());
-        let offset = pick(split, end, random, |o| !self.ips_taken.contains_key(&self.cidr.at(o)))
-            .or_else(|| pick(first, split, random, |o| !self.ips_taken.contains_key(&self.cidr.at(o))));
-        offset.map(|o| self.cidr.at(o)).ok_or(Error::Full)
+        let free = |offset| !self.ips_taken.contains_key(&self.cidr.at(offset));
+        let ours = |first, end| self.offsets(Span { first, end });
+        let offset = pick(&ours(split, end), random, free).or_else(|| pick(&ours(first, split), random, free));
+        let full = if self.share.limits.is_some() { Error::ShareFull("spec.serviceIPs") } else { Error::Full };
+        offset.map(|o| self.cidr.at(o)).ok_or(full)
+    }
+
+    /// The offsets in a band that are this server's.
+    fn offsets(&self, band: Span) -> Spans {
+        let base = self.cidr.base as u64;
+        match self.share.limits.as_ref().filter(|_| !self.cidr.v6) {
+            None => Spans::new(vec![band]),
+            Some(limits) => {
+                let band = Span { first: base + band.first, end: base + band.end };
+                Spans::new(vec![band]).and(&limits.service_ips).down_by(base)
+            }
+        }
     }
 
     /// A free port that `others` do not ask for.
@@ -177,7 +210,13 @@ impl Pools {
         let (first, end) = (u64::from(*self.ports.start()), u64::from(*self.ports.end()) + 1);
         let split = if end - first < 32 { first } else { first + ((end - first) / 32).clamp(16, 128) };
         let free = |p: u64| !self.ports_taken.contains_key(&(p as u16)) && !others.contains(&(p as u16));
-        pick(split, end, random, free).or_else(|| pick(first, split, random, free)).map(|p| p as u16).ok_or(Error::Full)
+        let ours = |first, end| {
+            let band = Spans::new(vec![Span { first, end }]);
+            self.share.limits.as_ref().map_or_else(|| band.clone(), |limits| band.and(&limits.node_ports))
+        };
+        let full = if self.share.limits.is_some() { Error::ShareFull("spec.nodePorts") } else { Error::Full };
+        let port = pick(&ours(split, end), random, free).or_else(|| pick(&ours(first, split), random, free));
+        port.map(|p| p as u16).ok_or(full)
     }
 }
 
@@ -190,10 +229,10 @@ fn give_back<K: Ord>(taken: &mut BTreeMap<K, usize>, key: &K) {
     }
 }
 
-/// The first number of `first..end`, counted from a random one on, that is free.
-fn pick(first: u64, end: u64, random: u64, free: impl Fn(u64) -> bool) -> Option<u64> {
-    let size = end.checked_sub(first).filter(|&s| s > 0)?;
-    (0..size).map(|i| first + (random % size + i) % size).find(|&n| free(n))
+/// The first of these numbers, counted from a random one on, that is free.
+fn pick(numbers: &Spans, random: u64, free: impl Fn(u64) -> bool) -> Option<u64> {
+    let size = numbers.len();
+    (0..size).filter_map(|i| numbers.nth((random % size + i) % size)).find(|&n| free(n))
 }
 
 #[cfg(test)]
@@ -220,6 +259,28 @@ mod tests {
         assert!(matches!(pools.check_ip("b", "10.44.0.1".parse().unwrap()), Err(Error::AddressOutside { .. })));
         assert!(pools.check_ip("b", "10.43.0.0".parse().unwrap()).is_err());
         assert!(pools.check_ip("b", "10.43.255.255".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_server_gives_from_its_own_slice_alone_and_takes_what_is_asked_for() {
+        let grant = api::slice::Grant {
+            service_ips: vec!["10.43.240.0/30".into()],
+            node_ports: vec!["30002-30003".into()],
+            pod_cidrs: Vec::new(),
+        };
+        let mut pools = pools("10.43.0.0/16");
+        pools.hold("before", claims(&["10.43.0.99"], &[30_000]));
+        pools.limit(&Share { limits: Some(grant.numbers().unwrap()) });
+        for n in 0..4u64 {
+            let ip = pools.free_ip(n * 7919).unwrap();
+            assert!(ip.to_string().starts_with("10.43.240."), "{ip}");
+            pools.hold(&n.to_string(), claims(&[&ip.to_string()], &[]));
+        }
+        assert_eq!(pools.free_ip(0), Err(Error::ShareFull("spec.serviceIPs")));
+        assert_eq!(pools.check_ip("x", "10.43.7.7".parse().unwrap()), Ok(()), "asked for by name");
+        assert_eq!(pools.free_port(7, &[30_002].into()), Ok(30_003));
+        assert_eq!(pools.free_port(7, &[30_002, 30_003].into()), Err(Error::ShareFull("spec.nodePorts")));
+        assert!(pools.check_ip("x", "10.43.0.99".parse().unwrap()).is_err(), "what was held stays held");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod conversion_tests;
 mod definitions;
 mod delete;
 mod errors;
+mod home;
 mod list;
 pub(crate) mod media;
 mod output;
@@ -19,6 +20,8 @@ mod pods;
 mod policies;
 mod read;
 pub(crate) mod served;
+#[cfg(test)]
+mod sites_tests;
 mod splice;
 mod subresource;
 #[cfg(test)]
@@ -35,7 +38,7 @@ use crate::alloc::Allocator;
 use crate::alloc::pools::{Cidr, Pools};
 use crate::authz::Authorizer;
 use crate::registry::{Registry, Resource};
-use crate::{Body, RequestInfo, User, Verb};
+use crate::{Body, RequestInfo, Sites, User, Verb};
 use api::{GroupVersionResource, Status};
 use bytes::Bytes;
 pub(crate) use errors::from_store;
@@ -59,6 +62,20 @@ pub struct Request {
     pub body: Bytes,
     /// What a write to a role or binding must pass.
     pub escalation: Option<crate::authz::escalation::Guard>,
+    /// Whether another server handed it on to this one, which answers it then, whosever the object is.
+    pub forwarded: bool,
+}
+
+impl Request {
+    /// The same request for a server that it is handed on to.
+    pub fn to_http(&self) -> http::Request<Bytes> {
+        let mut request = http::Request::new(self.body.clone());
+        *request.method_mut() = self.info.verb.method();
+        *request.uri_mut() = self.info.uri();
+        *request.headers_mut() = self.headers.clone();
+        request.headers_mut().remove(http::header::CONTENT_LENGTH);
+        request
+    }
 }
 
 /// What the front calls for every resource request that is not a connection.
@@ -84,6 +101,8 @@ pub struct Options {
     pub node_port_range: RangeInclusive<u16>,
     /// The wall clock.
     pub clock: fn() -> jiff::Timestamp,
+    /// Other sites, where there are any.
+    pub sites: Sites,
 }
 
 /// The engine.
@@ -91,6 +110,7 @@ pub struct Engine {
     backend: Arc<dyn Backend>,
     registry: Arc<Registry>,
     clock: fn() -> jiff::Timestamp,
+    sites: Sites,
     ttl: ttl::Ttl,
     alloc: Arc<Allocator>,
     pub(crate) admission: Admission,
@@ -107,6 +127,7 @@ impl Engine {
             backend: options.backend,
             registry: options.registry,
             clock: options.clock,
+            sites: options.sites,
             ttl: ttl::Ttl::default(),
             alloc: Allocator::new(pools),
             admission: Admission::default(),
@@ -137,6 +158,10 @@ impl Engine {
 
     pub(crate) fn clock(&self) -> fn() -> jiff::Timestamp {
         self.clock
+    }
+
+    pub(crate) fn sites(&self) -> &Sites {
+        &self.sites
     }
 
     pub(crate) fn registry(&self) -> &Registry {
@@ -189,7 +214,12 @@ fn deprecated(registry: &Registry, info: &RequestInfo) -> Option<String> {
 #[async_trait::async_trait]
 impl Serve for Engine {
     async fn serve(&self, request: Request) -> Response<Body> {
-        let response = self.dispatch(&request).await.unwrap_or_else(|status| output::failure(&status));
+        let answer = match home::elsewhere(self, &request).await {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => self.dispatch(&request).await,
+            Err(away) => Err(away),
+        };
+        let response = answer.unwrap_or_else(|status| output::failure(&status));
         match deprecated(&self.registry, &request.info) {
             Some(text) => output::with_warnings(response, &[text]),
             None => response,
@@ -198,11 +228,12 @@ impl Serve for Engine {
 
     async fn admit_connection(&self, info: &RequestInfo, user: &User) -> std::result::Result<Vec<String>, Status> {
         let (headers, body) = (HeaderMap::new(), Bytes::new());
-        let request = Request { info: info.clone(), user: user.clone(), headers, body, escalation: None };
+        let (info, user) = (info.clone(), user.clone());
+        let request = Request { info, user, headers, body, escalation: None, forwarded: false };
         let admit = async {
             let call = Call::new(self, &request)?;
             let attributes = Attributes::new(&call, Operation::Connect);
-            let mut options = connection::options(info, &attributes.kind);
+            let mut options = connection::options(&request.info, &attributes.kind);
             self.admission.admit(&attributes, Some(&mut options), None).await?;
             Ok(attributes.take_warnings())
         };

@@ -3,7 +3,7 @@ use super::delete::{self, DeleteOptions, Deleted};
 use super::write::{self, Outcome, RACE_ATTEMPTS, Scope, Write, guarded};
 use super::{Call, Result, errors, media, output, pods, served};
 use crate::Body;
-use crate::admission::Operation;
+use crate::admission::{Operation, home};
 use crate::registry::strategy;
 use api::Status;
 use http::{Response, StatusCode};
@@ -56,8 +56,9 @@ pub async fn bind(call: &Call<'_>) -> Result<Response<Body>> {
             let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {has}");
             return Err(Status::conflict("", "pods", name, &why).into());
         }
-        let new =
+        let mut new =
             pods::bind(&pod, &binding, &write.now).map_err(|why| Status::conflict("", "pods/binding", name, &why))?;
+        home::follow_node(call, &mut new).await?;
         if write.options.dry_run {
             return Ok(created(call, &warnings));
         }

@@ -267,6 +267,11 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
+        Self::at(crate::Sites::default())
+    }
+
+    /// One of several servers.
+    pub fn at(sites: crate::Sites) -> Self {
         let registry = Arc::new(Registry::builtin(api::schema::Schemas::builtin()));
         let memory = Memory::new(registry.clone());
         let engine = Engine::new(Options {
@@ -275,6 +280,7 @@ impl Bench {
             service_cidr: crate::alloc::pools::Cidr::parse("10.43.0.0/16").unwrap(),
             node_port_range: 30_000..=32_767,
             clock: || "2026-01-02T03:04:05Z".parse().unwrap(),
+            sites,
         });
         Self { engine, memory }
     }
@@ -287,7 +293,7 @@ impl Bench {
 
     pub async fn send(&self, info: RequestInfo, body: impl Into<Bytes>, headers: HeaderMap) -> Response<crate::Body> {
         let user = User { name: "tester".into(), ..User::default() };
-        self.engine.serve(Request { info, user, headers, body: body.into(), escalation: None }).await
+        self.engine.serve(Request { info, user, headers, body: body.into(), escalation: None, forwarded: false }).await
     }
 
     /// Sends a request and reads its JSON answer.

@@ -19,6 +19,7 @@ use crate::options::{EXTENSION, Extension};
 use crate::registry::Registry;
 use crate::request::{self, RequestInfo, Target, User, Verb};
 use crate::reviews;
+use crate::sites::Forwarded;
 use api::Status;
 use arc_swap::ArcSwap;
 use http::{Method, Request, Response, header};
@@ -166,6 +167,7 @@ impl Front {
         if connect::serves(&info) {
             return Box::pin(connect::serve(self, info, &user, request)).await;
         }
+        let forwarded = request.extensions().get::<Forwarded>().is_some();
         let (mut parts, request_body) = request.into_parts();
         let body = body::read(request_body, limits::BODY_BYTES).await?;
         let body = from_protobuf(&mut parts.headers, body)?;
@@ -173,7 +175,7 @@ impl Front {
             return reviews::serve(self, &info, &user, &parts.headers, &body).await;
         }
         let escalation = Guard::new(&self.authorizer, &user, &info);
-        let request = engine::Request { info, user, headers: parts.headers, body, escalation };
+        let request = engine::Request { info, user, headers: parts.headers, body, escalation, forwarded };
         Ok(self.engine.serve(request).await)
     }
 }

@@ -47,6 +47,7 @@ impl Server {
             service_cidr: apiserver::alloc::pools::Cidr::parse("10.43.0.0/16").unwrap(),
             node_port_range: 30000..=32767,
             clock: jiff::Timestamp::now,
+            sites: apiserver::Sites::default(),
         });
         let (issuer, ca_pem) = authority();
         let serving = leaf(&issuer, &[], None);

@@ -94,6 +94,7 @@ impl Reconciler for AccountTokens {
     const NAME: &'static str = "token-controller";
 
     fn watch(&self, watches: &mut Watches) {
+        watches.primary::<SecretView>();
         watches.on::<SecretView>(|change| match account_of(change.new).is_some() && !change.deleted {
             true => vec![key_of(change.new)],
             false => Vec::new(),

@@ -32,6 +32,7 @@ impl Reconciler for TokenCleaner {
     const WORKERS: usize = 1;
 
     fn watch(&self, watches: &mut Watches) {
+        watches.primary::<SecretView>();
         watches.on::<SecretView>(|change| if is_token(change.new) { vec![key_of(change.new)] } else { Vec::new() });
     }
 

@@ -46,6 +46,7 @@ impl Reconciler for Aggregation {
     const WORKERS: usize = 1;
 
     fn watch(&self, watches: &mut Watches) {
+        watches.primary::<ClusterRole>();
         let roles = self.roles.clone();
         watches.on::<ClusterRole>(move |_| {
             let sums = roles.select("", |role| role.aggregation_rule.is_some());

@@ -29,6 +29,7 @@ impl Reconciler for DaemonSets {
     const NAME: &'static str = "daemon-set-controller";
 
     fn watch(&self, watches: &mut Watches) {
+        watches.everywhere();
         watches.own::<DaemonSet>();
         let sets = self.sets.clone();
         watches.on::<Pod>(move |change| {
@@ -65,10 +66,11 @@ impl Reconciler for DaemonSets {
         run.all(claimed.actions).await?;
         let revisions = self.revisions.controlled_by(set.metadata.uid.as_deref().unwrap_or_default());
         let update = history::update(&*set, &spec.template, history::REVISION_HASH, &revisions);
-        if set.metadata.deletion_timestamp.is_none() {
+        // Revisions are made at the set's home; their names follow from the template.
+        if set.metadata.deletion_timestamp.is_none() && run.acts() {
             unless_exists(run.all(update.actions).await)?;
         }
-        let observed = self.observe(claimed.mine, update.hash);
+        let observed = self.observe(run, claimed.mine, update.hash);
         let now = Timestamp::now();
         let step = Step { set: &set, spec, observed: &observed, now };
         let acted = run.all(step.actions()).await;
@@ -90,13 +92,15 @@ impl Reconciler for DaemonSets {
 }
 
 impl DaemonSets {
-    fn observe(&self, mine: Vec<Arc<Pod>>, hash: String) -> Observed {
+    fn observe(&self, run: &Run, mine: Vec<Arc<Pod>>, hash: String) -> Observed {
         let mut pods: BTreeMap<String, Vec<Arc<Pod>>> = BTreeMap::new();
         for pod in mine {
             if let Some(node) = pod::node_of(&pod) {
                 pods.entry(node.to_owned()).or_default().push(pod);
             }
         }
-        Observed { nodes: self.nodes.list(), pods, hash }
+        let nodes = self.nodes.list();
+        let of_site = nodes.iter().filter(|node| run.owns(&***node)).cloned().collect();
+        Observed { of_site, nodes, pods, hash }
     }
 }

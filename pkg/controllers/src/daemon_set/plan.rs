@@ -16,7 +16,10 @@ const BURST: usize = 250;
 
 /// What the caches show.
 pub(super) struct Observed {
+    /// All nodes: what the status counts.
     pub nodes: Vec<Arc<Node>>,
+    /// Those of this site, which get their pods from here.
+    pub of_site: Vec<Arc<Node>>,
     /// The set's pods by the node they are on or meant for.
     pub pods: BTreeMap<String, Vec<Arc<Pod>>>,
     /// The hash of the current template.
@@ -52,18 +55,18 @@ impl Step<'_> {
         !pods::is_terminating(pod) && pods::is_available(pod, self.spec.min_ready_seconds.unwrap_or_default(), self.now)
     }
 
-    fn desired(&self) -> i32 {
-        self.observed.nodes.iter().filter(|node| self.fits(node).0).count() as i32
+    fn desired(&self, nodes: &[Arc<Node>]) -> i32 {
+        nodes.iter().filter(|node| self.fits(node).0).count() as i32
     }
 
-    /// `(maxSurge, maxUnavailable)`, or nothing when pods are updated only as they are deleted.
+    /// `(maxSurge, maxUnavailable)` of this site, or nothing when pods are updated only as they are deleted.
     fn rolling(&self) -> Option<(i32, i32)> {
         let strategy = self.spec.update_strategy.as_ref();
         if strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete") {
             return None;
         }
         let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
-        let desired = self.desired();
+        let desired = self.desired(&self.observed.of_site);
         let surge = amount::scaled(rolling.and_then(|r| r.max_surge.as_ref()), desired, true);
         let unavailable = rolling.and_then(|r| r.max_unavailable.as_ref());
         let unavailable = unavailable.map_or(1, |value| amount::scaled(Some(value), desired, true));
@@ -76,7 +79,7 @@ impl Step<'_> {
             return Vec::new();
         }
         let (mut create, mut delete) = (Vec::new(), Vec::new());
-        for node in &self.observed.nodes {
+        for node in &self.observed.of_site {
             self.manage(node, &mut create, &mut delete);
         }
         // Pods of nodes that are gone are the pod collector's.
@@ -122,7 +125,7 @@ impl Step<'_> {
 
     fn roll(&self, create: &mut Vec<String>, delete: &mut Vec<Arc<Pod>>) {
         let Some((surge, unavailable)) = self.rolling() else { return };
-        let nodes: Vec<_> = self.observed.nodes.iter().filter(|node| self.fits(node).0).collect();
+        let nodes: Vec<_> = self.observed.of_site.iter().filter(|node| self.fits(node).0).collect();
         let away = nodes.iter().filter(|node| !self.on(node).iter().any(|pod| self.is_available(pod))).count() as i32;
         let mut room = unavailable - away;
         let mut surging = nodes.iter().filter(|node| self.on(node).len() > 1).count() as i32;
@@ -206,7 +209,11 @@ mod tests {
 
     impl Cluster {
         fn new(nodes: Vec<Arc<Node>>) -> Self {
-            Self { set: set(), observed: Observed { nodes, pods: BTreeMap::new(), hash: "one".into() }, made: 0 }
+            Self {
+                set: set(),
+                observed: Observed { of_site: nodes.clone(), nodes, pods: BTreeMap::new(), hash: "one".into() },
+                made: 0,
+            }
         }
 
         fn step(&mut self) -> Vec<String> {
@@ -257,8 +264,17 @@ mod tests {
         cluster.make_ready();
         let status = cluster.status();
         assert_eq!((status.desired_number_scheduled, status.number_ready, status.number_available), (2, 2, Some(2)));
-        cluster.observed.nodes[0] = node("a", json!([{"key": "out", "effect": "NoExecute"}]));
+        cluster.observed.of_site[0] = node("a", json!([{"key": "out", "effect": "NoExecute"}]));
         assert_eq!(cluster.step(), ["-p1"], "a taint drives it away");
+    }
+
+    #[test]
+    fn each_site_makes_pods_for_its_own_nodes_and_the_status_counts_all() {
+        let mut cluster = Cluster::new(vec![node("here", json!([])), node("there", json!([]))]);
+        cluster.observed.of_site.retain(|node| node.name_any() == "here");
+        assert_eq!(cluster.step(), ["+here"]);
+        cluster.make_ready();
+        assert_eq!((cluster.status().desired_number_scheduled, cluster.status().number_ready), (2, 1));
     }
 
     #[test]

@@ -27,12 +27,14 @@ pub(crate) struct Deployments {
 }
 
 impl Deployments {
-    fn observe(&self, deployment: &Deployment, mine: Vec<std::sync::Arc<ReplicaSet>>) -> Observed {
+    fn observe(&self, run: &Run, deployment: &Deployment, mine: Vec<std::sync::Arc<ReplicaSet>>) -> Observed {
         let namespace = deployment.namespace().unwrap_or_default();
         let mut with_pods = HashSet::new();
         if !plan::is_rolling(deployment) {
             let uids = mine.iter().filter_map(|set| set.uid());
-            with_pods.extend(uids.filter(|uid| self.pods.controlled_by(uid).iter().any(|pod| !pods::is_finished(pod))));
+            with_pods.extend(
+                uids.filter(|uid| run.present(self.pods.controlled_by(uid)).iter().any(|pod| !pods::is_finished(pod))),
+            );
         }
         let collisions = deployment.status.as_ref().and_then(|status| status.collision_count);
         let name = sets::name(deployment, &sets::hash_of(deployment, collisions));
@@ -86,7 +88,7 @@ impl Reconciler for Deployments {
             still_alive(run, &*deployment).await?;
         }
         run.all(claimed.actions).await?;
-        let observed = self.observe(&deployment, claimed.mine);
+        let observed = self.observe(run, &deployment, claimed.mine);
         match run.all(plan::plan(&deployment, &observed, Timestamp::now())).await {
             Err(error) if error.is_namespace_terminating() => Ok(()),
             result => unless_exists(result),

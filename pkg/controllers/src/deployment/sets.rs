@@ -23,6 +23,8 @@ const OWN: &[&str] = &[
     DESIRED,
     MAX,
     "deprecated.deployment.rollback.to",
+    // A set has a home of its own, given at its creation.
+    api::home::HOME,
 ];
 /// Characters of the revision history.
 const HISTORY_CHARS: usize = 2000;

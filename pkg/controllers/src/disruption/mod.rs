@@ -137,7 +137,7 @@ async fn asked_scale(namespace: &str, owner: &OwnerReference, run: &Run) -> Resu
     let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
     let kind = GroupVersionKind::gvk(group, version, &owner.kind);
     let (resource, _) = kube::discovery::pinned_kind(run.client(), &kind).await.map_err(failed)?;
-    let target = Target { resource, namespace: namespace.to_owned(), name: owner.name.clone(), uid: None };
+    let target = Target { resource, namespace: namespace.to_owned(), name: owner.name.clone(), uid: None, home: None };
     let api: kube::Api<kube::api::DynamicObject> =
         kube::Api::namespaced_with(run.client().clone(), namespace, &target.resource);
     let scale = api.get_scale(&owner.name).await.map_err(failed)?;

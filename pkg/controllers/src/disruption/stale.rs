@@ -39,6 +39,7 @@ impl Reconciler for StaleDisruptions {
     const WORKERS: usize = 1;
 
     fn watch(&self, watches: &mut Watches) {
+        watches.primary::<Pod>();
         watches.on::<Pod>(|change| match time_left(change.new, Timestamp::now()).is_some() && !change.deleted {
             true => vec![key_of(change.new)],
             false => Vec::new(),

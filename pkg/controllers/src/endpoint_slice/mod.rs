@@ -7,6 +7,7 @@ mod ports;
 use crate::error::Error;
 use crate::execute::{Run, unless_exists};
 use crate::runner::{Change, Reconciler, Watches, key_of};
+use api::home::SITE;
 use api::selector::LabelSelector;
 use client::Reflector;
 use client::informers::Key;
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(crate) use mirror::Mirror;
+use plan::Part;
 
 /// What both kinds of endpoints are made from.
 #[derive(Clone)]
@@ -67,6 +69,7 @@ impl Reconciler for EndpointSlices {
     const NAME: &'static str = "endpointslice-controller";
 
     fn watch(&self, watches: &mut Watches) {
+        watches.everywhere();
         watches.own::<Service>();
         let sources = self.sources.clone();
         watches.on::<Pod>(move |change| sources.selecting(change));
@@ -78,13 +81,16 @@ impl Reconciler for EndpointSlices {
     }
 
     async fn reconcile(&self, key: Key, run: &mut Run) -> Result<(), Error> {
-        let Some((service, pods)) = self.sources.of(&key) else { return Ok(()) };
+        let Some((service, mut pods)) = self.sources.of(&key) else { return Ok(()) };
+        let part = Part::of(run);
+        pods.retain(|pod| run.owns(&**pod));
         let slices = self.slices.select(&key.0, |slice| {
             slice.labels().get(plan::SERVICE_NAME) == Some(&key.1)
                 && slice.labels().get(plan::MANAGED_BY).is_some_and(|by| by == plan::MANAGER)
+                && part.holds(slice.labels().get(SITE).map(String::as_str))
         });
         let node = |name: &str| self.nodes.get("", name);
-        match run.all(plan::plan(&service, &pods, node, &slices)).await {
+        match run.all(plan::plan(&service, &pods, node, &slices, &part)).await {
             Err(error) if error.is_namespace_terminating() => Ok(()),
             result => result,
         }

@@ -1,7 +1,9 @@
 //! A Service's endpoints, shared out over slices so that few slices change when few pods do.
 use super::ports;
 use crate::action::{self, Action, Told};
+use crate::execute::Run;
 use crate::{owned, pods};
+use api::home::{SITE, Site};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
@@ -25,12 +27,54 @@ pub(super) fn is_headless(service: &Service) -> bool {
     matches!(service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()), None | Some("" | "None"))
 }
 
+/// Which part of a Service's endpoints is this site's: those on its own nodes, in slices named by site.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Part {
+    /// None where there is one site alone.
+    site: Option<Site>,
+    /// Whether slices that name no site are ours.
+    founder: bool,
+    /// Whether a slice without endpoints is to say that there are none.
+    tells_absence: bool,
+}
+
+impl Part {
+    pub(super) fn of(run: &Run) -> Self {
+        let view = run.view();
+        match view.marked {
+            false => Self { site: None, founder: true, tells_absence: true },
+            true => Self {
+                site: Some(view.site.clone()),
+                founder: view.site == view.default_site,
+                tells_absence: run.acts(),
+            },
+        }
+    }
+
+    /// Whether a slice with this label is this site's.
+    pub(super) fn holds(&self, site: Option<&str>) -> bool {
+        match (&self.site, site) {
+            (None, _) => true,
+            (Some(_), None) => self.founder,
+            (Some(own), Some(site)) => **own == *site,
+        }
+    }
+
+    fn prefix(&self, service: &Service) -> String {
+        match &self.site {
+            None => format!("{}-", service.name_any()),
+            Some(site) => format!("{}-{site}-", service.name_any()),
+        }
+    }
+}
+
 /// What the slices of `service` should become. `slices` are those that this controller manages for it.
 pub(super) fn plan(
     service: &Service,
     pods: &[Arc<Pod>],
     node: impl Fn(&str) -> Option<Arc<Node>>,
     slices: &[Arc<EndpointSlice>],
+    part: &Part,
 ) -> Vec<Action> {
     let mut actions = Vec::new();
     let mut left: Vec<&EndpointSlice> =
@@ -48,12 +92,12 @@ pub(super) fn plan(
                 None => groups.push((ports, vec![endpoint])),
             }
         }
-        if groups.is_empty() {
+        if groups.is_empty() && part.tells_absence {
             // A slice without endpoints tells watchers that the Service has none.
             groups.push((Vec::new(), Vec::new()));
         }
         for (ports, endpoints) in groups {
-            fill(service, &family, ports, endpoints, &mut left, &mut actions);
+            fill(service, part, &family, ports, endpoints, &mut left, &mut actions);
         }
     }
     actions.extend(left.into_iter().map(|slice| action::delete(slice, Told::nothing())));
@@ -136,6 +180,7 @@ fn hints(preference: &str, zone: Option<&str>, node: Option<&str>) -> Option<End
 
 fn fill(
     service: &Service,
+    part: &Part,
     family: &str,
     ports: Vec<EndpointPort>,
     endpoints: Vec<Endpoint>,
@@ -168,9 +213,9 @@ fn fill(
     for (n, (slice, content)) in contents.into_iter().enumerate() {
         let keep = !content.is_empty() || (all_empty && n == 0);
         match slice {
-            Some(slice) if keep => actions.extend(update(service, slice, content)),
+            Some(slice) if keep => actions.extend(update(service, part, slice, content)),
             Some(slice) => actions.push(action::delete(slice, Told::nothing())),
-            None => actions.push(create(service, family, ports.clone(), content)),
+            None => actions.push(create(service, part, family, ports.clone(), content)),
         }
     }
 }
@@ -179,7 +224,7 @@ fn uid(endpoint: &Endpoint) -> Option<String> {
     endpoint.target_ref.as_ref()?.uid.clone()
 }
 
-fn labels(service: &Service) -> BTreeMap<String, String> {
+fn labels(service: &Service, part: &Part) -> BTreeMap<String, String> {
     let mut labels = service.labels().clone();
     labels.remove(HEADLESS);
     if is_headless(service) {
@@ -187,11 +232,12 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
     }
     labels.insert(SERVICE_NAME.into(), service.name_any());
     labels.insert(MANAGED_BY.into(), MANAGER.into());
+    labels.extend(part.site.iter().map(|site| (SITE.to_owned(), site.to_string())));
     labels
 }
 
-fn update(service: &Service, slice: &EndpointSlice, content: Vec<Endpoint>) -> Option<Action> {
-    let labels = labels(service);
+fn update(service: &Service, part: &Part, slice: &EndpointSlice, content: Vec<Endpoint>) -> Option<Action> {
+    let labels = labels(service, part);
     let mut patch = json!({});
     if *slice.labels() != labels {
         let gone = slice.labels().keys().filter(|key| !labels.contains_key(*key));
@@ -205,11 +251,11 @@ fn update(service: &Service, slice: &EndpointSlice, content: Vec<Endpoint>) -> O
     (patch != json!({})).then(|| action::patch(slice, patch))
 }
 
-fn create(service: &Service, family: &str, ports: Vec<EndpointPort>, endpoints: Vec<Endpoint>) -> Action {
+fn create(service: &Service, part: &Part, family: &str, ports: Vec<EndpointPort>, endpoints: Vec<Endpoint>) -> Action {
     let metadata = ObjectMeta {
-        generate_name: Some(format!("{}-", service.name_any())),
+        generate_name: Some(part.prefix(service)),
         namespace: service.namespace(),
-        labels: Some(labels(service)),
+        labels: Some(labels(service, part)),
         owner_references: Some(vec![owned::reference_to(service)]),
         ..ObjectMeta::default()
     };
@@ -274,9 +320,27 @@ mod tests {
         }
     }
 
+    fn alone() -> Part {
+        Part { site: None, founder: true, tells_absence: true }
+    }
+
+    #[test]
+    fn each_site_writes_slices_of_its_own_name() {
+        let north = Part { site: Some("north".into()), founder: true, tells_absence: true };
+        let south = Part { site: Some("south".into()), founder: false, tells_absence: false };
+        assert!(north.holds(None) && north.holds(Some("north")) && !north.holds(Some("south")));
+        assert!(south.holds(Some("south")) && !south.holds(None));
+        let actions = plan(&web(), &[pod(0, true)], node, &[], &south);
+        let [Action::Create { object, .. }] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(object["metadata"]["generateName"], "web-south-");
+        assert_eq!(object["metadata"]["labels"][SITE], "south");
+        assert!(plan(&web(), &[], node, &[], &south).is_empty(), "home alone says that there is none");
+        assert_eq!(plan(&web(), &[], node, &[], &north).len(), 1);
+    }
+
     #[test]
     fn an_endpoint_tells_where_and_how_a_pod_is() {
-        let actions = plan(&web(), &[pod(0, true)], node, &[]);
+        let actions = plan(&web(), &[pod(0, true)], node, &[], &alone());
         let [Action::Create { object, .. }] = &actions[..] else { panic!("{actions:?}") };
         assert_eq!(object["ports"], json!([{"name": "http", "port": 8080, "protocol": "TCP"}]));
         let endpoint = &object["endpoints"][0];
@@ -292,7 +356,7 @@ mod tests {
         leaving.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
         let mut over = (*pod(1, false)).clone();
         over.status.as_mut().unwrap().phase = Some("Succeeded".into());
-        let actions = plan(&web(), &[Arc::new(leaving), Arc::new(over)], node, &[]);
+        let actions = plan(&web(), &[Arc::new(leaving), Arc::new(over)], node, &[], &alone());
         let [Action::Create { object, .. }] = &actions[..] else { panic!("{actions:?}") };
         assert_eq!(object["endpoints"].as_array().unwrap().len(), 1);
         assert_eq!(object["endpoints"][0]["conditions"], json!({"ready": false, "serving": true, "terminating": true}));
@@ -301,7 +365,7 @@ mod tests {
     #[test]
     fn a_service_without_pods_has_an_empty_slice_and_a_headless_one_its_label() {
         let headless = service(json!({"clusterIP": "None", "selector": {"app": "x"}}));
-        let actions = plan(&headless, &[], node, &[]);
+        let actions = plan(&headless, &[], node, &[], &alone());
         let [Action::Create { object, .. }] = &actions[..] else { panic!("{actions:?}") };
         assert_eq!(object["endpoints"], json!([]));
         assert_eq!(object["metadata"]["labels"][HEADLESS], "");
@@ -315,7 +379,7 @@ mod tests {
             let (service, mut slices, mut next) = (web(), Vec::new(), 0);
             for set in [first, second] {
                 let pods: Vec<_> = set.iter().map(|n| pod(*n, n % 3 > 0)).collect();
-                let actions = plan(&service, &pods, node, &slices);
+                let actions = plan(&service, &pods, node, &slices, &alone());
                 apply(&mut slices, actions, &mut next);
                 let mut held: Vec<usize> = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten())
                     .map(|endpoint| uid(endpoint).unwrap().parse().unwrap()).collect();
@@ -323,7 +387,7 @@ mod tests {
                 prop_assert_eq!(held, set.into_iter().collect::<Vec<_>>());
                 prop_assert!(slices.iter().all(|slice| slice.endpoints.iter().flatten().count() <= MAX_ENDPOINTS));
                 prop_assert!(!slices.is_empty());
-                prop_assert_eq!(plan(&service, &pods, node, &slices), vec![], "nothing is left to do");
+                prop_assert_eq!(plan(&service, &pods, node, &slices, &alone()), vec![], "nothing is left to do");
             }
         }
     }

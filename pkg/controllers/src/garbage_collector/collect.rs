@@ -3,6 +3,7 @@
 use super::Shared;
 use super::graph::{FOREGROUND, Node, ORPHAN, OwnerState, Uid, Verdict, judge};
 use crate::error::Error;
+use api::home::Claim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::PartialObjectMeta;
@@ -14,6 +15,10 @@ pub(super) async fn look_at(shared: &Shared, uid: &Uid) -> Result<(), Error> {
         // Gone already; the watch will say so.
         return Ok(());
     };
+    if !shared.sites.ownership.borrow().is_home(&claim_of(&node, &live)) {
+        // Its home collects it.
+        return Ok(());
+    }
     let has = |finalizer: &str| live.finalizers.iter().flatten().any(|f| f == finalizer);
     if live.deletion_timestamp.is_some() {
         if has(ORPHAN) {
@@ -44,6 +49,10 @@ pub(super) async fn look_at(shared: &Shared, uid: &Uid) -> Result<(), Error> {
             delete(shared, &node, &live, policy).await
         }
     }
+}
+
+fn claim_of<'a>(node: &'a Node, live: &'a ObjectMeta) -> Claim<'a> {
+    Claim::read(&node.kind.kind, None, |name| live.annotations.as_ref()?.get(name).map(String::as_str))
 }
 
 fn api(shared: &Shared, node: &Node) -> Api<DynamicObject> {
@@ -84,7 +93,8 @@ async fn owner_state(shared: &Shared, node: &Node, owner: &OwnerReference) -> Re
     let namespace = if watched.namespaced { node.namespace.clone() } else { String::new() };
     let seen = Node { kind: watched.kind, namespace, name: owner.name.clone(), ..node.clone() };
     Ok(match live(shared, &seen, &owner.uid).await? {
-        None => OwnerState::Absent,
+        None if shared.is_deleted(&owner.uid) => OwnerState::Absent,
+        None => OwnerState::Unknown,
         Some(meta)
             if meta.deletion_timestamp.is_some() && meta.finalizers.iter().flatten().any(|f| f == FOREGROUND) =>
         {

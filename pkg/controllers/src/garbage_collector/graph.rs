@@ -2,7 +2,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::PartialObjectMeta;
 use kube::{Resource, ResourceExt};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 pub(super) type Uid = String;
@@ -32,6 +32,28 @@ pub(super) type Kind = Arc<kube::core::ApiResource>;
 pub(super) struct Graph {
     nodes: HashMap<Uid, Node>,
     dependents: HashMap<Uid, HashSet<Uid>>,
+    buried: Buried,
+}
+
+/// Owners whose end was seen, the last ones.
+#[derive(Default)]
+struct Buried {
+    uids: HashSet<Uid>,
+    order: VecDeque<Uid>,
+}
+
+/// Ends that are remembered: some 100 bytes each. Owners past it count as not known.
+const BURIED: usize = 50_000;
+
+impl Buried {
+    fn add(&mut self, uid: &Uid) {
+        if self.uids.insert(uid.clone()) {
+            self.order.push_back(uid.clone());
+        }
+        while self.order.len() > BURIED {
+            self.order.pop_front().inspect(|oldest| _ = self.uids.remove(oldest));
+        }
+    }
 }
 
 impl Node {
@@ -90,6 +112,15 @@ impl Graph {
         look_at
     }
 
+    /// An object's end was seen: it was deleted, not just missing from a list.
+    pub(super) fn bury(&mut self, uid: &Uid) {
+        self.buried.add(uid);
+    }
+
+    pub(super) fn is_buried(&self, uid: &Uid) -> bool {
+        self.buried.uids.contains(uid)
+    }
+
     pub(super) fn get(&self, uid: &Uid) -> Option<&Node> {
         self.nodes.get(uid)
     }
@@ -139,6 +170,8 @@ pub(super) enum OwnerState {
     Absent,
     /// Being deleted in the foreground: waits for its dependents.
     Waiting,
+    /// Not there, and nobody has seen its end: it may be on its way from another site.
+    Unknown,
 }
 
 /// What should happen to an object with owners.
@@ -157,11 +190,12 @@ pub(super) enum Verdict {
 /// `blocks_dependents`: the object has dependents of its own.
 pub(super) fn judge(owners: &[(OwnerReference, OwnerState)], has_dependents: bool) -> Verdict {
     let of = |state: OwnerState| owners.iter().filter(move |(_, s)| *s == state);
-    let gone: Vec<Uid> = owners.iter().filter(|(_, s)| *s != OwnerState::Solid).map(|(o, _)| o.uid.clone()).collect();
+    let stands = |state: OwnerState| matches!(state, OwnerState::Solid | OwnerState::Unknown);
+    let gone: Vec<Uid> = owners.iter().filter(|(_, s)| !stands(*s)).map(|(o, _)| o.uid.clone()).collect();
     if gone.is_empty() {
         return Verdict::Keep;
     }
-    if of(OwnerState::Solid).next().is_some() {
+    if owners.iter().any(|(_, state)| stands(*state)) {
         return Verdict::Unlink(gone);
     }
     Verdict::Delete { foreground: of(OwnerState::Waiting).next().is_some() && has_dependents }
@@ -190,6 +224,22 @@ mod tests {
             foreground,
             orphans: false,
         }
+    }
+
+    #[test]
+    fn absence_of_an_owner_proves_nothing_until_its_end_was_seen() {
+        let unknown = (owner("a", true), OwnerState::Unknown);
+        assert_eq!(judge(std::slice::from_ref(&unknown), false), Verdict::Keep);
+        let absent = (owner("b", true), OwnerState::Absent);
+        assert_eq!(judge(&[unknown, absent], false), Verdict::Unlink(vec!["b".into()]), "the unknown one may come");
+        let mut graph = Graph::default();
+        graph.put(&"a".into(), node(Vec::new(), false));
+        graph.remove(&"a".into());
+        assert!(!graph.is_buried(&"a".into()), "missing from a list");
+        graph.bury(&"a".into());
+        assert!(graph.is_buried(&"a".into()));
+        (0..BURIED).for_each(|n| graph.bury(&n.to_string()));
+        assert!(!graph.is_buried(&"a".into()), "the oldest are forgotten");
     }
 
     #[test]

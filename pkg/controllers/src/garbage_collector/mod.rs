@@ -2,15 +2,18 @@
 //! leave them behind (orphan). It watches the metadata of every kind that the API serves.
 mod collect;
 mod graph;
-mod watch;
+mod watches;
 
 use crate::error::Error;
+use crate::options::Tombstones;
+use api::home::Ownership;
 use client::WorkQueue;
 use graph::{Graph, Kind, Uid};
 use kube::core::ApiResource;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +30,14 @@ pub(super) struct Shared {
     graph: Arc<Mutex<Graph>>,
     /// Watched kinds by apiVersion and kind, to find owners.
     kinds: Arc<Mutex<HashMap<(String, String), Watched>>>,
+    sites: Sites,
+}
+
+/// Other sites, and what is known of objects that are not here.
+#[derive(Clone)]
+pub(crate) struct Sites {
+    pub(crate) ownership: watch::Receiver<Ownership>,
+    pub(crate) tombstones: Option<Tombstones>,
 }
 
 #[derive(Clone)]
@@ -36,10 +47,10 @@ pub(super) struct Watched {
 }
 
 /// Runs until shutdown.
-pub(crate) async fn run(client: kube::Client, shutdown: CancellationToken) {
-    let shared = Shared { client, queue: WorkQueue::new(), graph: Arc::default(), kinds: Arc::default() };
+pub(crate) async fn run(client: kube::Client, sites: Sites, shutdown: CancellationToken) {
+    let shared = Shared { client, queue: WorkQueue::new(), graph: Arc::default(), kinds: Arc::default(), sites };
     let mut tasks = JoinSet::new();
-    tasks.spawn(watch::run(shared.clone(), shutdown.clone()));
+    tasks.spawn(watches::run(shared.clone(), shutdown.clone()));
     for _ in 0..WORKERS {
         tasks.spawn(work(shared.clone(), shutdown.clone()));
     }
@@ -65,6 +76,14 @@ async fn work(shared: Shared, shutdown: CancellationToken) {
 }
 
 impl Shared {
+    /// Whether an owner that the API does not have was really deleted.
+    fn is_deleted(&self, uid: &Uid) -> bool {
+        if !self.sites.ownership.borrow().marked || self.graph.lock().is_buried(uid) {
+            return true;
+        }
+        self.sites.tombstones.as_ref().is_some_and(|known| known(uid))
+    }
+
     fn look_at(&self, uids: Vec<Uid>) {
         uids.into_iter().for_each(|uid| self.queue.add(uid));
     }

@@ -68,7 +68,7 @@ impl Step<'_> {
     /// At least this many pods: first those without an index of their own.
     fn surplus(&self, at_least: usize) -> Vec<Arc<Pod>> {
         let mut order = self.active.clone();
-        pods::deletion_order(&mut order, &self.active, self.now);
+        pods::deletion_order(&mut order, &self.active, |_| false, self.now);
         if !self.is_indexed() {
             order.truncate(at_least.min(BURST));
             return order;

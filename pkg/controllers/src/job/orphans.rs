@@ -33,6 +33,7 @@ impl Reconciler for Orphans {
     const NAME: &'static str = "job-controller";
 
     fn watch(&self, watches: &mut Watches) {
+        watches.primary::<Pod>();
         let jobs = self.jobs.clone();
         watches.on::<Pod>(move |change| {
             let uid_of = |(namespace, name): &Key| jobs.get(namespace, name)?.uid();

@@ -4,6 +4,7 @@ mod plan;
 use crate::error::Error;
 use crate::execute::Run;
 use crate::runner::{Reconciler, Watches};
+use api::slice::Share;
 use client::Reflector;
 use client::informers::Key;
 use ipnet::Ipv4Net;
@@ -11,6 +12,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
+use tokio::sync::watch;
 
 pub(crate) struct NodeIpam {
     nodes: Reflector<Node>,
@@ -18,14 +20,21 @@ pub(crate) struct NodeIpam {
     mask: u8,
     /// Slices given to nodes whose cached copy doesn't show them yet. Bounded by the number of nodes.
     given: Mutex<HashMap<String, Ipv4Net>>,
+    /// What this server gives away by itself.
+    share: watch::Receiver<Share>,
 }
 
 impl NodeIpam {
-    pub(crate) fn new(nodes: Reflector<Node>, cluster_cidr: &str, mask: u8) -> Result<Self, Error> {
+    pub(crate) fn new(
+        nodes: Reflector<Node>,
+        cluster_cidr: &str,
+        mask: u8,
+        share: watch::Receiver<Share>,
+    ) -> Result<Self, Error> {
         let unusable =
             || Error::Refused(format!("cluster CIDR {cluster_cidr:?} is no IPv4 network with room for /{mask}"));
         let cluster = cluster_cidr.parse::<Ipv4Net>().ok().filter(|cluster| cluster.prefix_len() <= mask && mask <= 32);
-        Ok(Self { nodes, cluster: cluster.ok_or_else(unusable)?.trunc(), mask, given: Mutex::default() })
+        Ok(Self { nodes, cluster: cluster.ok_or_else(unusable)?.trunc(), mask, given: Mutex::default(), share })
     }
 
     fn slice_for(&self, node: &str) -> Option<Ipv4Net> {
@@ -43,7 +52,7 @@ impl NodeIpam {
         if let Some(slice) = given.get(node) {
             return Some(*slice);
         }
-        let slice = plan::free(self.cluster, self.mask, &used)?;
+        let slice = plan::free(self.cluster, self.mask, &used, &self.share.borrow())?;
         given.insert(node.to_owned(), slice);
         Some(slice)
     }

@@ -1,17 +1,23 @@
 //! The first free slice of the cluster's pod network.
 use crate::action::{self, Action, Note};
+use api::slice::{Share, Span};
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 use std::collections::BTreeSet;
 
-/// The first slice of `mask` bits inside `cluster` that overlaps none of `used`.
-pub(super) fn free(cluster: Ipv4Net, mask: u8, used: &BTreeSet<Ipv4Net>) -> Option<Ipv4Net> {
+/// The first slice of `mask` bits inside `cluster`, and inside this server's share, that overlaps none of `used`.
+pub(super) fn free(cluster: Ipv4Net, mask: u8, used: &BTreeSet<Ipv4Net>, share: &Share) -> Option<Ipv4Net> {
+    let ours = |slice: &Ipv4Net| {
+        let first = u64::from(slice.network().to_bits());
+        let span = Span { first, end: u64::from(slice.broadcast().to_bits()) + 1 };
+        share.limits.as_ref().is_none_or(|limits| limits.pod_ips.covers(span))
+    };
     let mut used: Vec<Ipv4Net> = used.iter().copied().collect();
     cluster.subnets(mask).ok()?.find(|slice| {
         // Slices come in order: what ends before this one can't matter to later ones.
         used.retain(|other| other.broadcast() >= slice.network());
-        !used.iter().any(|other| other.contains(slice) || slice.contains(other))
+        ours(slice) && !used.iter().any(|other| other.contains(slice) || slice.contains(other))
     })
 }
 
@@ -48,10 +54,24 @@ mod tests {
     fn the_first_gap_is_taken_and_a_full_network_is_told() {
         let cluster = slice("10.42.0.0/16");
         let used = BTreeSet::from([slice("10.42.0.0/24"), slice("10.42.2.0/24")]);
-        assert_eq!(free(cluster, 24, &used), Some(slice("10.42.1.0/24")));
+        assert_eq!(free(cluster, 24, &used, &Share::default()), Some(slice("10.42.1.0/24")));
         let tiny = slice("10.42.0.0/24");
-        assert_eq!(free(tiny, 24, &BTreeSet::from([tiny])), None);
-        assert_eq!(free(tiny, 24, &BTreeSet::from([slice("10.42.0.128/26")])), None, "foreign sizes count too");
+        assert_eq!(free(tiny, 24, &BTreeSet::from([tiny]), &Share::default()), None);
+        assert_eq!(
+            free(tiny, 24, &BTreeSet::from([slice("10.42.0.128/26")]), &Share::default()),
+            None,
+            "foreign sizes count too"
+        );
+    }
+
+    #[test]
+    fn nodes_get_networks_of_their_servers_share() {
+        let grant = api::slice::Grant { pod_cidrs: vec!["10.42.240.0/23".into()], ..Default::default() };
+        let share = Share { limits: Some(grant.numbers().unwrap()) };
+        let cluster = slice("10.42.0.0/16");
+        assert_eq!(free(cluster, 24, &BTreeSet::new(), &share), Some(slice("10.42.240.0/24")));
+        let used = BTreeSet::from([slice("10.42.240.0/24"), slice("10.42.241.0/24")]);
+        assert_eq!(free(cluster, 24, &used, &share), None);
     }
 
     proptest! {
@@ -61,7 +81,7 @@ mod tests {
             let cluster = slice("10.42.0.0/16");
             let mut used = BTreeSet::new();
             for _ in 0..nodes {
-                match free(cluster, mask, &used) {
+                match free(cluster, mask, &used, &Share::default()) {
                     Some(new) => {
                         prop_assert!(used.iter().all(|other: &Ipv4Net| !new.contains(other) && !other.contains(&new)));
                         prop_assert!(cluster.contains(&new));

@@ -67,7 +67,8 @@ impl Reconciler for NodeLifecycle {
             // Everything else follows from the conditions, once the cache shows them.
             return run.all(vec![action]).await;
         }
-        let evicting = !self.nodes.select("", |node| plan::readiness(node) == "True").is_empty();
+        let ready = self.nodes.select("", |node| plan::readiness(node) == "True" && run.owns(node));
+        let evicting = !ready.is_empty();
         run.all(plan::taints(&node, evicting, now).into_iter().collect()).await?;
         if plan::is_calm(&node) {
             return Ok(());

@@ -93,13 +93,15 @@ impl Reconciler for PodGc {
     const WORKERS: usize = 1;
 
     fn watch(&self, watches: &mut Watches) {
+        watches.everywhere();
         watches.on_change::<Pod>(|_, queue| queue.add_after(Key::default(), PERIOD));
         watches.on_change::<Node>(|_, queue| queue.add_after(Key::default(), PERIOD));
     }
 
     async fn reconcile(&self, _: Key, run: &mut Run) -> Result<(), Error> {
         run.again(PERIOD);
-        let (pods, now) = (self.pods.list(), Timestamp::now());
+        // Pods of other sites, and of their nodes, are theirs to remove.
+        let (pods, now) = (self.pods.select("", |pod| run.owns(pod)), Timestamp::now());
         let nodes: Api<Node> = Api::all(run.client().clone());
         let mut gone = HashSet::new();
         for name in self.overdue(&pods, now) {

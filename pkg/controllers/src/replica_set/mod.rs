@@ -67,10 +67,14 @@ impl<S: Set> Replicas<S> {
         siblings.iter().flat_map(|sibling| self.pods.controlled_by(&sibling.uid().unwrap_or_default())).collect()
     }
 
-    fn observe(&self, set: &S, mine: Vec<Arc<Pod>>, terminating: usize) -> Observed {
+    fn observe(&self, run: &Run, set: &S, mine: Vec<Arc<Pod>>, terminating: usize) -> Observed {
         let related = self.related(set);
         let related = if related.is_empty() { mine.clone() } else { related };
-        Observed { active: mine, terminating, related }
+        let view = run.view();
+        let home = |pod: &Pod| view.home_of(&client::home::claim(pod)).to_owned();
+        let elsewhere = |pod: &&Arc<Pod>| view.marked && home(pod) != view.home_of(&client::home::claim(set));
+        let foreign = mine.iter().filter(elsewhere).filter_map(|pod| pod.uid()).collect();
+        Observed { active: mine, terminating, related, foreign }
     }
 }
 
@@ -112,7 +116,7 @@ impl<S: Set> Reconciler for Replicas<S> {
         let desired = Desired { set: set.as_set(), about: client::reference(&*set), owner: owned::reference_to(&*set) };
         let Some(spec) = &desired.set.spec else { return Ok(()) };
         let selector = owned::selector(&*set, &spec.selector)?;
-        let candidates = owned::candidates(&self.pods, &*set);
+        let candidates = run.present(owned::candidates(&self.pods, &*set));
         let terminating = candidates.iter().filter(|pod| {
             pods::is_terminating(pod) && !pods::is_finished(pod) && owned::is_controlled_by(&***pod, &*set)
         });
@@ -124,7 +128,7 @@ impl<S: Set> Reconciler for Replicas<S> {
         }
         run.all(claimed.actions).await?;
 
-        let observed = self.observe(&set, claimed.mine, terminating);
+        let observed = self.observe(run, &set, claimed.mine, terminating);
         let scaled = run.all(plan::scale(&desired, &observed, now)).await;
         let failure = scaled.as_ref().err().filter(|error| !error.is_namespace_terminating()).map(Error::message);
         let status = plan::status(&desired, &observed, failure.as_deref(), now);

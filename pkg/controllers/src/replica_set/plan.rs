@@ -6,6 +6,7 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStat
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::ResourceExt;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(crate) struct Observed {
     pub terminating: usize,
     /// Active pods of all sets that the same owner manages.
     pub related: Vec<Arc<Pod>>,
+    /// uids of those whose home is another site than the set's.
+    pub foreign: HashSet<String>,
 }
 
 pub(crate) fn replicas(set: &ReplicaSet) -> i32 {
@@ -47,7 +50,8 @@ pub(crate) fn scale(desired: &Desired, observed: &Observed, now: Timestamp) -> V
         return (have..want.min(have + BURST)).filter_map(|_| new_pod(desired)).collect();
     }
     let mut order = observed.active.clone();
-    pods::deletion_order(&mut order, &observed.related, now);
+    let foreign = |pod: &Pod| pod.uid().is_some_and(|uid| observed.foreign.contains(&uid));
+    pods::deletion_order(&mut order, &observed.related, foreign, now);
     let surplus = order.iter().take((have - want).min(BURST));
     surplus.map(|pod| action::delete(&**pod, Told::pod_deleted(&desired.about))).collect()
 }
@@ -149,7 +153,7 @@ mod tests {
     }
 
     fn observed(active: Vec<Arc<Pod>>) -> Observed {
-        Observed { related: active.clone(), active, terminating: 0 }
+        Observed { related: active.clone(), active, terminating: 0, foreign: HashSet::new() }
     }
 
     fn deleted(actions: &[Action]) -> Vec<&str> {
@@ -180,6 +184,19 @@ mod tests {
         assert_eq!(deleted(4), "web-4");
         assert_eq!(deleted(3), "web-4 web-3");
         assert_eq!(deleted(2), "web-4 web-3 web-0");
+    }
+
+    #[test]
+    fn after_healing_surplus_replacements_of_other_sites_go_first() {
+        let pods: Vec<_> = (0..4).map(|n| pod(n, &format!("n{n}"), true)).collect();
+        let foreign = HashSet::from(["1".to_owned(), "2".to_owned()]);
+        let healed = Observed { foreign: foreign.clone(), ..observed(pods.clone()) };
+        let gone = scale(&desired(2), &healed, now());
+        assert_eq!(deleted(&gone).into_iter().collect::<HashSet<_>>(), HashSet::from(["web-1", "web-2"]));
+        let mut worse = pods;
+        worse[0] = pod(0, "n0", false);
+        let gone = scale(&desired(3), &Observed { foreign, ..observed(worse) }, now());
+        assert_eq!(deleted(&gone), ["web-0"], "but not before a pod that does not serve");
     }
 
     #[test]

@@ -25,6 +25,7 @@ impl Reconciler for ResourceQuotas {
     const NAME: &'static str = "resourcequota-controller";
 
     fn watch(&self, watches: &mut Watches) {
+        watches.primary::<ResourceQuota>();
         watches.on::<ResourceQuota>(|change| {
             // A charge changes the use alone; a spec that is not counted yet, and the regular look, count anew.
             let charged = change.old.is_some_and(|old| old.spec == change.new.spec);

@@ -35,6 +35,7 @@ impl Reconciler for ServiceLoadBalancer {
     const WORKERS: usize = 1;
 
     fn watch(&self, watches: &mut Watches) {
+        watches.primary::<Service>();
         let services = self.services.clone();
         watches.on::<Service>(move |change| {
             let was = change.old.is_some_and(plan::concerns);

@@ -61,6 +61,7 @@ impl Reconciler for EphemeralVolumes {
     const NAME: &'static str = "ephemeral-volume-controller";
 
     fn watch(&self, watches: &mut Watches) {
+        watches.primary::<Pod>();
         watches.on::<Pod>(|change| {
             let mut all = change.new.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
             match all.any(|volume| volume.ephemeral.is_some()) && !change.deleted {

@@ -20,6 +20,7 @@ fn run(core: &mut Core, now_ms: u64) -> HashMap<String, String> {
                 (pod.name.to_string(), format!("{node}{}", told(&steps)))
             }
             Decision::Unschedulable { pod, message, .. } => (pod.name.to_string(), message),
+            Decision::HandOver { pod, handover } => (pod.name.to_string(), format!("to site {}", handover.site)),
             Decision::Preempt { pod, preemption, .. } => {
                 let victims: Vec<&str> = preemption.victims.iter().map(|victim| &*victim.name).collect();
                 (pod.name.to_string(), format!("{} without {}", preemption.node, victims.join(" ")))
@@ -546,4 +547,127 @@ fn one_pod_at_a_time_may_have_an_exclusive_claim() {
     assert!(run(&mut core, 0)["q"].contains("ReadWriteOncePod access mode already in-use by another pod"));
     core.pod_gone("p");
     assert_eq!(run(&mut core, 2_000)["q"], "n1");
+}
+
+mod sites {
+    use super::*;
+    use api::home::{Link, Ownership, Taken};
+
+    fn homed(site: &str) -> Value {
+        json!({"metadata": {"annotations": {"eyot.dev/home": site}}})
+    }
+
+    /// A scheduler of `south` with a node each here and in `north`, which founded the cluster.
+    fn south(link: Link) -> Core {
+        let mut core = core();
+        core.sites_changed(Ownership::of("south", "north").with("north", link));
+        core.node_changed(node("n", homed("north")));
+        core.node_changed(node("s", homed("south")));
+        core
+    }
+
+    fn handed(core: &mut Core, now_ms: u64) -> Option<Handover> {
+        std::iter::from_fn(|| core.next(now_ms)).find_map(|decision| match decision {
+            Decision::HandOver { handover, .. } => Some(handover),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn pods_of_other_sites_are_left_to_them() {
+        let mut core = south(Link::Up);
+        pending(&mut core, "theirs", json!({}), homed("north"));
+        pending(&mut core, "old", json!({}), json!({}));
+        pending(&mut core, "ours", json!({}), homed("south"));
+        assert_eq!(run(&mut core, 0), HashMap::from([("ours".to_owned(), "s".to_owned())]));
+    }
+
+    #[test]
+    fn takeover_never_binds_what_has_its_home_elsewhere() {
+        let taken = Some(Taken { by: "south".into(), epoch: 1 });
+        let mut core = south(Link::Down { for_s: 9_000, taken });
+        pending(&mut core, "theirs", json!({}), homed("north"));
+        assert!(run(&mut core, 0).is_empty());
+    }
+
+    #[test]
+    fn own_nodes_alone_are_chosen_however_full() {
+        let mut core = south(Link::Down { for_s: 0, taken: None });
+        pending(&mut core, "a", json!({"cpu": "3"}), homed("south"));
+        assert_eq!(run(&mut core, 0)["a"], "s");
+        pending(&mut core, "b", json!({"cpu": "3"}), homed("south"));
+        let told = &run(&mut core, 1)["b"];
+        assert!(told.contains("1 Insufficient cpu, 1 node(s) belonged to another site"), "{told}");
+        assert_eq!(handed(&mut core, 60_000), None, "nobody is in reach");
+    }
+
+    #[test]
+    fn what_does_not_fit_for_a_while_goes_where_there_is_room() {
+        let mut core = south(Link::Up);
+        pending(&mut core, "a", json!({"cpu": "3"}), homed("south"));
+        pending(&mut core, "b", json!({"cpu": "3"}), homed("south"));
+        assert_eq!(handed(&mut core, 0), None, "it waits first");
+        assert_eq!(core.next_tick_ms(), Some(3_000));
+        let handover = handed(&mut core, 3_000).expect("a handover");
+        assert_eq!((&*handover.site, handover.count), ("north", 1));
+        assert!(handover.reason.contains("Insufficient cpu"), "{}", handover.reason);
+    }
+
+    #[test]
+    fn the_site_with_the_most_room_takes_it() {
+        let mut core = core();
+        let view = Ownership::of("south", "north").with("north", Link::Up).with("west", Link::Up);
+        core.sites_changed(view.with("east", Link::Down { for_s: 1, taken: None }));
+        for (name, site) in [("n", "north"), ("w", "west"), ("e", "east")] {
+            core.node_changed(node(name, homed(site)));
+        }
+        let mut placed = json!({"spec": {"nodeName": "n"}});
+        placed["metadata"] = homed("north")["metadata"].clone();
+        pending(&mut core, "busy", json!({"cpu": "2"}), placed);
+        core.node_changed(node("s", json!({"metadata": homed("south")["metadata"], "spec": {"unschedulable": true}})));
+        pending(&mut core, "p", json!({"cpu": "1"}), homed("south"));
+        handed(&mut core, 0);
+        assert_eq!(&*handed(&mut core, 3_000).unwrap().site, "west");
+    }
+
+    #[test]
+    fn a_pod_that_asks_for_another_site_goes_at_once() {
+        let mut core = south(Link::Up);
+        let mut extra = homed("south");
+        extra["spec"] = json!({"nodeSelector": {"eyot.dev/site": "north"}});
+        pending(&mut core, "p", json!({}), extra);
+        assert_eq!(&*handed(&mut core, 0).unwrap().site, "north");
+    }
+
+    #[test]
+    fn a_pod_whose_labels_no_own_node_has_goes_at_once() {
+        let mut core = south(Link::Up);
+        let mut labelled = homed("north");
+        labelled["metadata"]["labels"] = json!({"disk": "ssd"});
+        core.node_changed(node("n", labelled));
+        let mut extra = homed("south");
+        extra["spec"] = json!({"nodeSelector": {"disk": "ssd"}});
+        pending(&mut core, "p", json!({}), extra);
+        assert_eq!(&*handed(&mut core, 0).unwrap().site, "north");
+    }
+
+    #[test]
+    fn each_handover_makes_the_next_one_wait_longer() {
+        let mut core = south(Link::Up);
+        core.node_changed(node("s", json!({"metadata": homed("south")["metadata"], "spec": {"unschedulable": true}})));
+        let mut extra = homed("south");
+        extra["metadata"]["annotations"]["eyot.dev/handovers"] = "3".into();
+        pending(&mut core, "p", json!({}), extra);
+        assert_eq!(handed(&mut core, 0), None);
+        assert_eq!(handed(&mut core, 23_999), None);
+        assert_eq!(handed(&mut core, 24_000).map(|handover| handover.count), Some(4));
+    }
+
+    #[test]
+    fn nothing_is_said_of_sites_on_a_server_alone() {
+        let mut core = core();
+        core.node_changed(node("a", homed("anywhere")));
+        pending(&mut core, "p", json!({}), homed("elsewhere"));
+        assert_eq!(run(&mut core, 0)["p"], "a");
+    }
 }

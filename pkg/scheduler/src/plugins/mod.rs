@@ -10,15 +10,18 @@ mod node_unschedulable;
 mod pod_topology_spread;
 mod preemption;
 mod sibling_spread;
+mod site;
 mod taint_toleration;
 mod volumes;
 
 use crate::framework::{Filter, Framework, Score};
+pub(crate) use node_affinity::allows as selects;
 pub use preemption::DefaultPreemption;
 
 /// The default profile.
 pub fn default() -> Framework {
     let filters: Vec<Box<dyn Filter>> = vec![
+        Box::new(site::Site),
         Box::new(node_unschedulable::NodeUnschedulable),
         Box::new(node_name::NodeName),
         Box::new(taint_toleration::TaintToleration),

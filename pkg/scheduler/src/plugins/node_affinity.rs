@@ -39,7 +39,7 @@ impl Filter for NodeAffinity {
 }
 
 /// Does the node meet the pod's selector and required affinity?
-pub(super) fn allows(pod: &PodInfo, node: &NodeInfo) -> bool {
+pub(crate) fn allows(pod: &PodInfo, node: &NodeInfo) -> bool {
     let selector = pod.spec().and_then(|spec| spec.node_selector.as_ref());
     let selected = selector.is_none_or(|s| s.iter().all(|(key, value)| node.labels().get(key) == Some(value)));
     selected && required(pod).is_none_or(|terms| node_selector::any_matches(terms, &node.name, node.labels()))

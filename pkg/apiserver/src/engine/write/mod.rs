@@ -136,6 +136,7 @@ impl<'a> Write<'a> {
         }
         let alloc = &self.call.engine.alloc;
         alloc.seed(self.call.backend()).await.map_err(errors::from_store)?;
+        alloc.limit(&self.call.engine.sites().shares.borrow());
         alloc.reserve(new, old, avoid).map(Some).map_err(|errors| self.invalid(name, &errors))
     }
 

@@ -91,7 +91,12 @@ async fn follow_kind(shared: Shared, kind: Kind) {
                 known.into_iter().filter(|uid| !listed.contains(uid)).for_each(|uid| remove(&shared, &uid));
             }
             Ok(watcher::Event::Apply(object)) => put(&shared, &kind, &object),
-            Ok(watcher::Event::Delete(object)) => object.metadata.uid.iter().for_each(|uid| remove(&shared, uid)),
+            Ok(watcher::Event::Delete(object)) => {
+                if let Some(uid) = &object.metadata.uid {
+                    shared.graph.lock().bury(uid);
+                    remove(&shared, uid);
+                }
+            }
             Err(error) => tracing::debug!(controller = NAME, kind = kind.kind, %error, "watch failed; trying again"),
         }
     }
