@@ -1,4 +1,5 @@
 //! The API of this server, out of its certificates, store and settings.
+use crate::peers::Peers;
 use crate::pki::Subject;
 use crate::server::{Known, Tasks};
 use crate::{files, tls};
@@ -24,7 +25,7 @@ pub(crate) async fn start(
     known: &Known,
     registry: Arc<Registry>,
     store: Arc<Store>,
-    extension: Arc<dyn apiserver::Extension>,
+    peers: &Peers,
     tasks: &Tasks,
 ) -> anyhow::Result<apiserver::Handle> {
     let config = &known.config;
@@ -38,7 +39,11 @@ pub(crate) async fn start(
         service_cidr: apiserver::alloc::pools::Cidr::parse(&config.service_cidr.to_string())?,
         node_port_range: config.service_node_port_range.0..=config.service_node_port_range.1,
         clock: now,
-        sites: apiserver::Sites::default(),
+        sites: apiserver::Sites {
+            ownership: peers.views.ownership.clone(),
+            shares: peers.views.shares.clone(),
+            proxy: Some(peers.proxy.clone()),
+        },
     });
     let (follower, shutdown) = (engine.clone(), tasks.shutdown.clone());
     tasks.tracker.spawn(async move { follower.run(shutdown).await });
@@ -79,7 +84,7 @@ pub(crate) async fn start(
             key: tls::key(&front_proxy.key_pem)?,
         },
         root_ca_pem: root.to_owned(),
-        extension: Some(extension),
+        extension: Some(peers.extension.clone()),
     };
     let service = apiserver::Service::new(options).await?;
     let handle = service.handle();

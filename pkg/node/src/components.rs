@@ -1,5 +1,6 @@
 //! What stands on the API: scheduler, container runtime, network, agent. Each has an identity and a client of its own; one
 //! set of caches serves them all.
+use crate::peers::Views;
 use crate::server::{Known, Tasks};
 use agent::runtime;
 use apiserver::User;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Prefix length of one node's pod network: 254 addresses, more than twice the pods of a node by default.
-const NODE_CIDR_MASK: u8 = 24;
+pub(crate) const NODE_CIDR_MASK: u8 = 24;
 
 /// A client that acts as `name`.
 fn client_as(api: &apiserver::Handle, name: &str, groups: &[&str]) -> kube::Client {
@@ -50,15 +51,16 @@ pub(crate) fn start(
     known: &Known,
     api: &apiserver::Handle,
     runtime: Option<runtime::Handle>,
+    views: &Views,
     tasks: &Tasks,
 ) -> anyhow::Result<AgentHandle> {
     let (sender, agent) = watch::channel(None);
     let cache = client_as(api, "eyot:cache", &[]);
     let whole = if runtime.is_some() { Whole::PodsOf(known.node_name.clone()) } else { Whole::None };
     let informers = Informers::new(cache, tasks.tracker.clone(), tasks.shutdown.clone()).whole(whole);
-    start_controllers(known, api, &informers, tasks);
+    start_controllers(known, api, &informers, views, tasks);
     start_signing(known, api, &informers, tasks);
-    start_scheduler(api, &informers, tasks);
+    start_scheduler(api, &informers, views, tasks);
     if let Some(runtime) = runtime {
         start_network(known, api, &informers, tasks);
         start_local_path(known, api, &informers, tasks);
@@ -68,7 +70,7 @@ pub(crate) fn start(
 }
 
 /// Each controller acts as the ServiceAccount that it has upstream, with the role made for it at birth.
-fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informers, tasks: &Tasks) {
+fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informers, views: &Views, tasks: &Tasks) {
     let api = api.clone();
     let client_for = move |name: &str| {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
@@ -82,9 +84,9 @@ fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informe
         root_ca_pem: known.authority.root_pem().to_owned(),
         service_lb: !known.config.disable_service_lb,
         reserved_ports: vec![known.config.https_listen_port, known.config.node.agent_port],
-        ownership: client::home::alone(),
+        ownership: views.ownership.clone(),
         tombstones: None,
-        share: client::home::everything(),
+        share: views.shares.clone(),
     };
     tasks.run("controllers", controllers::Service::new(options).run(tasks.shutdown.clone()));
 }
@@ -99,12 +101,12 @@ fn start_signing(known: &Known, api: &apiserver::Handle, informers: &Informers, 
     tasks.tracker.spawn(service.run(tasks.shutdown.clone()));
 }
 
-fn start_scheduler(api: &apiserver::Handle, informers: &Informers, tasks: &Tasks) {
+fn start_scheduler(api: &apiserver::Handle, informers: &Informers, views: &Views, tasks: &Tasks) {
     let options = scheduler::Options {
         client: client_as(api, "system:kube-scheduler", &[]),
         informers: informers.clone(),
         name: "default-scheduler".into(),
-        ownership: client::home::alone(),
+        ownership: views.ownership.clone(),
     };
     let shutdown = tasks.shutdown.clone();
     tasks.tracker.spawn(async move { scheduler::Service::new(options).run(shutdown).await });

@@ -70,6 +70,21 @@ pub async fn ask(
     body(response).await
 }
 
+/// One request, whose answer's body is yet to come.
+///
+/// # Errors
+/// No connection, or no answer.
+pub async fn send(
+    address: &str,
+    tls: Arc<ClientConfig>,
+    request: Request<Bytes>,
+) -> anyhow::Result<Response<hyper::body::Incoming>> {
+    let mut sender = connect(address, tls).await?;
+    let mut request = request.map(Full::new);
+    request.headers_mut().insert("host", address.parse()?);
+    Ok(sender.send_request(request).await?)
+}
+
 /// A stream to another server, by way of an upgraded request.
 ///
 /// # Errors

@@ -187,11 +187,12 @@ impl Parts {
         }
         let mut agent = None;
         if !datastore_only {
-            let api = api::start(&known, registry, store.clone(), peers.extension.clone(), &tasks).await?;
+            let api = api::start(&known, registry, store.clone(), &peers, &tasks).await?;
             known.write_kubeconfig()?;
+            let views = peers.views.clone();
             peers.start(&known, &api, components::administrator(&api), &tasks)?;
             tracing::info!(address = %known.address, port = known.config.https_listen_port, "the API serves");
-            agent = Some(components::start(&known, &api, runtime, &tasks)?);
+            agent = Some(components::start(&known, &api, runtime, &views, &tasks)?);
         }
         Ok(Self { store, tasks, agent, failures })
     }

@@ -1,11 +1,12 @@
 //! What servers ask one another on the API's port, and what the binary asks its own server.
-use super::{GROUP, LINK, USER, objects};
+use super::{GROUP, LINK, USER, forward, objects, sites};
 use crate::config::Server;
 use crate::join::{self, Admission};
 use crate::pki::Authority;
 use crate::server::Known;
 use crate::site::{Contact, Site};
 use api::Status;
+use api::slice::{Grant, Numbers};
 use apiserver::User;
 use apiserver::body::{self, Body, RequestBody};
 use http::{Method, Request, Response, StatusCode, header};
@@ -15,6 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use store::{Backend, Range, Replica, Store};
 use sync::Handle;
+use tokio::sync::watch;
 
 /// Where conflicts are read.
 pub const CONFLICTS: &str = "/v1-eyot/conflicts";
@@ -24,6 +26,8 @@ const NUMBERS: std::ops::RangeInclusive<u16> = 1..=1023;
 const REQUEST_BYTES: usize = 64 << 10;
 /// Conflicts in one answer.
 const PAGE: usize = 500;
+/// Addresses of one node's pod network.
+const NODE_ADDRESSES: u64 = 1 << (32 - crate::components::NODE_CIDR_MASK);
 /// May do everything.
 const MASTERS: &str = "system:masters";
 /// Whom the join token stands for.
@@ -34,16 +38,24 @@ pub struct Extension {
     config: Server,
     own: Contact,
     cluster: uuid::Uuid,
-    handle: Handle,
-    store: Arc<Store>,
+    seen: Seen,
     /// There once the API is.
-    client: OnceLock<kube::Client>,
+    client: OnceLock<(kube::Client, apiserver::Handle)>,
     /// One server is admitted at a time, so that no number is given twice.
     admitting: tokio::sync::Mutex<()>,
 }
 
+/// What this server has and sees of the others.
+pub struct Seen {
+    pub handle: Handle,
+    pub store: Arc<Store>,
+    pub all: watch::Receiver<Vec<sites::Known>>,
+    /// All numbers that servers share.
+    pub whole: Numbers,
+}
+
 impl Extension {
-    pub(crate) fn new(known: &Known, site: &Site, handle: Handle, store: Arc<Store>, cluster: uuid::Uuid) -> Self {
+    pub(crate) fn new(known: &Known, site: &Site, seen: Seen, cluster: uuid::Uuid) -> Self {
         Self {
             authority: known.authority.clone(),
             config: known.config.clone(),
@@ -54,16 +66,19 @@ impl Extension {
                 address: format!("{}:{}", known.address, known.config.https_listen_port),
             },
             cluster,
-            handle,
-            store,
+            seen,
             client: OnceLock::new(),
             admitting: tokio::sync::Mutex::default(),
         }
     }
 
     /// From now on there is an API to write Server objects through.
-    pub fn serve_through(&self, client: kube::Client) {
-        let _ = self.client.set(client);
+    pub fn serve_through(&self, client: kube::Client, api: apiserver::Handle) {
+        let _ = self.client.set((client, api));
+    }
+
+    fn started(&self) -> Result<&(kube::Client, apiserver::Handle), Status> {
+        self.client.get().ok_or_else(|| Status::unavailable("this server is still starting"))
     }
 
     async fn join(&self, user: &User, request: Request<RequestBody>) -> Result<Response<Body>, Status> {
@@ -75,16 +90,20 @@ impl Extension {
             .map_err(|error| Status::bad_request(format!("the request to join can't be read: {error}")))?;
         check_name("name", &asked.name)?;
         check_name("site", &asked.site)?;
-        let client = self.client.get().ok_or_else(|| Status::unavailable("this server is still starting"))?;
+        let (client, _) = self.started()?;
         let _one_by_one = self.admitting.lock().await;
         let authority =
             join::sign(&self.authority, &asked).map_err(|error| Status::bad_request(format!("{error:#}")))?;
         let number = self.free_number().await?;
-        let object = json!({
+        let slice = self.slice().await?;
+        let mut object = json!({
             "apiVersion": "eyot.dev/v1alpha1", "kind": "Server", "metadata": {"name": asked.name},
             "spec": {"number": number, "site": asked.site, "address": asked.address,
                      "serviceAccountKeys": [asked.service_account_key]},
         });
+        if let (Some(spec), Ok(Value::Object(slice))) = (object["spec"].as_object_mut(), serde_json::to_value(&slice)) {
+            spec.extend(slice);
+        }
         objects::create(client.clone(), &object).await.map_err(|error| refusal(&asked.name, error))?;
         tracing::info!(name = asked.name, number, site = asked.site, "admitted a server");
         let admission = Admission {
@@ -102,7 +121,7 @@ impl Extension {
 
     /// A number that no server has or had: members' numbers and those in the revisions of what is stored are taken.
     async fn free_number(&self) -> Result<u16, Status> {
-        let page = self.store.list(&Range::prefix(super::members::PREFIX), None, 0).await;
+        let page = self.seen.store.list(&Range::prefix(super::members::PREFIX), None, 0).await;
         let page = page.map_err(Status::internal)?;
         let number = |bytes: &[u8]| {
             let object: Value = serde_json::from_slice(bytes).ok()?;
@@ -115,6 +134,35 @@ impl Extension {
         })
     }
 
+    /// Numbers for a server that joins: of this server's own, none that is in use.
+    async fn slice(&self) -> Result<Grant, Status> {
+        let used = self.used().await.map_err(Status::internal)?;
+        let known = self.seen.all.borrow().clone();
+        sites::grant(&known, self.own.number, &self.seen.whole, &used, NODE_ADDRESSES)
+            .map_err(|error| Status::bad_request(error.to_string()))
+    }
+
+    async fn used(&self) -> Result<Numbers, String> {
+        let (mut ips, mut ports, mut pods) = (Vec::new(), Vec::new(), Vec::new());
+        let list = async |prefix: &'static str| {
+            let page = self.seen.store.list(&Range::prefix(prefix), None, 0).await.map_err(|error| error.to_string())?;
+            let read = page.entries.iter().filter_map(|entry| serde_json::from_slice::<Value>(&entry.value).ok());
+            Ok::<Vec<Value>, String>(read.collect())
+        };
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        for service in list("/registry/services/specs/").await? {
+            let all = service["spec"]["clusterIPs"].as_array().cloned().unwrap_or_default();
+            ips.extend(all.iter().filter_map(text).filter(|ip| ip.parse::<std::net::Ipv4Addr>().is_ok()).map(|ip| ip + "/32"));
+            let all = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
+            ports.extend(all.iter().filter_map(|port| port["nodePort"].as_u64()).map(|port| format!("{port}-{port}")));
+        }
+        for node in list("/registry/minions/").await? {
+            let all = node["spec"]["podCIDRs"].as_array().cloned().unwrap_or_default();
+            pods.extend(all.iter().filter_map(text).filter(|cidr| !cidr.contains(':')));
+        }
+        Grant { service_ips: ips, node_ports: ports, pod_cidrs: pods }.numbers().map_err(|error| error.to_string())
+    }
+
     fn link(&self, user: &User, mut request: Request<RequestBody>) -> Result<Response<Body>, Status> {
         let name = user.name.strip_prefix(USER).filter(|_| user.in_group(GROUP));
         let Some(name) = name.map(str::to_owned) else { return Err(forbidden(user, "link servers")) };
@@ -122,7 +170,7 @@ impl Extension {
         if wanted != Some(crate::dial::PROTOCOL) {
             return Err(Status::bad_request(format!("a link is asked for with Upgrade: {}", crate::dial::PROTOCOL)));
         }
-        let (upgrade, handle) = (hyper::upgrade::on(&mut request), self.handle.clone());
+        let (upgrade, handle) = (hyper::upgrade::on(&mut request), self.seen.handle.clone());
         tokio::spawn(async move {
             match upgrade.await {
                 Ok(stream) => handle.accept(Box::new(TokioIo::new(stream)), Some(name)),
@@ -142,7 +190,7 @@ impl Extension {
         }
         let after = query.and_then(|query| query.strip_prefix("after=")).map_or(Ok(0), str::parse);
         let after = after.map_err(|_| Status::bad_request("after must be the number of a conflict"))?;
-        let found = self.store.conflicts(after, PAGE).await;
+        let found = self.seen.store.conflicts(after, PAGE).await;
         let found = found.map_err(Status::internal)?;
         let items: Vec<Value> = found.iter().map(super::conflicts::show).collect();
         Ok(body::json(StatusCode::OK, json!({"items": items}).to_string()))
@@ -156,6 +204,7 @@ impl apiserver::Extension for Extension {
         match (request.method(), path.as_str()) {
             (&Method::POST, join::PATH) => self.join(user, request).await,
             (&Method::GET, LINK) => self.link(user, request),
+            (_, path) if path.starts_with(forward::PREFIX) => forward::serve(&self.started()?.1, user, request).await,
             (&Method::GET, CONFLICTS) => self.conflicts(user, request.uri().query()).await,
             _ => Err(Status::no_such_path()),
         }

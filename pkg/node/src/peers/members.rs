@@ -1,5 +1,6 @@
 //! Who belongs to the cluster, out of `servers.eyot.dev` objects as they lie in the store: links must be kept before
 //! there is an API.
+use super::sites::{self, Known, TAKEOVER};
 use crate::site::Site;
 use bytes::Bytes;
 use crdt::{Actor, HybridClock, Vector};
@@ -27,39 +28,60 @@ struct Object {
 #[derive(Deserialize)]
 struct Metadata {
     name: String,
+    #[serde(default)]
+    annotations: std::collections::BTreeMap<String, String>,
 }
 
-/// The part of a Server's spec that links need.
-#[derive(Deserialize)]
+/// The part of a Server's spec that is read before there is an API.
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Spec {
     pub number: u16,
     pub site: String,
     pub address: Option<String>,
     pub incarnation: Option<String>,
+    #[serde(rename = "serviceIPs", default)]
+    pub service_ips: Vec<String>,
+    #[serde(default)]
+    pub node_ports: Vec<String>,
+    #[serde(rename = "podCIDRs", default)]
+    pub pod_cidrs: Vec<String>,
 }
 
-/// Members as they are now, and what keeps them so.
-pub async fn follow(
-    store: Arc<Store>,
-    site: Site,
-) -> anyhow::Result<(watch::Receiver<Vec<Member>>, impl Future<Output = ()>)> {
-    let (sender, receiver) = watch::channel(read(&store, &site).await?);
+/// Members as they are now, with what concerns their sites, and what keeps both so.
+pub async fn follow(store: Arc<Store>, site: Site) -> anyhow::Result<(Following, impl Future<Output = ()>)> {
+    let known = read(&store, &site).await?;
+    let sender = watch::Sender::new(known.iter().map(|known| known.member.clone()).collect());
+    let all = watch::Sender::new(known);
+    let following = Following { members: sender.subscribe(), known: all.subscribe() };
     let task = async move {
         loop {
-            if let Err(error) = follow_once(&store, &site, &sender).await {
+            if let Err(error) = follow_once(&store, &site, &sender, &all).await {
                 tracing::debug!(%error, "following the cluster's servers; trying again");
             }
             tokio::time::sleep(RETRY).await;
         }
     };
-    Ok((receiver, task))
+    Ok((following, task))
 }
 
-async fn follow_once(store: &Arc<Store>, site: &Site, sender: &watch::Sender<Vec<Member>>) -> store::Result<()> {
+/// What [`follow`] keeps up to date.
+pub struct Following {
+    pub members: watch::Receiver<Vec<Member>>,
+    pub known: watch::Receiver<Vec<Known>>,
+}
+
+async fn follow_once(
+    store: &Arc<Store>,
+    site: &Site,
+    sender: &watch::Sender<Vec<Member>>,
+    all: &watch::Sender<Vec<Known>>,
+) -> store::Result<()> {
     let mut watch = store.watch(Range::prefix(PREFIX), WatchFrom::Now).await?;
     loop {
-        let members = read(store, site).await?;
+        let known = read(store, site).await?;
+        let members: Vec<Member> = known.iter().map(|known| known.member.clone()).collect();
+        all.send_replace(known);
         sender.send_if_modified(|known| std::mem::replace(known, members.clone()) != members);
         if let Ok(item) = tokio::time::timeout(JUDGE, watch.next()).await {
             item.transpose()?;
@@ -67,11 +89,11 @@ async fn follow_once(store: &Arc<Store>, site: &Site, sender: &watch::Sender<Vec
     }
 }
 
-async fn read(store: &Arc<Store>, site: &Site) -> store::Result<Vec<Member>> {
+async fn read(store: &Arc<Store>, site: &Site) -> store::Result<Vec<Known>> {
     let page = store.list(&Range::prefix(PREFIX), None, 0).await?;
     let vector = store.vector();
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    let mut members: Vec<Member> =
+    let mut members: Vec<Known> =
         page.entries.iter().filter_map(|entry| member(&entry.value, &vector, now_ms)).collect();
     // Before the objects are there: this server, and whoever admitted it.
     let own = Member {
@@ -82,36 +104,40 @@ async fn read(store: &Arc<Store>, site: &Site) -> store::Result<Vec<Member>> {
         actor: Some(store.actor()),
         absent: false,
     };
-    match members.iter_mut().find(|member| member.number == site.number) {
-        Some(member) => member.actor = own.actor,
-        None => members.push(own),
+    let bare = |member| Known { member, grant: None, takeover: None };
+    match members.iter_mut().find(|known| known.member.number == site.number) {
+        Some(known) => known.member.actor = own.actor,
+        None => members.push(bare(own)),
     }
-    if let Some(by) = site.admitted_by.as_ref().filter(|by| members.iter().all(|member| member.number != by.number)) {
-        members.push(Member {
+    let known = |number: u16| members.iter().any(|known| known.member.number == number);
+    if let Some(by) = site.admitted_by.as_ref().filter(|by| !known(by.number)) {
+        members.push(bare(Member {
             number: by.number,
             name: by.name.clone(),
             site: by.site.clone(),
             address: Some(by.address.clone()),
             actor: None,
             absent: false,
-        });
+        }));
     }
     Ok(members)
 }
 
-fn member(object: &Bytes, vector: &Vector, now_ms: u64) -> Option<Member> {
+fn member(object: &Bytes, vector: &Vector, now_ms: u64) -> Option<Known> {
     let object: Object = serde_json::from_slice(object).ok()?;
     let actor = object.spec.incarnation.as_deref().and_then(actor);
     let heard_ms = actor.map(|actor| HybridClock::ms(vector.get(actor)));
     let absent = heard_ms.is_some_and(|heard| heard > 0 && now_ms.saturating_sub(heard) > ABSENT.as_millis() as u64);
-    Some(Member {
+    let member = Member {
         number: object.spec.number,
         name: object.metadata.name,
-        site: object.spec.site,
-        address: object.spec.address,
+        site: object.spec.site.clone(),
+        address: object.spec.address.clone(),
         actor,
         absent,
-    })
+    };
+    let takeover = object.metadata.annotations.get(TAKEOVER).map(String::as_str);
+    Some(sites::known(member, &object.spec, takeover))
 }
 
 /// An incarnation as an object has it: hex.
@@ -142,8 +168,8 @@ mod tests {
         ));
         let vector: Vector = [Stamp { time: HybridClock::at(1000), actor: Actor([1; 16]) }].into_iter().collect();
         let week = ABSENT.as_millis() as u64;
-        assert!(!member(&object, &vector, 1000 + week).unwrap().absent);
-        assert!(member(&object, &vector, 1001 + week).unwrap().absent);
-        assert!(!member(&object, &Vector::default(), week * 9).unwrap().absent, "one that never spoke is new");
+        assert!(!member(&object, &vector, 1000 + week).unwrap().member.absent);
+        assert!(member(&object, &vector, 1001 + week).unwrap().member.absent);
+        assert!(!member(&object, &Vector::default(), week * 9).unwrap().member.absent, "one that never spoke is new");
     }
 }

@@ -3,21 +3,28 @@
 //! Place in the flow: `store <-> sync <-> [peers] <-> other servers`, and `servers.eyot.dev` for people.
 
 mod conflicts;
+mod contact;
 mod extension;
+mod forward;
 mod members;
 mod objects;
+mod sites;
 
 use crate::dial;
 use crate::server::{Known, Tasks};
 use crate::site::Site;
 use crate::{pki, tls};
 use anyhow::Context;
+use api::slice::{Grant, Numbers};
+use apiserver::HomeProxy;
 use async_trait::async_trait;
+use contact::Contacts;
 pub use extension::{CONFLICTS, Extension, JOIN_USER};
 pub(crate) use objects::servers;
 use rustls::ClientConfig;
+pub use sites::Views;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use store::{Replica, Store};
 use sync::{Handle, Member, Wire};
 use tokio::sync::watch;
@@ -40,6 +47,12 @@ pub struct Peers {
     pub members: watch::Receiver<Vec<Member>>,
     pub extension: Arc<Extension>,
     pub site: Site,
+    /// Whose objects are whose, and which numbers are this server's.
+    pub views: Views,
+    /// Hands requests to other sites' servers.
+    pub proxy: Arc<dyn HomeProxy>,
+    judging: sites::Service,
+    contacts: Arc<Contacts>,
     store: Arc<Store>,
 }
 
@@ -62,7 +75,8 @@ pub(crate) async fn open(known: &Known, site: Site, store: Arc<Store>, tasks: &T
     let subject = pki::Subject::user(&format!("{USER}{}", site.name), &[GROUP]);
     let pair = known.authority.leaf("client-server", &subject)?;
     let tls = Arc::new(tls::client(known.authority.root_pem(), Some(&pair))?);
-    let (members, task) = members::follow(store.clone(), site.clone()).await?;
+    let (following, task) = members::follow(store.clone(), site.clone()).await?;
+    let (members, all) = (following.members, following.known);
     let shutdown = tasks.shutdown.clone();
     tasks.tracker.spawn(async move { shutdown.run_until_cancelled(task).await });
     let cluster = crate::api::cluster_id(&known.config.data_dir.join("server/cluster-id"))?;
@@ -73,13 +87,31 @@ pub(crate) async fn open(known: &Known, site: Site, store: Arc<Store>, tasks: &T
         name: site.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         members: members.clone(),
-        dialer: Arc::new(Dialer { tls }),
+        dialer: Arc::new(Dialer { tls: tls.clone() }),
     };
     let service = sync::Service::new(options, tasks.shutdown.clone());
     let handle = service.handle();
     tasks.tracker.spawn(service.run());
-    let extension = Arc::new(Extension::new(known, &site, handle.clone(), store.clone(), cluster));
-    Ok(Peers { handle, members, extension, site, store })
+    let whole = whole(known)?;
+    let contacts = Arc::new(Contacts::new(&store.vector(), Instant::now()));
+    let (judging, views) =
+        sites::Service::new(site.clone(), whole.clone(), store.clone(), contacts.clone(), all.clone());
+    let proxy = Arc::new(forward::Forward { members: members.clone(), tls, number: site.number });
+    let seen = extension::Seen { handle: handle.clone(), store: store.clone(), all, whole };
+    let extension = Arc::new(Extension::new(known, &site, seen, cluster));
+    Ok(Peers { handle, members, extension, site, views, proxy, judging, contacts, store })
+}
+
+/// All numbers that the servers of the cluster share.
+fn whole(known: &Known) -> anyhow::Result<Numbers> {
+    let config = &known.config;
+    let (first, last) = config.service_node_port_range;
+    let all = Grant {
+        service_ips: vec![config.service_cidr.trunc().to_string()],
+        node_ports: vec![format!("{first}-{last}")],
+        pod_cidrs: vec![config.cluster_cidr.trunc().to_string()],
+    };
+    Ok(all.numbers()?)
 }
 
 impl Peers {
@@ -113,7 +145,9 @@ impl Peers {
         client: kube::Client,
         tasks: &Tasks,
     ) -> anyhow::Result<()> {
-        self.extension.serve_through(client.clone());
+        self.extension.serve_through(client.clone(), api.clone());
+        let (shutdown, judging) = (tasks.shutdown.clone(), self.judging.run(client.clone()));
+        tasks.tracker.spawn(async move { shutdown.run_until_cancelled(judging).await });
         let own = objects::Own {
             name: self.site.name.clone(),
             number: self.site.number,
@@ -127,8 +161,8 @@ impl Peers {
             client: client.clone(),
             handle: self.handle.clone(),
             members: self.members,
+            contacts: self.contacts,
             api: api.clone(),
-            store: self.store.clone(),
         };
         let shutdown = tasks.shutdown.clone();
         tasks.tracker.spawn(async move { shutdown.run_until_cancelled(objects.run()).await });

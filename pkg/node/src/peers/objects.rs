@@ -1,4 +1,5 @@
 //! `servers.eyot.dev`: this server's own object, and what it sees of the others.
+use super::contact::Contacts;
 use apiserver::Handle as Api;
 use client::kube::api::{Api as KubeApi, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use client::kube::{self, Client};
@@ -6,8 +7,7 @@ use crdt::HybridClock;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use store::{Replica, Store};
+use std::time::{Duration, Instant};
 use sync::{Handle, Member};
 use tokio::sync::watch;
 
@@ -16,8 +16,6 @@ const MANAGER: &str = "eyot";
 /// What is seen of others is written this often, where it differs.
 const SHOW: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
-/// A lag below this is none.
-const SMALL_LAG_MS: u64 = 15_000;
 
 /// What this server says of itself.
 pub struct Own {
@@ -46,8 +44,8 @@ pub struct Service {
     pub client: Client,
     pub handle: Handle,
     pub members: watch::Receiver<Vec<Member>>,
+    pub contacts: Arc<Contacts>,
     pub api: Api,
-    pub store: Arc<Store>,
 }
 
 /// The client of Server objects.
@@ -129,25 +127,24 @@ impl Service {
     }
 
     fn status(&self, member: &Member) -> Value {
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         if member.number == self.own.number {
             return json!({"link": "Self", "lag": "0s", "version": env!("CARGO_PKG_VERSION")});
         }
         let links = self.handle.links();
         let link = links.iter().find(|link| link.number == member.number);
-        let vector = self.store.vector();
-        let heard_ms = member.actor.map_or(0, |actor| HybridClock::ms(vector.get(actor)));
-        let lag_ms = now_ms.saturating_sub(heard_ms);
+        let (now, actor) = (Instant::now(), member.actor.unwrap_or_default());
+        let up = self.contacts.is_up(actor, now);
         let state = match link {
             Some(link) if link.connected => "Linked",
-            _ if heard_ms > 0 && lag_ms < SMALL_LAG_MS => "Relayed",
+            _ if up => "Relayed",
             _ => "Lost",
         };
         let mut status = json!({"link": state, "version": link.map(|link| link.version.clone())});
+        let heard_ms = HybridClock::ms(self.handle.vector().get(actor));
         if heard_ms > 0 {
             // In steps, so that a server that is there costs no writes.
-            let time = if state == "Lost" { time(heard_ms) } else { Value::Null };
-            status["lag"] = if lag_ms < SMALL_LAG_MS { "0s".into() } else { lag(lag_ms).into() };
+            status["lag"] = if up { "0s".into() } else { lag(self.contacts.silence(actor, now)).into() };
+            let time = if up { Value::Null } else { time(heard_ms) };
             status["watermarkTime"] = time.clone();
             status["lastContactTime"] = time;
         }
@@ -161,8 +158,8 @@ fn time(ms: u64) -> Value {
 }
 
 /// As kubectl shows ages: the largest unit that is not small.
-fn lag(ms: u64) -> String {
-    match ms / 1000 {
+fn lag(silence: Duration) -> String {
+    match silence.as_secs() {
         seconds @ 0..120 => format!("{}s", seconds / 10 * 10),
         seconds @ 120..7200 => format!("{}m", seconds / 60),
         seconds @ 7200..172_800 => format!("{}h", seconds / 3600),
@@ -188,7 +185,7 @@ mod tests {
 
     #[test]
     fn lags_are_told_as_kubectl_tells_ages() {
-        let told: Vec<String> = [500, 59_000, 119_000, 125_000, 7_300_000, 260_000_000].map(lag).to_vec();
+        let told: Vec<String> = [0, 59, 119, 125, 7300, 260_000].map(|s| lag(Duration::from_secs(s))).to_vec();
         assert_eq!(told, ["0s", "50s", "110s", "2m", "2h", "3d"]);
     }
 }

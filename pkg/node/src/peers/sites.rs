@@ -1,0 +1,238 @@
+//! Which sites there are and how this server stands with them, for all that act: whose objects are whose, who has taken over
+//! whom, and which numbers are this server's to give away.
+use super::contact::Contacts;
+use super::members::Spec;
+use super::objects;
+use crate::site::Site;
+use api::home::{Record, judge};
+use api::home::{Ownership, Site as SiteName};
+use api::slice::{Grant, Numbers, Share};
+use client::kube::api::{Patch, PatchParams};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use store::{Replica, Store};
+use sync::Member;
+use tokio::sync::watch;
+
+/// On a Server object: who acts for its site while it is lost, as `SITE/EPOCH`.
+pub const TAKEOVER: &str = "eyot.dev/takeover";
+/// No object waits for less before its site is taken over.
+const TAKEOVER_S: u64 = 20;
+/// How often contacts are judged.
+const JUDGE: Duration = Duration::from_secs(1);
+/// Seconds of silence are told in such steps: nobody needs more, and every step wakes all that act.
+const STEP_S: u64 = 5;
+
+/// A member with what concerns its site.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub member: Member,
+    pub grant: Option<Numbers>,
+    pub takeover: Option<Record>,
+}
+
+/// Reads what a Server object says of its slice and of who acts for it.
+pub fn known(member: Member, spec: &Spec, takeover: Option<&str>) -> Known {
+    let grant = Grant {
+        service_ips: spec.service_ips.clone(),
+        node_ports: spec.node_ports.clone(),
+        pod_cidrs: spec.pod_cidrs.clone(),
+    };
+    let granted = !grant.service_ips.is_empty() || !grant.node_ports.is_empty() || !grant.pod_cidrs.is_empty();
+    let grant = granted.then(|| grant.numbers());
+    let grant = grant.and_then(|numbers| {
+        numbers.inspect_err(|error| tracing::warn!(server = member.name, %error, "the slice of a server")).ok()
+    });
+    let takeover = takeover.and_then(|text| {
+        let (by, epoch) = text.split_once('/')?;
+        Some(Record { by: by.into(), epoch: epoch.parse().ok()? })
+    });
+    Known { member, grant, takeover }
+}
+
+/// What components watch.
+#[derive(Clone)]
+pub struct Views {
+    pub ownership: watch::Receiver<Ownership>,
+    pub shares: watch::Receiver<Share>,
+}
+
+pub struct Service {
+    pub site: Site,
+    pub whole: Numbers,
+    pub store: Arc<Store>,
+    pub contacts: Arc<Contacts>,
+    pub known: watch::Receiver<Vec<Known>>,
+    ownership: watch::Sender<Ownership>,
+    shares: watch::Sender<Share>,
+}
+
+impl Service {
+    pub fn new(
+        site: Site,
+        whole: Numbers,
+        store: Arc<Store>,
+        contacts: Arc<Contacts>,
+        known: watch::Receiver<Vec<Known>>,
+    ) -> (Self, Views) {
+        let (ownership, shares) = (watch::Sender::new(Ownership::default()), watch::Sender::new(Share::default()));
+        let views = Views { ownership: ownership.subscribe(), shares: shares.subscribe() };
+        let service = Self { site, whole, store, contacts, known, ownership, shares };
+        service.look(Instant::now());
+        (service, views)
+    }
+
+    /// Follows members and contacts, and writes down takeovers, until it is dropped.
+    pub async fn run(self, client: kube::Client) {
+        loop {
+            let write = self.look(Instant::now());
+            for (site, record) in write {
+                self.write_down(&client, &site, &record).await;
+            }
+            tokio::time::sleep(JUDGE).await;
+        }
+    }
+
+    /// Judges once; returns the takeovers to write down.
+    fn look(&self, now: Instant) -> BTreeMap<SiteName, Record> {
+        self.contacts.observe(&self.store.vector(), now);
+        let known = self.known.borrow().clone();
+        let share = share(&known, self.site.number, &self.whole);
+        self.shares.send_if_modified(|old| std::mem::replace(old, share.clone()) != share);
+        let (silent_s, records) = (self.silences(&known, now), records(&known));
+        let verdict = judge(&view(&self.site, &known, &|member| self.up(member, now)), &silent_s, &records, TAKEOVER_S);
+        let told = verdict.ownership;
+        self.ownership.send_if_modified(|old| std::mem::replace(old, told.clone()) != told);
+        verdict.write
+    }
+
+    fn up(&self, member: &Member, now: Instant) -> bool {
+        member.actor.is_some_and(|actor| self.contacts.is_up(actor, now))
+    }
+
+    /// For each other site, how long none of its servers has been heard; none: one is there.
+    fn silences(&self, known: &[Known], now: Instant) -> BTreeMap<SiteName, Option<u64>> {
+        let mut all = BTreeMap::new();
+        for Known { member, .. } in known.iter().filter(|known| known.member.site != self.site.site) {
+            let silence = member.actor.map_or(Duration::ZERO, |actor| self.contacts.silence(actor, now));
+            let silent = (!self.up(member, now)).then(|| silence.as_secs() / STEP_S * STEP_S);
+            let site = all.entry(SiteName::from(&*member.site)).or_insert(silent);
+            *site = (*site).min(silent);
+        }
+        all
+    }
+
+    /// The record goes onto the first server of the lost site.
+    async fn write_down(&self, client: &kube::Client, site: &SiteName, record: &Record) {
+        let known = self.known.borrow().clone();
+        let Some(first) = known.iter().find(|known| *known.member.site == **site) else { return };
+        let text = format!("{}/{}", record.by, record.epoch);
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {TAKEOVER: text}}}));
+        let written = objects::servers(client.clone()).patch(&first.member.name, &PatchParams::default(), &patch).await;
+        match written {
+            Ok(_) => tracing::warn!(%site, epoch = record.epoch, "acting for a site that is out of reach"),
+            Err(error) => tracing::debug!(%site, %error, "writing down a takeover"),
+        }
+    }
+}
+
+fn records(known: &[Known]) -> BTreeMap<SiteName, Record> {
+    let mut all: BTreeMap<SiteName, Record> = BTreeMap::new();
+    for Known { member, takeover, .. } in known {
+        let Some(takeover) = takeover else { continue };
+        let record = all.entry((*member.site).into()).or_insert_with(|| takeover.clone());
+        if takeover.epoch > record.epoch {
+            *record = takeover.clone();
+        }
+    }
+    all
+}
+
+/// What this server is, before its contacts are judged.
+fn view(site: &Site, known: &[Known], up: &dyn Fn(&Member) -> bool) -> Ownership {
+    let first = known.iter().map(|known| &known.member).min_by_key(|member| member.number);
+    let founder = first.map_or(&site.site, |member| &member.site);
+    let acts = |member: &Member| member.site == site.site && member.number < site.number && up(member);
+    Ownership {
+        marked: site.several || known.len() > 1,
+        passive: known.iter().any(|known| acts(&known.member)),
+        ..Ownership::of(&site.site, founder)
+    }
+}
+
+/// The numbers of one server: its grant, or for whoever has none what nobody was granted.
+fn share(known: &[Known], number: u16, whole: &Numbers) -> Share {
+    if known.len() < 2 {
+        return Share::default();
+    }
+    let own = known.iter().find(|known| known.member.number == number).and_then(|known| known.grant.as_ref());
+    let others: Vec<Numbers> =
+        known.iter().filter(|known| known.member.number != number).filter_map(|known| known.grant.clone()).collect();
+    Share::of(whole, own, &others)
+}
+
+/// The slice of a server that joins, out of what this one has and has not used.
+///
+/// # Errors
+/// Nothing is left to give.
+pub fn grant(
+    known: &[Known],
+    number: u16,
+    whole: &Numbers,
+    used: &Numbers,
+    node_size: u64,
+) -> Result<Grant, api::slice::Error> {
+    let own = share(known, number, whole).limits.unwrap_or_else(|| whole.clone());
+    api::slice::grant(whole, &own, used, node_size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(number: u16, site: &str) -> Known {
+        let member = Member {
+            number,
+            name: format!("s{number}"),
+            site: site.into(),
+            address: None,
+            actor: None,
+            absent: false,
+        };
+        Known { member, grant: None, takeover: None }
+    }
+
+    fn site(number: u16, site: &str, several: bool) -> Site {
+        Site { number, name: format!("s{number}"), site: site.into(), admitted_by: None, synced: true, several }
+    }
+
+    #[test]
+    fn a_server_alone_marks_nothing_and_gives_everything() {
+        let known = [member(1, "a")];
+        assert!(!view(&site(1, "a", false), &known, &|_| false).marked);
+        assert!(view(&site(1, "a", true), &known, &|_| false).marked, "it was given a site");
+        assert_eq!(share(&known, 1, &Numbers::default()), Share::default());
+    }
+
+    #[test]
+    fn of_a_sites_servers_the_lowest_in_contact_acts() {
+        let known = [member(1, "a"), member(2, "b"), member(3, "b")];
+        assert!(view(&site(3, "b", true), &known, &|_| true).passive);
+        assert!(!view(&site(3, "b", true), &known, &|_| false).passive);
+        assert!(!view(&site(2, "b", true), &known, &|_| true).passive);
+        assert_eq!(&*view(&site(3, "b", true), &known, &|_| true).default_site, "a");
+    }
+
+    #[test]
+    fn the_highest_epoch_counts() {
+        let with = |number, text| known(member(number, "a").member, &Spec::default(), Some(text)).takeover;
+        let known = [
+            Known { takeover: with(1, "b/2"), ..member(1, "a") },
+            Known { takeover: with(2, "c/3"), ..member(2, "a") },
+        ];
+        assert_eq!(records(&known)["a"], Record { by: "c".into(), epoch: 3 });
+        assert_eq!(with(1, "nonsense"), None);
+    }
+}
