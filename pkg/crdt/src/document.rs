@@ -260,12 +260,15 @@ impl Document {
         let unseen = life.root.unseen(&delta.context);
         let before = since.and_then(|since| Some((unseen?, Some(Value::Object(life.root.object(since))))));
         life.bury(delta.stamp);
-        let alive = Course::of(&self.lives).open(at).is_some();
-        match before {
-            Some(loser) if !alive => whole(&self.lives[at].uid, (delta.stamp, None), loser),
+        let again = Course::of(&self.lives).open(at).map(|span| span.begin);
+        let life = &self.lives[at];
+        let now = again.map(|since| (since, Some(Value::Object(life.root.object(since)))));
+        match (before, now) {
+            (None, _) => Vec::new(),
+            (Some(before), None) => whole(&life.uid, (delta.stamp, None), before),
             // Made anew by somebody who did not know of the death, and later.
-            Some((stamp, value)) => whole(&self.lives[at].uid, (stamp, value), (delta.stamp, None)),
-            None => Vec::new(),
+            (Some(before), Some(now)) if before.1 == now.1 => whole(&life.uid, now, (delta.stamp, None)),
+            (Some(before), Some(now)) => whole(&life.uid, now, before),
         }
     }
 
@@ -305,7 +308,7 @@ impl Document {
     /// Tells of a write to what was hidden before, and still is.
     fn edits_out_of_sight(&self, before: &BTreeSet<Option<String>>, delta: &Delta) -> Vec<Conflict> {
         let report = |change: &Change| match change {
-            Change::Life { uid, event: Event::Edit, edit } if before.contains(&Some(uid.clone())) => {
+            Change::Life { uid, event: Event::Edit | Event::Birth, edit } if before.contains(&Some(uid.clone())) => {
                 let hidden = self.hidden().contains(&Some(uid.clone()));
                 let loser = (delta.stamp, edit.value(""));
                 if hidden { whole(uid, self.in_sight(), loser) } else { Vec::new() }
@@ -425,13 +428,13 @@ impl Document {
     pub fn prune(&mut self, stable: u64) -> bool {
         let course = Course::of(&self.lives);
         let kept = kept(&course, &self.lives, stable);
-        let gone = course.spans.iter().filter(|span| !kept.contains(&span.begin));
+        let gone = course.spans.iter().filter(|span| !kept.contains(&(span.life, span.begin)));
         for (span, under) in gone.filter_map(|span| Some((span, course.spans[span.under?]))) {
             let alias = (under.begin, self.lives[span.life].uid.clone());
             self.lives[under.life].stand_for([alias]);
         }
         for (n, life) in self.lives.iter_mut().enumerate() {
-            let keep = |stamp: &Stamp| stamp.time > stable || kept.contains(stamp);
+            let keep = |stamp: &Stamp| stamp.time > stable || kept.contains(&(n, *stamp));
             life.births.retain(keep);
             life.deaths.retain(keep);
             life.stand_for([]);
@@ -455,9 +458,9 @@ fn object(root: &Place, since: Stamp, key: &[u8], current: Option<&Map<String, V
     Value::Object(object)
 }
 
-/// The births and deaths of all spans that cannot be forgotten. Whoever yields can be once all know both; then nobody
+/// The births and deaths, by life, of all spans that cannot be forgotten. Whoever yields can be once all know both; then nobody
 /// needs to know whom it yielded to, once that one has ended.
-fn kept(course: &Course, lives: &[Life], stable: u64) -> BTreeSet<Stamp> {
+fn kept(course: &Course, lives: &[Life], stable: u64) -> BTreeSet<(usize, Stamp)> {
     let hides = |span: &Span| lives[span.life].root.is_newer(stable);
     let settled = |span: &Span| match (span.under, span.end) {
         (Some(_), _) => span.begin.time <= stable && !hides(span),
@@ -466,7 +469,8 @@ fn kept(course: &Course, lives: &[Life], stable: u64) -> BTreeSet<Stamp> {
     };
     let kept = course.spans.iter().filter(|span| !settled(span));
     let with_under = kept.flat_map(|span| [Some(*span), span.under.map(|under| course.spans[under])]);
-    with_under.flatten().flat_map(|span| [Some(span.begin), span.end]).flatten().collect()
+    let stamps = |span: Span| [Some((span.life, span.begin)), span.end.map(|end| (span.life, end))];
+    with_under.flatten().flat_map(stamps).flatten().collect()
 }
 
 /// A copy's writes to a life that the other copy's owner had not seen.

@@ -122,8 +122,9 @@ fn winner(write: &Write, root: &Place, since: Stamp) -> Option<(Stamp, Option<Va
         place = inner;
         hider = hider.max(place.cleared).max(place.own.as_ref().map_or(Stamp::default(), |own| own.stamp));
     }
-    let there = place.own.as_ref().is_some_and(|own| own.stamp == write.stamp);
-    let least = matches!(place.own.as_ref().map(|own| &own.what), Some(What::Least(_)));
-    let added = place.dots.iter().any(|(stamp, _)| *stamp == write.stamp);
+    let late = write.stamp >= since;
+    let there = late && place.own.as_ref().is_some_and(|own| own.stamp == write.stamp);
+    let least = late && matches!(place.own.as_ref().map(|own| &own.what), Some(What::Least(_)));
+    let added = late && place.dots.iter().any(|(stamp, _)| *stamp == write.stamp);
     (!there && !least && !added).then(|| (hider, place.value(since)))
 }

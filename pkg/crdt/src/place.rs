@@ -226,8 +226,13 @@ impl Place {
             !inner.is_empty()
         });
         if self.cleared.time <= stable {
-            self.cleared = Stamp::default();
+            self.cleared = self.implied();
         }
+    }
+
+    /// When it was last cleared by what it is itself.
+    pub fn implied(&self) -> Stamp {
+        self.own.as_ref().filter(|own| own.what.clears()).map_or(Stamp::default(), |own| own.stamp)
     }
 
     fn prune(&mut self, stable: u64, since: Option<Stamp>) {
@@ -239,6 +244,9 @@ impl Place {
         let removed = self.own.is_some() && !alive;
         self.dots.retain(|(stamp, _)| !old(*stamp) || since.is_some_and(|since| *stamp >= since && !removed));
         self.own.take_if(|own| old(own.stamp) && (!alive || (own.hollow && nothing)));
+        if self.cleared.time <= stable {
+            self.cleared = self.implied();
+        }
         if self.own.is_none() && self.dots.is_empty() {
             self.order.take_if(|(stamp, _)| old(*stamp));
         }

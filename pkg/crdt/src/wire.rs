@@ -143,8 +143,8 @@ impl Writer {
     }
 
     fn place(&mut self, place: &Place) {
-        let more = if place.cleared == implied(place.own.as_ref()) { 0 } else { CLEARED }
-            | if place.dots.is_empty() { 0 } else { DOTS };
+        let more =
+            if place.cleared == place.implied() { 0 } else { CLEARED } | if place.dots.is_empty() { 0 } else { DOTS };
         let hollow = place.own.as_ref().is_some_and(|own| own.hollow);
         let what = place.own.as_ref().map(|own| &own.what);
         self.tag(what, hollow, !place.fields.is_empty(), place.order.is_some(), more);
@@ -234,11 +234,6 @@ impl Writer {
     }
 }
 
-/// The time that a place was last cleared at, if nothing else is said.
-fn implied(own: Option<&Own>) -> Stamp {
-    own.filter(|own| own.what.clears()).map_or(Stamp::default(), |own| own.stamp)
-}
-
 fn what_tag(what: &What) -> u8 {
     match what {
         What::Absent => ABSENT,
@@ -269,7 +264,7 @@ fn scalar_tag(value: &Value) -> u8 {
 fn stamps_of(place: &Place, all: &mut Vec<Stamp>) {
     let own = place.own.as_ref().map(|own| own.stamp);
     let order = place.order.map(|(stamp, _)| stamp);
-    let cleared = Some(place.cleared).filter(|cleared| *cleared != implied(place.own.as_ref()));
+    let cleared = Some(place.cleared).filter(|cleared| *cleared != place.implied());
     for stamp in own.into_iter().chain(order).chain(cleared).chain(place.dots.iter().map(|(stamp, _)| *stamp)) {
         if all.last() != Some(&stamp) {
             all.push(stamp);
@@ -475,7 +470,7 @@ impl<'a> Reader<'a> {
         if tag & ORDER != 0 {
             place.order = Some((self.stamp()?, self.signed()?));
         }
-        place.cleared = implied(place.own.as_ref());
+        place.cleared = place.implied();
         if more & CLEARED != 0 {
             place.cleared = self.stamp()?;
         }
