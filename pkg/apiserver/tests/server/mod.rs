@@ -39,6 +39,17 @@ impl Server {
             keep: store::KEEP,
         })
         .unwrap();
+        Self::over(store, registry, dir, apiserver::Sites::default()).await
+    }
+
+    /// One of several servers that see the same at once: as replication without delay would have it.
+    #[allow(dead_code, reason = "not every test of those that share this server needs a second one")]
+    pub async fn beside(&self, sites: apiserver::Sites) -> Self {
+        let registry = Arc::new(Registry::builtin(api::schema::Schemas::builtin()));
+        Self::over(self.store.clone(), registry, &self.dir, sites).await
+    }
+
+    async fn over(store: Arc<store::Store>, registry: Arc<Registry>, dir: &Path, sites: apiserver::Sites) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let engine = Engine::new(engine::Options {
@@ -47,7 +58,7 @@ impl Server {
             service_cidr: apiserver::alloc::pools::Cidr::parse("10.43.0.0/16").unwrap(),
             node_port_range: 30000..=32767,
             clock: jiff::Timestamp::now,
-            sites: apiserver::Sites::default(),
+            sites,
         });
         let (issuer, ca_pem) = authority();
         let serving = leaf(&issuer, &[], None);
@@ -122,6 +133,13 @@ impl Server {
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
         });
         file("kubeconfig", &config.to_string()).into()
+    }
+
+    /// Ends it, and leaves the store to the others beside it.
+    #[allow(dead_code, reason = "not every test of those that share this server has a second one")]
+    pub async fn leave(self) {
+        self.shutdown.cancel();
+        self.running.await.unwrap();
     }
 
     /// Ends it in good order; returns how long that took.
