@@ -14,10 +14,11 @@ pub enum Policy {
 
 /// Keys that kube-apiserver keeps for its own bookkeeping, and what says how this very server is reached: clients at a
 /// site reach the server of that site.
-const LOCAL: [&[u8]; 6] = [
+const LOCAL: [&[u8]; 7] = [
     b"compact_rev_key",
     b"/registry/masterleases/",
     b"/registry/ranges/",
+    b"/registry/services/specs/default/kubernetes",
     b"/registry/services/endpoints/default/kubernetes",
     b"/registry/endpointslices/default/kubernetes",
     b"/registry/configmaps/kube-system/extension-apiserver-authentication",

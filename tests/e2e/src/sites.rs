@@ -1,0 +1,195 @@
+//! Several servers, each at a site of its own: a network namespace on one bridge, whose link can be cut.
+use crate::{binary, run};
+use anyhow::{Context, ensure};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long something may take to come true, on a machine that is busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a server may take to end.
+const END: Duration = Duration::from_secs(30);
+const PORT: u16 = 6443;
+
+/// Servers `a`, `b`, `c`… without nodes; the first is the founder.
+pub struct Sites {
+    dir: tempfile::TempDir,
+    binary: PathBuf,
+    /// What all names on the host begin with.
+    name: String,
+    /// The second number of all addresses.
+    network: u8,
+    servers: Vec<Option<Child>>,
+}
+
+impl Sites {
+    /// Starts `count` servers and waits until each answers; names and addresses derive from `number`.
+    ///
+    /// # Errors
+    /// What kept one from starting, with the last lines of its log.
+    pub fn start(number: u8, count: usize) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("eyot-sites-").tempdir()?;
+        let (name, network) = (format!("esite{number}"), 200 + number);
+        let mut sites = Self { dir, binary: binary()?, name, network, servers: Vec::new() };
+        sites.ip(&["link", "add", &sites.name, "type", "bridge"])?;
+        sites.ip(&["link", "set", &sites.name, "up"])?;
+        for at in 0..count {
+            sites.wire(at)?;
+            sites.servers.push(None);
+            sites.boot(at)?;
+        }
+        Ok(sites)
+    }
+
+    /// The letter of a server, which is its node's name and its site's.
+    pub fn letter(at: usize) -> char {
+        char::from(b'a' + at as u8)
+    }
+
+    fn namespace(&self, at: usize) -> String {
+        format!("{}{}", self.name, Self::letter(at))
+    }
+
+    fn address(&self, at: usize) -> String {
+        format!("10.{}.0.{}", self.network, at + 1)
+    }
+
+    fn ip(&self, args: &[&str]) -> anyhow::Result<()> {
+        run(Command::new("ip").args(args)).map(drop)
+    }
+
+    fn wire(&self, at: usize) -> anyhow::Result<()> {
+        let namespace = self.namespace(at);
+        self.ip(&["netns", "add", &namespace])?;
+        self.ip(&["link", "add", &namespace, "type", "veth", "peer", "name", "eth0", "netns", &namespace])?;
+        self.ip(&["link", "set", &namespace, "master", &self.name, "up"])?;
+        self.ip(&["-n", &namespace, "address", "add", &format!("{}/24", self.address(at)), "dev", "eth0"])?;
+        self.ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
+        self.ip(&["-n", &namespace, "link", "set", "eth0", "up"])?;
+        self.ip(&["-n", &namespace, "route", "add", "default", "dev", "eth0"])
+    }
+
+    /// Starts a server that does not run, and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not, with the last lines of its log.
+    pub fn boot(&mut self, at: usize) -> anyhow::Result<()> {
+        let letter = Self::letter(at).to_string();
+        let mut server = Command::new("ip");
+        server.args(["netns", "exec", &self.namespace(at)]).arg(&self.binary).args(["server", "--disable-agent"]);
+        server.arg("-d").arg(self.data(at)).arg("-o").arg(self.kubeconfig(at));
+        server.args(["--instance", &self.namespace(at), "--node-name", &letter, "--site", &letter]);
+        server.args(["--advertise-address", &self.address(at)]);
+        if at > 0 {
+            let token = fs::read_to_string(self.data(0).join("server/token"))?;
+            server.args(["--server", &format!("https://{}:{PORT}", self.address(0)), "--token", token.trim()]);
+        }
+        let log = fs::File::options().create(true).append(true).open(self.dir.path().join(format!("{letter}.log")))?;
+        self.servers[at] = Some(server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
+        self.until(&format!("{letter} answers"), || self.kubectl(at, &["get", "--raw", "/readyz"]).is_ok())
+            .with_context(|| format!("the log of {letter} ends:\n{}", self.log(at)))
+    }
+
+    fn data(&self, at: usize) -> PathBuf {
+        self.dir.path().join(format!("{}-data", Self::letter(at)))
+    }
+
+    fn kubeconfig(&self, at: usize) -> PathBuf {
+        self.dir.path().join(format!("{}.kubeconfig", Self::letter(at)))
+    }
+
+    /// The last lines of a server's log.
+    pub fn log(&self, at: usize) -> String {
+        let path = self.dir.path().join(format!("{}.log", Self::letter(at)));
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// kubectl at one server's site, speaking to that server.
+    ///
+    /// # Errors
+    /// kubectl fails; with what it said.
+    pub fn kubectl(&self, at: usize, args: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace(at), "kubectl", "--request-timeout=20s", "--kubeconfig"]);
+        run(command.arg(self.kubeconfig(at)).args(args))
+    }
+
+    /// `eyot` itself, at one server's site.
+    ///
+    /// # Errors
+    /// It fails; with what it said.
+    pub fn eyot(&self, at: usize, args: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace(at)]).arg(&self.binary).args(args);
+        run(command.arg("-d").arg(self.data(at)).arg("--kubeconfig").arg(self.kubeconfig(at)))
+    }
+
+    /// Cuts a site off from all others, or lets it back.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn cut(&self, at: usize, cut: bool) -> anyhow::Result<()> {
+        self.ip(&["link", "set", &self.namespace(at), if cut { "down" } else { "up" }])
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self, at: usize) -> anyhow::Result<()> {
+        let mut child = self.servers[at].take().context("it does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Waits until something holds.
+    ///
+    /// # Errors
+    /// It does not within [`PATIENCE`].
+    pub fn until(&self, what: &str, holds: impl Fn() -> bool) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while !holds() {
+            ensure!(begun.elapsed() < PATIENCE, "it did not come true within {PATIENCE:?} that {what}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
+    /// Waits until every server gives the same answer, and returns it.
+    ///
+    /// # Errors
+    /// They differ for too long; with their answers.
+    pub fn agree(&self, args: &[&str]) -> anyhow::Result<String> {
+        let answers = || (0..self.servers.len()).map(|at| self.kubectl(at, args)).collect::<Result<Vec<_>, _>>();
+        let same = || answers().is_ok_and(|all| all.iter().all(|answer| *answer == all[0]));
+        self.until(&format!("all say the same to {args:?}"), same)
+            .with_context(|| format!("they said {:?}", answers().unwrap_or_default()))?;
+        self.kubectl(0, args)
+    }
+}
+
+impl Drop for Sites {
+    fn drop(&mut self) {
+        for at in 0..self.servers.len() {
+            if std::thread::panicking() {
+                eprintln!("the log of {} ends:\n{}", Self::letter(at), self.log(at));
+            }
+            if let Some(mut child) = self.servers[at].take() {
+                // Asked first, so that it leaves nothing behind.
+                let _ = run(Command::new("kill").arg(child.id().to_string()));
+                let begun = Instant::now();
+                while begun.elapsed() < END && matches!(child.try_wait(), Ok(None)) {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            let _ = self.ip(&["netns", "delete", &self.namespace(at)]);
+        }
+        let _ = self.ip(&["link", "delete", &self.name]);
+    }
+}
