@@ -53,7 +53,7 @@ pub(crate) fn start(
     let informers = Informers::new(cache, tasks.tracker.clone(), tasks.shutdown.clone()).whole(whole);
     start_controllers(known, api, &informers, tasks);
     start_signing(known, api, &informers, tasks);
-    start_scheduler(api, &informers, tasks);
+    start_scheduler(known, api, &informers, tasks);
     if let Some(runtime) = runtime {
         start_network(known, api, &informers, tasks);
         start_local_path(known, api, &informers, tasks);
@@ -77,9 +77,9 @@ fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informe
         root_ca_pem: known.authority.root_pem().to_owned(),
         service_lb: !known.config.disable_service_lb,
         reserved_ports: vec![known.config.https_listen_port, known.config.node.agent_port],
-        ownership: client::home::alone(),
+        ownership: known.sites.ownership.clone(),
         tombstones: None,
-        share: client::home::everything(),
+        share: known.sites.shares.clone(),
     };
     tasks.run("controllers", controllers::Service::new(options).run(tasks.shutdown.clone()));
 }
@@ -90,16 +90,17 @@ fn start_signing(known: &Known, api: &apiserver::Handle, informers: &Informers, 
         authority: known.authority.clone(),
         client: client_as(api, "system:serviceaccount:kube-system:certificate-controller", &groups),
         informers: informers.clone(),
+        ownership: known.sites.ownership.clone(),
     };
     tasks.tracker.spawn(service.run(tasks.shutdown.clone()));
 }
 
-fn start_scheduler(api: &apiserver::Handle, informers: &Informers, tasks: &Tasks) {
+fn start_scheduler(known: &Known, api: &apiserver::Handle, informers: &Informers, tasks: &Tasks) {
     let options = scheduler::Options {
         client: client_as(api, "system:kube-scheduler", &[]),
         informers: informers.clone(),
         name: "default-scheduler".into(),
-        ownership: client::home::alone(),
+        ownership: known.sites.ownership.clone(),
     };
     let shutdown = tasks.shutdown.clone();
     tasks.tracker.spawn(async move { scheduler::Service::new(options).run(shutdown).await });

@@ -95,6 +95,8 @@ pub(crate) struct Known {
     pub token: Token,
     pub node_name: String,
     pub address: Ipv4Addr,
+    /// Other sites, as everything here that acts is told of them.
+    pub sites: apiserver::Sites,
 }
 
 impl Known {
@@ -106,7 +108,7 @@ impl Known {
         let IpAddr::V4(address) = given.unwrap_or_else(host::primary_address) else {
             anyhow::bail!("the advertised address must be IPv4");
         };
-        Ok(Self { config, authority, token, node_name, address })
+        Ok(Self { config, authority, token, node_name, address, sites: apiserver::Sites::default() })
     }
 
     /// What the API serves with.
