@@ -39,11 +39,7 @@ pub(crate) async fn start(
         service_cidr: apiserver::alloc::pools::Cidr::parse(&config.service_cidr.to_string())?,
         node_port_range: config.service_node_port_range.0..=config.service_node_port_range.1,
         clock: now,
-        sites: apiserver::Sites {
-            ownership: peers.views.ownership.clone(),
-            shares: peers.views.shares.clone(),
-            proxy: Some(peers.proxy.clone()),
-        },
+        sites: known.sites.clone(),
     });
     let (follower, shutdown) = (engine.clone(), tasks.shutdown.clone());
     tasks.tracker.spawn(async move { follower.run(shutdown).await });

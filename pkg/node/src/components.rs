@@ -1,6 +1,5 @@
 //! What stands on the API: scheduler, container runtime, network, agent. Each has an identity and a client of its own; one
 //! set of caches serves them all.
-use crate::peers::Views;
 use crate::server::{Known, Tasks};
 use agent::runtime;
 use apiserver::User;
@@ -51,16 +50,15 @@ pub(crate) fn start(
     known: &Known,
     api: &apiserver::Handle,
     runtime: Option<runtime::Handle>,
-    views: &Views,
     tasks: &Tasks,
 ) -> anyhow::Result<AgentHandle> {
     let (sender, agent) = watch::channel(None);
     let cache = client_as(api, "eyot:cache", &[]);
     let whole = if runtime.is_some() { Whole::PodsOf(known.node_name.clone()) } else { Whole::None };
     let informers = Informers::new(cache, tasks.tracker.clone(), tasks.shutdown.clone()).whole(whole);
-    start_controllers(known, api, &informers, views, tasks);
+    start_controllers(known, api, &informers, tasks);
     start_signing(known, api, &informers, tasks);
-    start_scheduler(api, &informers, views, tasks);
+    start_scheduler(known, api, &informers, tasks);
     if let Some(runtime) = runtime {
         start_network(known, api, &informers, tasks);
         start_local_path(known, api, &informers, tasks);
@@ -70,7 +68,7 @@ pub(crate) fn start(
 }
 
 /// Each controller acts as the ServiceAccount that it has upstream, with the role made for it at birth.
-fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informers, views: &Views, tasks: &Tasks) {
+fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informers, tasks: &Tasks) {
     let api = api.clone();
     let client_for = move |name: &str| {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
@@ -84,9 +82,9 @@ fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informe
         root_ca_pem: known.authority.root_pem().to_owned(),
         service_lb: !known.config.disable_service_lb,
         reserved_ports: vec![known.config.https_listen_port, known.config.node.agent_port],
-        ownership: views.ownership.clone(),
+        ownership: known.sites.ownership.clone(),
         tombstones: None,
-        share: views.shares.clone(),
+        share: known.sites.shares.clone(),
     };
     tasks.run("controllers", controllers::Service::new(options).run(tasks.shutdown.clone()));
 }
@@ -97,16 +95,17 @@ fn start_signing(known: &Known, api: &apiserver::Handle, informers: &Informers, 
         authority: known.authority.clone(),
         client: client_as(api, "system:serviceaccount:kube-system:certificate-controller", &groups),
         informers: informers.clone(),
+        ownership: known.sites.ownership.clone(),
     };
     tasks.tracker.spawn(service.run(tasks.shutdown.clone()));
 }
 
-fn start_scheduler(api: &apiserver::Handle, informers: &Informers, views: &Views, tasks: &Tasks) {
+fn start_scheduler(known: &Known, api: &apiserver::Handle, informers: &Informers, tasks: &Tasks) {
     let options = scheduler::Options {
         client: client_as(api, "system:kube-scheduler", &[]),
         informers: informers.clone(),
         name: "default-scheduler".into(),
-        ownership: views.ownership.clone(),
+        ownership: known.sites.ownership.clone(),
     };
     let shutdown = tasks.shutdown.clone();
     tasks.tracker.spawn(async move { scheduler::Service::new(options).run(shutdown).await });

@@ -98,6 +98,8 @@ pub(crate) struct Known {
     pub token: Token,
     pub node_name: String,
     pub address: Ipv4Addr,
+    /// Other sites, as everything here that acts is told of them.
+    pub sites: apiserver::Sites,
 }
 
 impl Known {
@@ -109,7 +111,7 @@ impl Known {
         let IpAddr::V4(address) = given.unwrap_or_else(host::primary_address) else {
             anyhow::bail!("the advertised address must be IPv4");
         };
-        Ok(Self { config, authority, token, node_name, address })
+        Ok(Self { config, authority, token, node_name, address, sites: apiserver::Sites::default() })
     }
 
     /// What the API serves with.
@@ -171,7 +173,7 @@ impl Parts {
     async fn open(config: Server) -> anyhow::Result<Self> {
         let (sender, failures) = tokio::sync::mpsc::channel(1);
         let tasks = Tasks { tracker: TaskTracker::new(), shutdown: CancellationToken::new(), failures: sender };
-        let known = Known::new(config)?;
+        let mut known = Known::new(config)?;
         let datastore_only = known.config.datastore_only;
         // The slowest part by far, and it needs nothing of the others.
         let node = !known.config.disable_agent && !datastore_only;
@@ -182,6 +184,7 @@ impl Parts {
         let store = open_store(&known.config.store_dir(), site.number, registry.clone(), keep).await?;
         let mut peers = peers::open(&known, site, store.clone(), &tasks).await?;
         peers.first_sync(&known).await?;
+        known.sites = peers.sites();
         if let Some(settings) = &known.config.etcd {
             etcd::start(&known, settings, store.clone(), &tasks)?;
         }
@@ -189,10 +192,9 @@ impl Parts {
         if !datastore_only {
             let api = api::start(&known, registry, store.clone(), &peers, &tasks).await?;
             known.write_kubeconfig()?;
-            let views = peers.views.clone();
             peers.start(&known, &api, components::administrator(&api), &tasks)?;
             tracing::info!(address = %known.address, port = known.config.https_listen_port, "the API serves");
-            agent = Some(components::start(&known, &api, runtime, &views, &tasks)?);
+            agent = Some(components::start(&known, &api, runtime, &tasks)?);
         }
         Ok(Self { store, tasks, agent, failures })
     }

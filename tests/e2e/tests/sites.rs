@@ -48,15 +48,18 @@ fn a_cut_site_goes_on_and_converges() -> anyhow::Result<()> {
     // Back again, all is merged, and what lost is told.
     sites.cut(2, false)?;
     sites.until("the island's namespace arrives", || sites.kubectl(0, &["get", "namespace", "island"]).is_ok())?;
-    sites.until("the mainland's pods arrive", || sites.kubectl(2, &pods).is_ok_and(|pods| pods.lines().count() == 5))?;
-    let merged = sites.agree(&[&MAP[..], &["-o", "jsonpath={.data.color} {.data.size} {.metadata.labels}"]].concat())?;
+    sites
+        .until("the mainland's pods arrive", || sites.kubectl(2, &pods).is_ok_and(|pods| pods.lines().count() == 5))?;
+    let merged =
+        sites.agree(&[&MAP[..], &["-o", "jsonpath={.data.color} {.data.size} {.metadata.labels}"]].concat())?;
     assert!(merged.starts_with("blue none"), "the later write wins: {merged}");
     assert!(merged.contains("island") && merged.contains("mainland"), "both labels: {merged}");
     let names = sites.agree(&["get", "configmaps", "-n", "default", "-o", "name"])?;
     assert!(names.contains("after-boot") && !names.contains("from-a"), "{names}");
     let conflicts = sites.eyot(0, &["conflicts"])?;
     assert!(conflicts.contains("data.color") && conflicts.contains("red"), "{conflicts}");
-    let events = ["get", "events", "-o", "jsonpath={.items[*].message}", "--field-selector", "reason=ConcurrentWriteLost"];
+    let events =
+        ["get", "events", "-o", "jsonpath={.items[*].message}", "--field-selector", "reason=ConcurrentWriteLost"];
     sites.until("an event tells of it", || sites.kubectl(1, &events).is_ok_and(|told| told.contains("data.color")))
 }
 

@@ -97,6 +97,7 @@ async fn collect(context: &Context, seen: &mut Seen) {
         in_use.insert(container.image_ref);
         in_use.extend(container.image.map(|image| image.image));
     }
+    in_use.extend(crate::volumes::images_in_use(&context.options.data_dir.join("pods")));
     // What came by hand can't be pulled again.
     in_use.extend(crate::runtime::imported(&context.options.data_dir));
     let now = Instant::now();

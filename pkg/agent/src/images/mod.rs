@@ -4,7 +4,7 @@ pub mod gc;
 use crate::context::{Context, container_reference};
 use crate::cri::{AuthConfig, ImageSpec, ImageStatusRequest, PullImageRequest, request, request_within};
 use base64::Engine;
-use k8s_openapi::api::core::v1::{Container, Pod, Secret};
+use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Secret};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -23,6 +23,24 @@ pub struct Image {
     pub user: (Option<i64>, String),
 }
 
+/// An image that a pod asks for, and what its events are about.
+pub struct Wanted<'a> {
+    pub about: ObjectReference,
+    pub name: &'a str,
+    pub policy: &'a str,
+}
+
+impl<'a> Wanted<'a> {
+    /// The image that a container is made from.
+    pub fn of(pod: &Pod, container: &'a Container) -> Self {
+        Self {
+            about: container_reference(pod, &container.name),
+            name: container.image.as_deref().unwrap_or_default(),
+            policy: container.image_pull_policy.as_deref().unwrap_or("IfNotPresent"),
+        }
+    }
+}
+
 /// Why there is no image: the waiting reason and message.
 #[derive(Debug, Clone)]
 pub struct Failure {
@@ -39,22 +57,21 @@ pub struct Images {
 }
 
 impl Images {
-    /// The container's image by its `imagePullPolicy`.
-    pub async fn ensure(&self, context: &Context, pod: &Pod, container: &Container) -> Result<Image, Failure> {
-        let name = container.image.as_deref().unwrap_or_default();
-        let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
-        let about = container_reference(pod, &container.name);
+    /// The image, pulled where its policy says so.
+    pub async fn ensure(&self, context: &Context, pod: &Pod, wanted: &Wanted<'_>) -> Result<Image, Failure> {
+        let Wanted { about, name, policy } = wanted;
+        let (name, policy) = (*name, *policy);
         if policy != "Always"
             && let Some(image) = status(context, name).await?
         {
             let message =
                 format!("Container image \"{name}\" already present on machine and can be accessed by the pod");
-            context.recorder.normal(&about, "Pulled", message);
+            context.recorder.normal(about, "Pulled", message);
             return Ok(image);
         }
         if policy == "Never" {
             let message = format!("Container image \"{name}\" is not present with pull policy of Never");
-            context.recorder.warning(&about, "ErrImageNeverPull", message.clone());
+            context.recorder.warning(about, "ErrImageNeverPull", message.clone());
             return Err(Failure { reason: "ErrImageNeverPull", message });
         }
         let turn = self.pulling.lock().entry(name.to_owned()).or_default().clone();
@@ -65,19 +82,19 @@ impl Images {
         {
             return Ok(image);
         }
-        context.recorder.normal(&about, "Pulling", format!("Pulling image \"{name}\""));
+        context.recorder.normal(about, "Pulling", format!("Pulling image \"{name}\""));
         let pulled = pull(context, pod, name, began).await;
         drop(guard);
         self.pulling.lock().retain(|_, turn| Arc::strong_count(turn) > 1);
         match pulled {
             Ok((image, message)) => {
-                context.recorder.normal(&about, "Pulled", message);
+                context.recorder.normal(about, "Pulled", message);
                 Ok(image)
             }
             Err(failure) => {
                 let message = format!("Failed to pull image \"{name}\": {}", failure.message);
-                context.recorder.warning(&about, "Failed", message);
-                context.recorder.warning(&about, "Failed", format!("Error: {}", failure.reason));
+                context.recorder.warning(about, "Failed", message);
+                context.recorder.warning(about, "Failed", format!("Error: {}", failure.reason));
                 Err(failure)
             }
         }

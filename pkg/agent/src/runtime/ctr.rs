@@ -1,4 +1,5 @@
-//! Image imports through `ctr`, which ships with containerd: CRI has no import of its own.
+//! Image imports and mounts through `ctr`, which ships with containerd: CRI has no import of its own, and mounts from
+//! containerd 2.1 on only.
 use super::grpc::NAMESPACE;
 use super::programs;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,16 @@ impl Ctr {
             self.run(&["images", "label", reference, PINNED], &[]).await?;
         }
         Ok(references)
+    }
+
+    /// Mounts what an image has, read-only. containerd keeps its part of it for a day or until the mount is gone for good;
+    /// what is mounted is the image's own.
+    pub async fn mount_image(&self, image: &str, target: &Path) -> Result<(), Error> {
+        let target = target.display().to_string();
+        // Left by a mount that a reboot ended; usually there is nothing.
+        let _ = self.run(&["leases", "delete", &target], &[]).await;
+        let _ = self.run(&["snapshots", "--snapshotter", &self.snapshotter, "remove", &target], &[]).await;
+        self.run(&["images", "mount", "--snapshotter", &self.snapshotter, image, &target], &[]).await.map(drop)
     }
 
     async fn run(&self, arguments: &[&str], stdin: &[u8]) -> Result<String, Error> {

@@ -5,7 +5,7 @@
 //! [`Handle`] when and where it answers. With [`Options::endpoint`] an existing runtime is used and nothing is run.
 //!
 //! `service` supervises, `process` is the one containerd, `config` its configuration, `programs` what must be
-//! installed, `pause` and `archive` make the sandbox image, `import` and `ctr` take image archives in, `stop`
+//! installed, `pause` and `archive` make the sandbox image, `import` and `ctr` take image archives in (`ctr` mounts images too), `stop`
 //! is the uninstaller's.
 
 mod archive;
@@ -21,6 +21,7 @@ pub mod programs;
 mod service;
 mod stop;
 
+pub(crate) use ctr::Ctr;
 pub use pause::REFERENCE as PAUSE_IMAGE;
 pub use service::{Error, Service};
 pub use stop::{remove_cgroups, stop};

@@ -4,9 +4,11 @@
 mod atomic;
 mod claim;
 mod host_path;
+mod image;
 mod mounts;
 mod payload;
 
+pub use image::in_use as images_in_use;
 pub use mounts::{container_mounts, termination_file};
 
 use crate::context::Context;
@@ -68,6 +70,9 @@ impl Volumes {
         if let Some(source) = &volume.empty_dir {
             return empty_dir(&dir, source, fs_group(pod)).map_err(|error| format!("{}: {error}", dir.display()));
         }
+        if let Some(source) = &volume.image {
+            return image::setup(context, pod, source, &dir).await;
+        }
         let payload = self.payload(context, pod, volume).await?;
         let written = atomic::write(&dir, &payload, fs_group(pod));
         written.map(drop).map_err(|error| format!("{}: {error}", dir.display()))
@@ -95,6 +100,7 @@ pub fn path(context: &Context, uid: &str, volume: &Volume) -> Option<PathBuf> {
         _ if volume.secret.is_some() => "kubernetes.io~secret",
         _ if volume.projected.is_some() => "kubernetes.io~projected",
         _ if volume.downward_api.is_some() => "kubernetes.io~downward-api",
+        _ if volume.image.is_some() => image::PLUGIN,
         _ => return None,
     };
     Some(context.pod_dir(uid).join("volumes").join(plugin).join(&volume.name))
@@ -102,7 +108,10 @@ pub fn path(context: &Context, uid: &str, volume: &Volume) -> Option<PathBuf> {
 
 /// Where a volume lies that is the pod's own and goes with it.
 pub fn own_path(context: &Context, uid: &str, volume: &Volume) -> Option<PathBuf> {
-    let others = volume.host_path.is_some() || volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some();
+    let others = volume.host_path.is_some()
+        || volume.persistent_volume_claim.is_some()
+        || volume.ephemeral.is_some()
+        || volume.image.is_some();
     path(context, uid, volume).filter(|_| !others)
 }
 

@@ -70,9 +70,10 @@ fn volume_mount(
     })
 }
 
-/// A claim that this pod only wants to read.
+/// A claim that this pod only wants to read, or an image, which nobody writes.
 fn is_read_only(volume: &Volume) -> bool {
-    volume.persistent_volume_claim.as_ref().is_some_and(|source| source.read_only == Some(true))
+    volume.image.is_some()
+        || volume.persistent_volume_claim.as_ref().is_some_and(|source| source.read_only == Some(true))
 }
 
 /// The place of a subPath, made if missing; never outside the volume, whatever links the pod made there.

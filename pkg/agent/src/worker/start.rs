@@ -2,6 +2,7 @@
 use super::{Outcome, hooks};
 use crate::context::{Context, container_reference};
 use crate::cri::{self, CreateContainerRequest, RunPodSandboxRequest, StartContainerRequest, request};
+use crate::images;
 use crate::pod::config::{self, spec};
 use crate::pod::env::{Sources, environment};
 use crate::pod::observed::{Observed, Sandbox};
@@ -146,7 +147,7 @@ async fn handler(context: &Context, pod: &Pod) -> std::result::Result<String, St
 pub async fn container(context: &Context, wanted: Wanted) -> Result {
     let Wanted { pod, container, .. } = &wanted;
     let about = container_reference(pod, &container.name);
-    let image = context.images.ensure(context, pod, container).await;
+    let image = context.images.ensure(context, pod, &images::Wanted::of(pod, container)).await;
     let image = image.map_err(|failure| Failure { reason: failure.reason, message: failure.message })?;
     let config = configure(context, &wanted, &image).await.map_err(|message| {
         context.recorder.warning(&about, "Failed", format!("Error: {message}"));
@@ -188,7 +189,7 @@ async fn create(
 async fn configure(
     context: &Context,
     wanted: &Wanted,
-    image: &crate::images::Image,
+    image: &images::Image,
 ) -> std::result::Result<cri::ContainerConfig, String> {
     let Wanted { pod, container, restart_count, ips, .. } = wanted;
     let sources = sources(context, pod, container, ips).await?;

@@ -28,7 +28,7 @@ async fn pods_live_and_leave() {
     })
     .await;
 
-    let script = "cat /cfg/key; echo; test -e /data/flag || exit 3; trap 'exit 0' TERM; while true; do sleep 0.1; done";
+    let script = "cat /cfg/key; echo; test -e /data/flag || exit 3; test -x /files/bin/busybox || exit 4; touch /files/x && exit 5; trap 'exit 0' TERM; while true; do sleep 0.1; done";
     api.put(
         "/api/v1/namespaces/default/configmaps/cfg",
         json!({"metadata": {"name": "cfg"}, "data": {"key": "value"}}),
@@ -39,8 +39,9 @@ async fn pods_live_and_leave() {
         "containers": [{"name": "c", "image": IMAGE, "command": ["sh", "-c", script],
             "readinessProbe": {"exec": {"command": ["test", "-e", "/data/flag"]}, "periodSeconds": 1},
             "resources": {"limits": {"memory": "32Mi", "cpu": "1"}},
-            "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "cfg", "mountPath": "/cfg"}]}],
-        "volumes": [{"name": "data", "emptyDir": {}}, {"name": "cfg", "configMap": {"name": "cfg"}}],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "cfg", "mountPath": "/cfg"},
+                {"name": "files", "mountPath": "/files"}]}],
+        "volumes": [{"name": "data", "emptyDir": {}}, {"name": "files", "image": {"reference": IMAGE, "pullPolicy": "IfNotPresent"}}, {"name": "cfg", "configMap": {"name": "cfg"}}],
     });
     api.put(&path("long"), pod("long", long));
     let failing = json!({"containers": [{"name": "c", "image": IMAGE, "terminationMessagePath": "/dev/termination-log",

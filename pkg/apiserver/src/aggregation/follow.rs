@@ -7,6 +7,7 @@ use crate::connect::relay::{Destination, Scheme, relay};
 use crate::front::Front;
 use crate::request::{MASTERS, User};
 use crate::{body, bootstrap};
+use api::home::Claim;
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -234,6 +235,10 @@ impl Follower<'_> {
 
     /// Writes the condition where it differs.
     async fn report(&self, entry: &Entry, service: &Value, available: &Available) -> store::Result<()> {
+        // Servers may differ in what they reach: what its home sees is written.
+        if !self.front.engine.sites().view().is_home(&Claim::of("APIService", service)) {
+            return Ok(());
+        }
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let Some(mut new) = available.apply(service, &now) else { return Ok(()) };
         own_status(service, &mut new, &now);

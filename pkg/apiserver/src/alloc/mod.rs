@@ -3,6 +3,7 @@
 
 pub(crate) mod book;
 pub mod pools;
+pub(crate) mod repair;
 pub mod service;
 
 use api::slice::Share;

@@ -161,6 +161,30 @@ fn keep_node_ports(new: &mut Value, before: &Value) {
     }
 }
 
+/// Annotation of an update: these addresses and ports, with commas, are given up, and others come in their place. It is
+/// taken away at once.
+pub const RENUMBER: &str = "eyot.dev/renumber";
+
+fn give_up(service: &mut Value) {
+    let annotations = service.get_mut("metadata").and_then(|meta| meta.get_mut("annotations"));
+    let Some(annotations) = annotations.and_then(Value::as_object_mut) else { return };
+    let Some(Value::String(numbers)) = annotations.remove(RENUMBER) else { return };
+    if annotations.is_empty() {
+        child(service, "metadata").remove("annotations");
+    }
+    let goes = |number: &str| numbers.split(',').any(|other| other == number);
+    if goes(text(&service["spec"], "clusterIP")) {
+        let spec = child(service, "spec");
+        spec.remove("clusterIP");
+        spec.remove("clusterIPs");
+    }
+    for port in ports_mut(service).filter_map(Value::as_object_mut) {
+        if port.get("nodePort").is_some_and(|number| goes(&number.to_string())) {
+            port.remove("nodePort");
+        }
+    }
+}
+
 /// Families, addresses and ports of a Service that is about to be stored.
 ///
 /// # Errors
@@ -172,6 +196,7 @@ pub fn allocate(
     pools: &Pools,
     random: Random<'_>,
 ) -> Result<Claims, Vec<FieldError>> {
+    give_up(new);
     let ips = text(&new["spec"], "type") != "ExternalName";
     if ips {
         families(new, old, pools)?;

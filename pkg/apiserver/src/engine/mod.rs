@@ -89,6 +89,9 @@ pub trait Serve: Send + Sync {
 
     /// Who decides what users may do.
     fn authorizer(&self) -> &Arc<Authorizer>;
+
+    /// What is known of other sites.
+    fn sites(&self) -> &Sites;
 }
 
 /// What an engine stands on.
@@ -145,7 +148,9 @@ impl Engine {
         };
         let definitions = definitions::run(self, shutdown.clone());
         let policies = policies::run(self, shutdown.clone());
-        tokio::join!(watches, self.alloc.run(self.backend.clone(), self.clock, shutdown), definitions, policies);
+        let repair = crate::alloc::repair::run(self, shutdown.clone());
+        let alloc = self.alloc.run(self.backend.clone(), self.clock, shutdown);
+        tokio::join!(watches, alloc, definitions, policies, repair);
     }
 
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
@@ -242,6 +247,10 @@ impl Serve for Engine {
 
     fn authorizer(&self) -> &Arc<Authorizer> {
         &self.authorizer
+    }
+
+    fn sites(&self) -> &Sites {
+        &self.sites
     }
 }
 

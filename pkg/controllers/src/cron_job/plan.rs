@@ -64,7 +64,16 @@ fn follow(
             });
         }
     }
-    jobs.iter().filter(|job| finished(job).is_none()).map(|job| reference(job)).collect()
+    let (ours, others): (Vec<&Arc<Job>>, Vec<_>) = jobs
+        .iter()
+        .filter(|job| finished(job).is_none())
+        .partition(|job| was_listed(job) || job.annotations().contains_key(SCHEDULED_AT));
+    // `kubectl create job --from` makes such: they run beside the schedule.
+    actions.extend(others.into_iter().map(|job| {
+        let message = format!("Saw a job that the controller did not create or forgot: {}", job.name_any());
+        tell(cron, true, "UnexpectedJob", message)
+    }));
+    ours.into_iter().map(|job| reference(job)).collect()
 }
 
 fn reference(job: &Job) -> ObjectReference {
@@ -244,7 +253,7 @@ mod tests {
         let status = json!({"conditions": conditions, "startTime": start, "completionTime": condition.map(|_| "2026-11-21T08:04:00Z")});
         Arc::new(
             serde_json::from_value(
-                json!({"metadata": {"name": name, "uid": name, "namespace": "ns"}, "status": status}),
+                json!({"metadata": {"name": name, "uid": name, "namespace": "ns", "annotations": {SCHEDULED_AT: "then"}}, "status": status}),
             )
             .unwrap(),
         )
@@ -292,6 +301,21 @@ mod tests {
         assert_eq!(seen(&late, &[], "2026-11-21T08:06:00Z"), ["again 240"]);
         assert_eq!(seen(&cron(json!({"schedule": "bad"}), None), &[], at), ["UnparseableSchedule"]);
         assert_eq!(seen(&cron(json!({"timeZone": "Mars/Olympus"}), None), &[], at), ["UnknownTimeZone"]);
+    }
+
+    #[test]
+    fn a_job_that_somebody_else_made_runs_beside_the_schedule() {
+        let mut by_hand = Job::clone(&job("by-hand", None));
+        by_hand.metadata.annotations = None;
+        let forbid = cron(json!({"concurrencyPolicy": "Forbid"}), None);
+        let what = seen(&forbid, &[Arc::new(by_hand.clone())], "2026-11-21T08:05:01Z");
+        assert_eq!(what[0], "UnexpectedJob");
+        assert!(what.iter().any(|what| what.starts_with('+')), "{what:?}");
+        let mut listed = forbid.clone();
+        let active = vec![ObjectReference { uid: Some("by-hand".into()), ..ObjectReference::default() }];
+        listed.status.get_or_insert_default().active = Some(active);
+        let what = seen(&listed, &[Arc::new(by_hand)], "2026-11-21T08:05:01Z");
+        assert!(what.contains(&"JobAlreadyActive".to_owned()), "{what:?}");
     }
 
     #[test]

@@ -145,14 +145,17 @@ impl Extension {
     async fn used(&self) -> Result<Numbers, String> {
         let (mut ips, mut ports, mut pods) = (Vec::new(), Vec::new(), Vec::new());
         let list = async |prefix: &'static str| {
-            let page = self.seen.store.list(&Range::prefix(prefix), None, 0).await.map_err(|error| error.to_string())?;
+            let page =
+                self.seen.store.list(&Range::prefix(prefix), None, 0).await.map_err(|error| error.to_string())?;
             let read = page.entries.iter().filter_map(|entry| serde_json::from_slice::<Value>(&entry.value).ok());
             Ok::<Vec<Value>, String>(read.collect())
         };
         let text = |value: &Value| value.as_str().map(str::to_owned);
         for service in list("/registry/services/specs/").await? {
             let all = service["spec"]["clusterIPs"].as_array().cloned().unwrap_or_default();
-            ips.extend(all.iter().filter_map(text).filter(|ip| ip.parse::<std::net::Ipv4Addr>().is_ok()).map(|ip| ip + "/32"));
+            ips.extend(
+                all.iter().filter_map(text).filter(|ip| ip.parse::<std::net::Ipv4Addr>().is_ok()).map(|ip| ip + "/32"),
+            );
             let all = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
             ports.extend(all.iter().filter_map(|port| port["nodePort"].as_u64()).map(|port| format!("{port}-{port}")));
         }

@@ -16,13 +16,12 @@ use crate::site::Site;
 use crate::{pki, tls};
 use anyhow::Context;
 use api::slice::{Grant, Numbers};
-use apiserver::HomeProxy;
+use apiserver::Sites;
 use async_trait::async_trait;
 use contact::Contacts;
 pub use extension::{CONFLICTS, Extension, JOIN_USER};
 pub(crate) use objects::servers;
 use rustls::ClientConfig;
-pub use sites::Views;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::{Replica, Store};
@@ -47,10 +46,7 @@ pub struct Peers {
     pub members: watch::Receiver<Vec<Member>>,
     pub extension: Arc<Extension>,
     pub site: Site,
-    /// Whose objects are whose, and which numbers are this server's.
-    pub views: Views,
-    /// Hands requests to other sites' servers.
-    pub proxy: Arc<dyn HomeProxy>,
+    sites: Sites,
     judging: sites::Service,
     contacts: Arc<Contacts>,
     store: Arc<Store>,
@@ -94,12 +90,12 @@ pub(crate) async fn open(known: &Known, site: Site, store: Arc<Store>, tasks: &T
     tasks.tracker.spawn(service.run());
     let whole = whole(known)?;
     let contacts = Arc::new(Contacts::new(&store.vector(), Instant::now()));
-    let (judging, views) =
+    let (judging, mut sites) =
         sites::Service::new(site.clone(), whole.clone(), store.clone(), contacts.clone(), all.clone());
-    let proxy = Arc::new(forward::Forward { members: members.clone(), tls, number: site.number });
+    sites.proxy = Some(Arc::new(forward::Forward { members: members.clone(), tls, number: site.number }));
     let seen = extension::Seen { handle: handle.clone(), store: store.clone(), all, whole };
     let extension = Arc::new(Extension::new(known, &site, seen, cluster));
-    Ok(Peers { handle, members, extension, site, views, proxy, judging, contacts, store })
+    Ok(Peers { handle, members, extension, site, sites, judging, contacts, store })
 }
 
 /// All numbers that the servers of the cluster share.
@@ -115,6 +111,11 @@ fn whole(known: &Known) -> anyhow::Result<Numbers> {
 }
 
 impl Peers {
+    /// What everything that acts is told of other sites.
+    pub fn sites(&self) -> Sites {
+        self.sites.clone()
+    }
+
     /// Waits until a server that has joined has everything of the server that admitted it.
     ///
     /// # Errors

@@ -4,9 +4,10 @@ use super::contact::Contacts;
 use super::members::Spec;
 use super::objects;
 use crate::site::Site;
-use api::home::{Record, judge};
 use api::home::{Ownership, Site as SiteName};
+use api::home::{Record, judge};
 use api::slice::{Grant, Numbers, Share};
+use apiserver::Sites;
 use client::kube::api::{Patch, PatchParams};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -52,13 +53,6 @@ pub fn known(member: Member, spec: &Spec, takeover: Option<&str>) -> Known {
     Known { member, grant, takeover }
 }
 
-/// What components watch.
-#[derive(Clone)]
-pub struct Views {
-    pub ownership: watch::Receiver<Ownership>,
-    pub shares: watch::Receiver<Share>,
-}
-
 pub struct Service {
     pub site: Site,
     pub whole: Numbers,
@@ -70,18 +64,19 @@ pub struct Service {
 }
 
 impl Service {
+    /// The service, and what everything that acts watches.
     pub fn new(
         site: Site,
         whole: Numbers,
         store: Arc<Store>,
         contacts: Arc<Contacts>,
         known: watch::Receiver<Vec<Known>>,
-    ) -> (Self, Views) {
+    ) -> (Self, Sites) {
         let (ownership, shares) = (watch::Sender::new(Ownership::default()), watch::Sender::new(Share::default()));
-        let views = Views { ownership: ownership.subscribe(), shares: shares.subscribe() };
+        let sites = Sites { ownership: ownership.subscribe(), shares: shares.subscribe(), proxy: None };
         let service = Self { site, whole, store, contacts, known, ownership, shares };
         service.look(Instant::now());
-        (service, views)
+        (service, sites)
     }
 
     /// Follows members and contacts, and writes down takeovers, until it is dropped.
@@ -193,14 +188,8 @@ mod tests {
     use super::*;
 
     fn member(number: u16, site: &str) -> Known {
-        let member = Member {
-            number,
-            name: format!("s{number}"),
-            site: site.into(),
-            address: None,
-            actor: None,
-            absent: false,
-        };
+        let member =
+            Member { number, name: format!("s{number}"), site: site.into(), address: None, actor: None, absent: false };
         Known { member, grant: None, takeover: None }
     }
 

@@ -6,6 +6,7 @@
 mod plan;
 
 use crate::pki::Authority;
+use api::home::Ownership;
 use client::kube::api::{DeleteParams, PostParams, Preconditions};
 use client::kube::{self, Api, ResourceExt};
 use client::{Event, Informers, Reflector};
@@ -18,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use plan::Decision;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How often what is stale is looked for, and what failed is tried again.
@@ -29,6 +31,8 @@ pub(crate) struct Service {
     /// Acts as `certificate-controller`.
     pub client: kube::Client,
     pub informers: Informers,
+    /// A request's home signs it.
+    pub ownership: watch::Receiver<Ownership>,
 }
 
 impl Service {
@@ -60,6 +64,9 @@ impl Service {
     }
 
     async fn look_at(&self, request: &CertificateSigningRequest) {
+        if !self.ownership.borrow().is_home(&client::home::claim(request)) {
+            return;
+        }
         let decision = plan::decide(request, Timestamp::now());
         let done = match decision {
             Decision::Nothing => return,
