@@ -151,7 +151,7 @@ impl World {
                 _ => numbers[at + 1..].to_vec(),
             };
             for other in others.into_iter().filter(|other| other != number) {
-                self.net.links.insert(pair(*number, other), false);
+                self.net.links.entry(pair(*number, other)).or_insert(false);
                 self.heal(*number, other);
             }
         }
