@@ -37,7 +37,8 @@ impl Bare {
             .map_err(|source| crate::Error::Io { path: options.dir.display().to_string(), source })?;
         let clock = now_ms.clone();
         let parts = Parts::open(options, Box::new(|| ()), Box::new(move || clock()))?;
-        let (writer, replicator) = (RefCell::new(parts.writer), parts.replicator);
+        let (writer, mut replicator) = (RefCell::new(parts.writer), parts.replicator);
+        replicator.enable()?;
         Ok(Self { writer, replicator, summarize: options.summarize.clone(), now_ms })
     }
 

@@ -73,6 +73,19 @@ impl Changes {
         })
     }
 
+    /// Whether documents and changes are kept.
+    pub fn is_enabled(&self) -> Result<bool> {
+        self.sql(|db| db.query_row("SELECT count(*) FROM meta WHERE name = 'enabled'", [], |row| row.get(0)))
+    }
+
+    /// From now on they are, and everything is to be derived.
+    pub fn enable(&self) -> Result<()> {
+        self.step(|changes| {
+            changes.set_derived(0)?;
+            changes.sql(|db| db.execute("INSERT OR REPLACE INTO meta VALUES ('enabled', 1)", []).map(drop))
+        })
+    }
+
     /// Runs `work` in one transaction.
     pub fn step<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         self.sql(|db| db.execute_batch("BEGIN IMMEDIATE"))?;

@@ -20,6 +20,7 @@ const NICE: i32 = 10;
 pub enum Request {
     /// The log has grown.
     Wake,
+    Enable(Reply<()>),
     Receive(Vec<Row>, Handle, Reply<()>),
     Join(SnapshotPage, Vector, Handle, Reply<()>),
     Complete(Vector, bool, Handle, Reply<()>),
@@ -101,6 +102,7 @@ impl Follower {
         let replicator = &mut self.replicator;
         // Whoever asked may have gone: a reply that nobody takes is no error.
         match request {
+            Request::Enable(reply) => drop(reply.send(replicator.enable())),
             Request::Receive(rows, writer, reply) => drop(reply.send(replicator.receive(&rows, &writer, now_ms()))),
             Request::Join(page, seen, writer, reply) => {
                 drop(reply.send(replicator.join(&page, &seen, &writer, now_ms())));

@@ -57,6 +57,10 @@ pub trait Replica: Send + Sync {
     /// Everything that this server has, durably. Its own entry is how far its writes are ready to be told.
     fn vector(&self) -> Vector;
 
+    /// Documents and changes are kept for peers from now on, and those of everything that there is are made first. A
+    /// server that never had a peer has none.
+    async fn enable(&self) -> Result<()>;
+
     /// Wakes whoever sends: the sequence number of the newest change.
     fn newest(&self) -> tokio::sync::watch::Receiver<u64>;
 

@@ -51,6 +51,8 @@ pub struct Replicator {
     pub summarize: Arc<dyn Summarize>,
     /// Where looking for what may be forgotten has got to.
     pub pruned: Option<Bytes>,
+    /// Whether documents and changes are kept: a server alone has nobody to keep them for.
+    pub enabled: bool,
 }
 
 /// Documents of some keys, merged and not yet kept.
@@ -63,8 +65,32 @@ struct Merging {
 }
 
 impl Replicator {
+    /// Keeps documents and changes from now on, of everything that there is; lasts.
+    pub fn enable(&mut self) -> Result<()> {
+        if self.enabled {
+            return Ok(());
+        }
+        self.changes.enable()?;
+        self.replicated.derived.store(0, Ordering::Release);
+        self.enabled = true;
+        self.derive_all().map(drop)
+    }
+
+    /// Notes how far the log is: what is missing of it later was lost.
+    fn note(&self) -> Result<bool> {
+        let reached = self.shared.state.read().revision.get() + MAX_OPS as u64 - 1;
+        if reached > self.replicated.derived.load(Ordering::Acquire) {
+            self.changes.set_derived(reached)?;
+            self.replicated.derived.fetch_max(reached, Ordering::AcqRel);
+        }
+        Ok(true)
+    }
+
     /// Derives the next rows of the log. True: nothing more waits.
     pub fn derive(&mut self) -> Result<bool> {
+        if !self.enabled {
+            return self.note();
+        }
         let (from, up_to) = (self.replicated.derived.load(Ordering::Acquire), self.shared.state.read().revision);
         let mut records = Vec::new();
         self.log.after(from, up_to, STEP_ROWS, |record| records.push(record))?;

@@ -345,6 +345,10 @@ impl Replica for Store {
         self.replicated.vector.read().clone()
     }
 
+    async fn enable(&self) -> Result<()> {
+        self.request(Request::Enable).await
+    }
+
     fn newest(&self) -> tokio::sync::watch::Receiver<u64> {
         self.replicated.newest.subscribe()
     }
@@ -448,6 +452,7 @@ impl Parts {
         let replicator = Replicator {
             log: Log::open(&path)?,
             actor: changes.actor()?,
+            enabled: changes.is_enabled()?,
             changes,
             shared: shared.clone(),
             replicated,

@@ -217,6 +217,11 @@ async fn settled(store: &Store) -> Vector {
 async fn two_running_stores_converge_while_both_are_written() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let stores = [open(dirs[0].path()), open(dirs[1].path())];
+    // What was there before is told, too.
+    write(&stores[0], put(6, "early")).await;
+    for store in &stores {
+        store.enable().await.unwrap();
+    }
     for n in 0..200 {
         write(&stores[n % 2], put(n % 7, &n.to_string())).await;
         if n % 20 == 0 {

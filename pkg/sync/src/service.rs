@@ -182,6 +182,9 @@ impl Handle {
     }
 
     async fn talk(&self, wire: Box<dyn Wire>, peer: Peer) {
+        if let Err(error) = self.shared.replica.enable().await {
+            return tracing::warn!(%error, "no link: what there is can't be derived");
+        }
         let me = Hello {
             protocol: PROTOCOL,
             cluster: self.me.cluster,
