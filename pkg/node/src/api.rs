@@ -11,7 +11,7 @@ use apiserver::{Cluster, TokenKeys, User};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
-use store::Store;
+use store::Backend;
 
 /// Who hands requests on to extension API servers.
 const FRONT_PROXY: &str = "system:auth-proxy";
@@ -23,7 +23,7 @@ const FRONT_PROXY: &str = "system:auth-proxy";
 pub(crate) async fn start(
     known: &Known,
     registry: Arc<Registry>,
-    store: Arc<Store>,
+    store: Arc<dyn Backend>,
     tasks: &Tasks,
 ) -> anyhow::Result<apiserver::Handle> {
     let config = &known.config;

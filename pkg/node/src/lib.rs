@@ -7,6 +7,7 @@ mod api;
 pub mod cleanup;
 mod components;
 pub mod config;
+mod datastore;
 mod etcd;
 pub mod files;
 pub mod host;

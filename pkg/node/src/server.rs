@@ -1,5 +1,6 @@
 //! A server's life: everything is made here, handed to one another through constructors, and ended in order.
 use crate::config::Server;
+use crate::datastore::Datastore;
 use crate::pki::{Authority, Pair, Subject};
 use crate::token::Token;
 use crate::{api, components, etcd, files, host, kubeconfig, lock, token};
@@ -57,7 +58,7 @@ async fn stopped() -> anyhow::Result<&'static str> {
 
 /// The running parts of a server.
 pub struct Parts {
-    store: Arc<Store>,
+    store: Datastore,
     tasks: Tasks,
     /// None where there is no API to speak to.
     agent: Option<components::AgentHandle>,
@@ -177,13 +178,16 @@ impl Parts {
         let runtime = node.then(|| components::start_runtime(&known, &tasks));
         let registry = Arc::new(Registry::builtin(::api::schema::Schemas::builtin()));
         let keep = if datastore_only { KEEP_FOR_CLIENTS } else { store::KEEP };
-        let store = open_store(&known.config.store_dir(), registry.clone(), keep).await?;
-        if let Some(settings) = &known.config.etcd {
+        let store = match &known.config.datastore {
+            Some(external) => Datastore::connect(external, Arc::new(Summarizer::new(registry.clone())), &tasks).await?,
+            None => Datastore::Local(open_store(&known.config.store_dir(), registry.clone(), keep).await?),
+        };
+        if let (Some(settings), Datastore::Local(store)) = (&known.config.etcd, &store) {
             etcd::start(&known, settings, store.clone(), &tasks)?;
         }
         let mut agent = None;
         if !datastore_only {
-            let api = api::start(&known, registry, store.clone(), &tasks).await?;
+            let api = api::start(&known, registry, store.backend(), &tasks).await?;
             known.write_kubeconfig()?;
             tracing::info!(address = %known.address, port = known.config.https_listen_port, "the API serves");
             agent = Some(components::start(&known, &api, runtime, &tasks)?);
