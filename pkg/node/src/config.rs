@@ -27,6 +27,8 @@ pub struct Server {
     /// No API, no components, no node: the store and etcd's endpoint alone.
     pub datastore_only: bool,
     pub etcd: Option<Etcd>,
+    /// When snapshots of this server's own store are taken.
+    pub snapshots: Option<crate::snapshot::Scheduled>,
     /// An etcd that is the store, in the place of this server's own.
     pub datastore: Option<External>,
     /// Services of type LoadBalancer are another program's.

@@ -3,7 +3,7 @@ use crate::config::Server;
 use crate::datastore::Datastore;
 use crate::pki::{Authority, Pair, Subject};
 use crate::token::Token;
-use crate::{api, components, etcd, files, host, kubeconfig, lock, token};
+use crate::{api, components, etcd, files, host, kubeconfig, lock, snapshot, token};
 use anyhow::Context;
 use apiserver::registry::Registry;
 use apiserver::registry::summarize::Summarizer;
@@ -182,6 +182,10 @@ impl Parts {
             Some(external) => Datastore::connect(external, Arc::new(Summarizer::new(registry.clone())), &tasks).await?,
             None => Datastore::Local(open_store(&known.config.store_dir(), registry.clone(), keep).await?),
         };
+        if let (Some(scheduled), Datastore::Local(_)) = (known.config.snapshots.clone(), &store) {
+            let run = snapshot::run_scheduled(known.config.data_dir.clone(), scheduled, tasks.shutdown.clone());
+            tasks.tracker.spawn(run);
+        }
         if let (Some(settings), Datastore::Local(store)) = (&known.config.etcd, &store) {
             etcd::start(&known, settings, store.clone(), &tasks)?;
         }
