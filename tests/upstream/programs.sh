@@ -41,6 +41,8 @@ module() { # NAME; its file `source` says where the sources are
 	case $1 in
 	kubernetes) path=k8s.io/kubernetes version=$kubernetes ;;
 	helm) path=helm.sh/helm/v4 version=$helm ;;
+	etcd | etcdctl) version=$etcd path=go.etcd.io/etcd/${1/%etcd/server}/v3 ;;
+	kine) path=github.com/k3s-io/kine version=$kine ;;
 	cert-manager) path=github.com/cert-manager/cert-manager version=$cert_manager ;;
 	esac
 	rm -rf "$dir" && mkdir -p "$dir" && cd "$dir"
@@ -63,7 +65,7 @@ build() { # NAME MODULE-DIRECTORY GO-COMMAND... PACKAGE
 	cd "$modules/$2"
 	# What can't be had is told from what can't be built.
 	go list -mod=mod -deps "${@: -1}" >/dev/null || unavailable "modules of $1 can't be had"
-	CGO_ENABLED=0 nice "${@:3:$#-3}" -mod=mod -trimpath -ldflags "$flags" -o "$bin/$1" "${@: -1}"
+	CGO_ENABLED=$cgo nice "${@:3:$#-3}" -mod=mod -trimpath -ldflags "$flags" -o "$bin/$1" "${@: -1}"
 }
 
 mkdir -p "$bin" && bin=$(realpath "$bin") && modules=$(realpath -m "$modules")
@@ -76,7 +78,7 @@ fi
 for name; do
 	[ ! -x "$bin/$name" ] || continue
 	golang
-	module=kubernetes go=build
+	module=kubernetes go=build cgo=0
 	case $name in
 	kube-* | kubectl | kubelet) package=k8s.io/kubernetes/cmd/$name ;;
 	agnhost) package=k8s.io/kubernetes/test/images/agnhost ;;
@@ -84,18 +86,10 @@ for name; do
 	ginkgo) package=github.com/onsi/ginkgo/v2/ginkgo ;;
 	helm) module=helm package=helm.sh/helm/v4/cmd/helm ;;
 	cert-manager-*) module=cert-manager package=github.com/cert-manager/cert-manager/cmd/${name#cert-manager-} ;;
-	etcd | etcdctl)
-		[ "$name" = etcd ] && package=server || package=$name
-		(module etcd go.etcd.io/etcd/server/v3 $etcd && go mod edit -require "go.etcd.io/etcd/etcdctl/v3@$etcd")
-		build "$name" etcd go build "go.etcd.io/etcd/$package/v3"
-		continue
-		;;
-	kine)
-		(module kine github.com/k3s-io/kine $kine)
-		# Its SQLite is C.
-		CGO=1 build kine kine go build github.com/k3s-io/kine
-		continue
-		;;
+	etcd) module=etcd package=go.etcd.io/etcd/server/v3 ;;
+	etcdctl) module=etcdctl package=go.etcd.io/etcd/etcdctl/v3 ;;
+	# Its SQLite is C.
+	kine) module=kine package=github.com/k3s-io/kine cgo=1 ;;
 	*)
 		echo "programs.sh: no program is called $name" >&2
 		exit 2

@@ -1,6 +1,7 @@
 //! Flags, environment and the configuration file, as one command line.
 use clap::{Args, Parser, Subcommand};
-use node::config::{Etcd, EtcdListen, Ipv4Net, Node, Server};
+use node::config::{Endpoint, Etcd, EtcdListen, External, Ipv4Net, Node, Server};
+use node::snapshot::Scheduled;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -196,6 +197,33 @@ pub struct ServerArgs {
     /// Serve etcd's API: https:// asks for certificates of <data-dir>/server/tls/etcd-ca.crt, http:// is for loopback
     #[arg(long, env = "EYOT_ETCD_LISTEN", value_name = "https://IP:PORT")]
     pub etcd_listen: Option<EtcdListen>,
+    /// Members of an etcd to keep objects in, with commas between, in the place of this server's own store
+    #[arg(
+        long,
+        env = "EYOT_DATASTORE_ENDPOINT",
+        value_name = "https://HOST:PORT",
+        value_delimiter = ',',
+        conflicts_with_all = ["etcd_listen", "datastore_only"]
+    )]
+    pub datastore_endpoint: Vec<Endpoint>,
+    /// Who signed that etcd's certificates, in PEM
+    #[arg(long, env = "EYOT_DATASTORE_CAFILE", value_name = "FILE")]
+    pub datastore_cafile: Option<PathBuf>,
+    /// The certificate by which that etcd knows us, in PEM
+    #[arg(long, env = "EYOT_DATASTORE_CERTFILE", value_name = "FILE", requires = "datastore_keyfile")]
+    pub datastore_certfile: Option<PathBuf>,
+    /// Its key
+    #[arg(long, env = "EYOT_DATASTORE_KEYFILE", value_name = "FILE", requires = "datastore_certfile")]
+    pub datastore_keyfile: Option<PathBuf>,
+    /// When snapshots of the store are taken, as in cron; empty: never
+    #[arg(long, env = "EYOT_SNAPSHOT_SCHEDULE_CRON", default_value = "0 */12 * * *", value_name = "SCHEDULE")]
+    pub snapshot_schedule_cron: String,
+    /// How many of these are kept
+    #[arg(long, env = "EYOT_SNAPSHOT_RETENTION", default_value_t = 5, value_name = "COUNT")]
+    pub snapshot_retention: usize,
+    /// Where (default: server/snapshots in the data directory)
+    #[arg(long, env = "EYOT_SNAPSHOT_DIR", value_name = "DIR")]
+    pub snapshot_dir: Option<PathBuf>,
     /// Largest request of etcd's clients
     #[arg(long, default_value_t = 1_572_864, value_name = "BYTES")]
     pub etcd_max_request_bytes: usize,
@@ -259,8 +287,15 @@ impl ServerArgs {
             Some(path) => Some(node::files::read(path)?.trim().to_owned()),
             None => self.token,
         };
+        let data_dir = std::path::absolute(self.place.data_dir)?;
+        let snapshots = match self.snapshot_dir {
+            Some(dir) => std::path::absolute(dir)?,
+            None => node::snapshot::default_dir(&data_dir),
+        };
+        let snapshots = Scheduled::parse(&self.snapshot_schedule_cron, self.snapshot_retention, snapshots)?;
         Ok(Server {
-            data_dir: std::path::absolute(self.place.data_dir)?,
+            data_dir,
+            snapshots,
             instance: self.place.instance,
             bind_address: self.bind_address,
             https_listen_port: self.https_listen_port,
@@ -282,6 +317,12 @@ impl ServerArgs {
                 listen,
                 max_request_bytes: self.etcd_max_request_bytes,
                 max_txn_ops: self.etcd_max_txn_ops,
+            }),
+            datastore: (!self.datastore_endpoint.is_empty()).then_some(External {
+                endpoints: self.datastore_endpoint,
+                ca_file: self.datastore_cafile,
+                cert_file: self.datastore_certfile,
+                key_file: self.datastore_keyfile,
             }),
             disable_service_lb: self.disable.iter().any(|part| part == "servicelb"),
             node: self.node.into(),

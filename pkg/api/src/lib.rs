@@ -18,6 +18,7 @@ pub mod patch;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;
+pub mod schedule;
 pub mod schema;
 pub mod selector;
 pub mod slice;

@@ -161,6 +161,14 @@ impl Backend for Shared {
         self.inner.current_revision()
     }
 
+    async fn latest(&self) -> Result<Revision> {
+        self.inner.latest().await
+    }
+
+    fn is_own(&self, revision: Revision) -> bool {
+        self.inner.is_own(revision)
+    }
+
     fn compacted_revision(&self) -> Revision {
         self.inner.compacted_revision()
     }

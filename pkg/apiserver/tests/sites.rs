@@ -8,6 +8,7 @@ use client::Informers;
 use eyot_apiserver::{InProcess, Sites, User};
 use futures::future::BoxFuture;
 use http::{Request, Response};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -332,6 +333,29 @@ async fn takeover_replaces_and_healing_removes_the_replacements() {
     wanted.sort();
     assert_eq!(after, wanted, "the pods that never stopped are those that stay");
     assert_eq!(pods(&world.south.client, "db").await, db);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_handed_over_takes_its_parts_along() {
+    let world = World::new(110).await;
+    create(&world.north.client, "apps/v1", "Deployment", workload("web", 2)).await;
+    settled(&world.north.client, "web", &[("north-1", 2)]).await;
+    let api: Api<Deployment> = Api::namespaced(world.north.client.clone(), "default");
+    let there = json!({"metadata": {"annotations": {(HOME): "south"}}});
+    api.patch("web", &PatchParams::default(), &Patch::Merge(&there)).await.unwrap();
+    let sets: Api<ReplicaSet> = Api::namespaced(world.north.client.clone(), "default");
+    eventually("its ReplicaSet follows", async || {
+        let found = sets.list(&ListParams::default()).await.unwrap().items;
+        found.iter().all(|set| set.annotations().get(HOME).is_some_and(|home| home == "south"))
+    })
+    .await;
+    world.log.lock().clear();
+    let more = json!({"spec": {"replicas": 4}});
+    let south: Api<Deployment> = Api::namespaced(world.south.client.clone(), "default");
+    south.patch("web", &PatchParams::default(), &Patch::Merge(&more)).await.unwrap();
+    settled(&world.south.client, "web", &[("north-1", 2), ("south-1", 2)]).await;
+    assert_eq!(world.writers("/web"), only("south"), "{:#?}", world.log.lock());
     world.end().await;
 }
 

@@ -39,6 +39,7 @@ mod served;
 mod service;
 mod service_account;
 mod service_lb;
+mod site;
 mod stateful_set;
 mod taints;
 mod volume;

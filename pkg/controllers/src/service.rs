@@ -6,11 +6,12 @@ use crate::runner::{self, Reconciler};
 use crate::{
     account_token, bootstrap_token, cluster_role, cron_job, daemon_set, deployment, disruption, endpoint_slice,
     garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_autoscaler, pod_gc, replica_set, resource_quota,
-    root_ca, service_account, service_lb, stateful_set, volume,
+    root_ca, service_account, service_lb, site, stateful_set, volume,
 };
 use client::events;
 use client::informers::Cached;
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use parking_lot::Mutex;
 use std::time::Duration;
@@ -124,6 +125,7 @@ impl Service {
         start.controller(bootstrap_token::TokenCleaner { secrets: start.cache() });
         start.controller(cluster_role::Aggregation { roles: start.cache() });
         start.volumes();
+        start.sites();
         start.controller(pod_autoscaler::PodAutoscalers {
             autoscalers: start.cache(),
             pods: start.cache(),
@@ -148,6 +150,12 @@ struct Start<'a> {
 impl Start<'_> {
     fn cache<K: Cached>(&self) -> client::Reflector<K> {
         self.options.informers.reflector()
+    }
+
+    fn sites(&self) {
+        self.controller(site::NodeSite { nodes: self.cache() });
+        self.controller(site::Parts::<ReplicaSet> { parts: self.cache(), wholes: self.cache() });
+        self.controller(site::Parts::<Job> { parts: self.cache(), wholes: self.cache() });
     }
 
     fn volumes(&self) {

@@ -15,6 +15,7 @@ mod kv;
 mod lease;
 mod maintenance;
 mod options;
+pub mod remote;
 mod service;
 pub mod snapshot;
 mod watch;

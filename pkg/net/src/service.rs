@@ -7,6 +7,7 @@ use crate::host;
 use crate::proxy::model::Base;
 use crate::proxy::{Proxy, nft};
 use crate::routes::{self, Router};
+use api::home::Ownership;
 use client::{Event, Informers, Reflector, events};
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
@@ -17,6 +18,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The port of DNS.
@@ -47,6 +49,8 @@ pub struct Options {
     pub cluster_domain: String,
     /// Names the resolvers for everything outside the cluster; `/etc/resolv.conf` by default.
     pub resolv_conf: PathBuf,
+    /// Which sites there are, and which are in reach.
+    pub ownership: watch::Receiver<Ownership>,
 }
 
 impl Options {
@@ -117,7 +121,8 @@ impl Service {
         };
         let events = self.events();
         let memo = loopback_memo(&options.data_dir);
-        let proxy = Proxy::new(base, &options.node_name, memo, &options.informers, events.recorder());
+        let ownership = options.ownership.clone();
+        let proxy = Proxy::new(base, &options.node_name, memo, &options.informers, ownership, events.recorder());
         let follower = Follower::new(index, &options.informers);
         let stopped = shutdown.clone();
         let routes = routes_memo(&options.data_dir);

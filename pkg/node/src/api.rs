@@ -1,5 +1,4 @@
 //! The API of this server, out of its certificates, store and settings.
-use crate::peers::Peers;
 use crate::pki::Subject;
 use crate::server::{Known, Tasks};
 use crate::{files, tls};
@@ -12,7 +11,7 @@ use apiserver::{Cluster, TokenKeys, User};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
-use store::Store;
+use store::Backend;
 
 /// Who hands requests on to extension API servers.
 const FRONT_PROXY: &str = "system:auth-proxy";
@@ -24,8 +23,8 @@ const FRONT_PROXY: &str = "system:auth-proxy";
 pub(crate) async fn start(
     known: &Known,
     registry: Arc<Registry>,
-    store: Arc<Store>,
-    peers: &Peers,
+    store: Arc<dyn Backend>,
+    extension: Option<Arc<dyn apiserver::Extension>>,
     tasks: &Tasks,
 ) -> anyhow::Result<apiserver::Handle> {
     let config = &known.config;
@@ -80,7 +79,7 @@ pub(crate) async fn start(
             key: tls::key(&front_proxy.key_pem)?,
         },
         root_ca_pem: root.to_owned(),
-        extension: Some(peers.extension.clone()),
+        extension,
     };
     let service = apiserver::Service::new(options).await?;
     let handle = service.handle();

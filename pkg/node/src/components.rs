@@ -124,6 +124,7 @@ fn start_network(known: &Known, api: &apiserver::Handle, informers: &Informers, 
         cluster_dns: config.dns_ip(),
         cluster_domain: config.cluster_domain.clone(),
         resolv_conf: resolv_conf(known),
+        ownership: known.sites.ownership.clone(),
     };
     tasks.run("network", net::Service::new(options).run(tasks.shutdown.clone()));
 }

@@ -1,4 +1,5 @@
 //! What a server was told to be. The binary fills this in from flags, environment and the configuration file.
+pub use etcd::remote::Address as Endpoint;
 pub use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,10 @@ pub struct Server {
     /// No API, no components, no node: the store and etcd's endpoint alone.
     pub datastore_only: bool,
     pub etcd: Option<Etcd>,
+    /// When snapshots of this server's own store are taken.
+    pub snapshots: Option<crate::snapshot::Scheduled>,
+    /// An etcd that is the store, in the place of this server's own.
+    pub datastore: Option<External>,
     /// Services of type LoadBalancer are another program's.
     pub disable_service_lb: bool,
     pub node: Node,
@@ -51,6 +56,17 @@ pub struct Node {
     pub shutdown_grace_period: Duration,
     /// The part of it that critical pods have for themselves.
     pub shutdown_grace_period_critical_pods: Duration,
+}
+
+/// How an etcd is reached that is the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct External {
+    pub endpoints: Vec<Endpoint>,
+    /// PEM of who signed its members' certificates.
+    pub ca_file: Option<PathBuf>,
+    /// Who we are to it, in PEM.
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
 }
 
 /// How etcd's API is served.

@@ -8,6 +8,7 @@ pub mod cleanup;
 mod components;
 pub mod config;
 pub mod conflicts;
+mod datastore;
 mod dial;
 mod etcd;
 pub mod files;

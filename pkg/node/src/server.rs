@@ -1,9 +1,11 @@
 //! A server's life: everything is made here, handed to one another through constructors, and ended in order.
 use crate::config::Server;
+use crate::datastore::Datastore;
+use crate::peers::Peers;
 use crate::pki::{Authority, Pair, Subject};
 use crate::site::Site;
 use crate::token::Token;
-use crate::{api, components, etcd, files, host, join, kubeconfig, lock, peers, token};
+use crate::{api, components, etcd, files, host, join, kubeconfig, lock, peers, snapshot, token};
 use anyhow::Context;
 use apiserver::registry::Registry;
 use apiserver::registry::summarize::Summarizer;
@@ -60,7 +62,7 @@ async fn stopped() -> anyhow::Result<&'static str> {
 
 /// The running parts of a server.
 pub struct Parts {
-    store: Arc<Store>,
+    store: Datastore,
     tasks: Tasks,
     /// None where there is no API to speak to.
     agent: Option<components::AgentHandle>,
@@ -112,6 +114,15 @@ impl Known {
             anyhow::bail!("the advertised address must be IPv4");
         };
         Ok(Self { config, authority, token, node_name, address, sites: apiserver::Sites::default() })
+    }
+
+    /// Links up with the other servers of the cluster. Servers on an etcd have their one truth there.
+    async fn meet(&mut self, store: &Datastore, site: Site, tasks: &Tasks) -> anyhow::Result<Option<Peers>> {
+        let Datastore::Local(store) = store else { return Ok(None) };
+        let mut peers = peers::open(self, site, store.clone(), tasks).await?;
+        peers.first_sync(self).await?;
+        self.sites = peers.sites();
+        Ok(Some(peers))
     }
 
     /// What the API serves with.
@@ -181,18 +192,29 @@ impl Parts {
         let registry = Arc::new(Registry::builtin(::api::schema::Schemas::builtin()));
         let keep = if datastore_only { KEEP_FOR_CLIENTS } else { store::KEEP };
         let site = Site::open(&known.config, &known.node_name)?;
-        let store = open_store(&known.config.store_dir(), site.number, registry.clone(), keep).await?;
-        let mut peers = peers::open(&known, site, store.clone(), &tasks).await?;
-        peers.first_sync(&known).await?;
-        known.sites = peers.sites();
-        if let Some(settings) = &known.config.etcd {
+        let store = match &known.config.datastore {
+            Some(external) => Datastore::connect(external, Arc::new(Summarizer::new(registry.clone())), &tasks).await?,
+            None => {
+                let dir = known.config.store_dir();
+                Datastore::Local(open_store(&dir, site.number, registry.clone(), keep).await?)
+            }
+        };
+        let peers = known.meet(&store, site, &tasks).await?;
+        if let (Some(scheduled), Datastore::Local(_)) = (known.config.snapshots.clone(), &store) {
+            let run = snapshot::run_scheduled(known.config.data_dir.clone(), scheduled, tasks.shutdown.clone());
+            tasks.tracker.spawn(run);
+        }
+        if let (Some(settings), Datastore::Local(store)) = (&known.config.etcd, &store) {
             etcd::start(&known, settings, store.clone(), &tasks)?;
         }
         let mut agent = None;
         if !datastore_only {
-            let api = api::start(&known, registry, store.clone(), &peers, &tasks).await?;
+            let extension = peers.as_ref().map(Peers::extension);
+            let api = api::start(&known, registry, store.backend(), extension, &tasks).await?;
             known.write_kubeconfig()?;
-            peers.start(&known, &api, components::administrator(&api), &tasks)?;
+            if let Some(peers) = peers {
+                peers.start(&known, &api, components::administrator(&api), &tasks)?;
+            }
             tracing::info!(address = %known.address, port = known.config.https_listen_port, "the API serves");
             agent = Some(components::start(&known, &api, runtime, &tasks)?);
         }

@@ -258,6 +258,9 @@ pub enum Error {
     /// What is stored can't be understood, though it is whole: encrypted, or of a kind that nobody here knows.
     #[error("the value of {key} can't be read: {what}")]
     Unreadable { key: String, what: String },
+    /// The store is elsewhere, and can't be reached. Of a write nobody knows whether it was done.
+    #[error("the store can't be reached: {what}")]
+    Unavailable { what: String },
     /// The queue of waiting writes is full.
     #[error("too many writes are waiting ({limit})")]
     Busy { limit: usize },
@@ -284,6 +287,17 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub trait Backend: Send + Sync {
     /// The newest revision that is durable and visible.
     fn current_revision(&self) -> Revision;
+
+    /// The newest revision of all, which a store that others write to may have to ask for; [`Backend::current_revision`] is
+    /// at least that afterwards.
+    async fn latest(&self) -> Result<Revision> {
+        Ok(self.current_revision())
+    }
+
+    /// Whether a revision that is not in the future may be a point in this store's history; another server's is none.
+    fn is_own(&self, _revision: Revision) -> bool {
+        true
+    }
 
     /// The oldest revision that can still be read or watched from.
     fn compacted_revision(&self) -> Revision;

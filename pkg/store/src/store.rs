@@ -230,6 +230,10 @@ impl Backend for Store {
         self.shared.state.read().revision
     }
 
+    fn is_own(&self, revision: Revision) -> bool {
+        revision.server() == self.server
+    }
+
     fn compacted_revision(&self) -> Revision {
         *self.shared.compacted.read()
     }

@@ -87,7 +87,7 @@ async fn route(server: &Arc<Server>, path: &str, request: Request<Incoming>) -> 
         ["pods"] if get => pods(server),
         ["configz"] if get => configz(server),
         ["stats", "summary"] if get => summary(server).await,
-        ["metrics"] if get => metrics(own_metrics(server)),
+        ["metrics"] if get => metrics(own_metrics(server) + &stats::volumes::exposition(&*volume_uses(server).await)),
         ["metrics", "resource"] if get => metrics(stats::resource(&server.sample().await.new)),
         ["metrics", "cadvisor"] if get => metrics(stats::cadvisor(&server.sample().await.new, &server.context.machine)),
         ["metrics", "probes"] if get => metrics(String::new()),
@@ -110,7 +110,12 @@ fn metrics(exposition: String) -> Answer {
 async fn summary(server: &Server) -> Answer {
     let context = &server.context;
     let disk = Machine::disk(&context.options.data_dir);
-    json(&stats::summary(&context.options.node_name, &context.machine, disk, &server.sample().await))
+    let uses = volume_uses(server).await;
+    json(&stats::summary(&context.options.node_name, &context.machine, disk, &server.sample().await, &uses))
+}
+
+async fn volume_uses(server: &Server) -> Arc<stats::volumes::Uses> {
+    server.context.stats.volumes.now(&server.context, server.our_pods()).await
 }
 
 /// The agent itself.

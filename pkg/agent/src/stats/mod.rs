@@ -1,7 +1,7 @@
 //! What the node, its pods and their containers use: sampled from the kernel's groups, told in the formats that
 //! others scrape.
 //!
-//! `sample` reads, `rate` compares two samples, `summary`, `resource` and `cadvisor` write.
+//! `sample` reads, `rate` compares two samples, `disk` and `volumes` look at files, `summary`, `resource` and `cadvisor` write.
 mod cadvisor;
 pub mod disk;
 mod network;
@@ -9,6 +9,7 @@ mod rate;
 mod resource;
 mod sample;
 mod summary;
+pub mod volumes;
 
 pub use cadvisor::cadvisor;
 pub use resource::resource;
@@ -37,6 +38,7 @@ const KEPT: usize = 3;
 #[derive(Default)]
 pub struct Stats {
     kept: Mutex<VecDeque<Arc<Sample>>>,
+    pub volumes: volumes::Cache,
 }
 
 /// The newest sample, and an older one to take rates against.

@@ -1,5 +1,6 @@
 //! `/stats/summary` (`k8s.io/kubelet/pkg/apis/stats/v1alpha1`).
 use super::network::Interface;
+use super::volumes::{self, Uses};
 use super::{Pair, PodSample};
 use crate::machine::{Disk, Machine};
 use jiff::Timestamp;
@@ -7,7 +8,7 @@ use qos::Usage;
 use serde_json::{Value, json};
 
 /// The whole summary.
-pub fn summary(node_name: &str, machine: &Machine, disk: Disk, pair: &Pair) -> Value {
+pub fn summary(node_name: &str, machine: &Machine, disk: Disk, pair: &Pair, uses: &Uses) -> Value {
     let new = &pair.new;
     let time = text(new.time);
     let filesystem = json!({
@@ -36,7 +37,14 @@ pub fn summary(node_name: &str, machine: &Machine, disk: Disk, pair: &Pair) -> V
     if let Some(network) = network(&time, &new.node_network) {
         node["network"] = network;
     }
-    let pods: Vec<Value> = new.pods.iter().map(|(uid, sample)| pod(pair, uid, sample, &time)).collect();
+    let mut pods: Vec<Value> = Vec::with_capacity(new.pods.len());
+    for (uid, sample) in &new.pods {
+        let mut pod = pod(pair, uid, sample, &time);
+        if let Some(uses) = uses.get(uid) {
+            volumes::add(&mut pod, &time, uses);
+        }
+        pods.push(pod);
+    }
     json!({"node": node, "pods": pods})
 }
 
@@ -150,7 +158,7 @@ mod tests {
         let old = sample(at, 1_000_000_000);
         let pair = Pair { new: sample(at + Duration::from_secs(10), 6_000_000_000), old: Some(old) };
         let machine = Machine::look();
-        let got = summary("n1", &machine, Disk::default(), &pair);
+        let got = summary("n1", &machine, Disk::default(), &pair, &Uses::new());
         assert_eq!(got["pods"][0]["containers"][0]["cpu"]["usageNanoCores"], 500_000_000);
         assert_eq!(got["node"]["cpu"]["usageNanoCores"], 1_000_000_000);
         assert_eq!(got["pods"][0]["network"]["txBytes"], 6);

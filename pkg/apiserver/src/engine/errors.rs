@@ -20,6 +20,7 @@ pub fn from_store(error: store::Error) -> Box<Status> {
             Status::too_many_requests(format!("etcdserver: too many requests: {error}"), RETRY_AFTER_SECONDS)
         }
         E::NoSpace { .. } => Status::internal(format!("etcdserver: mvcc: database space exceeded: {error}")),
+        E::Unavailable { .. } => Status::unavailable(error.to_string()),
         E::Closed => Status::unavailable("apiserver is shutting down"),
         _ => {
             tracing::error!(%error, "store");

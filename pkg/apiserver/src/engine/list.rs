@@ -39,7 +39,7 @@ pub struct Found {
 
 /// The page of matching entries.
 pub async fn find(call: &Call<'_>, options: &ListOptions) -> Result<Found> {
-    let plan = Plan::new(call, options)?;
+    let plan = Plan::new(call, options).await?;
     let everything = options.selects_everything();
     let mut found = Found { revision: Revision::ZERO, entries: Vec::new(), next: None, remaining: None };
     let (mut range, mut at) = (plan.range.clone(), plan.at);
@@ -103,11 +103,11 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(call: &Call<'_>, options: &ListOptions) -> Result<Self> {
+    async fn new(call: &Call<'_>, options: &ListOptions) -> Result<Self> {
         let prefix = call.resource.range_prefix(call.namespace());
         let range = range(call, options);
         if options.continue_token.is_empty() {
-            let at = revision(call, options)?;
+            let at = revision(call, options).await?;
             return Ok(Self { prefix, range, at, continued: false });
         }
         if options.resource_version.is_some_and(|v| v != 0) {
@@ -154,23 +154,35 @@ pub fn range(call: &Call<'_>, options: &ListOptions) -> Range {
     }
 }
 
+/// Whether the store has come as far as a revision.
+///
+/// # Errors
+/// 504 when it has not.
+pub async fn reached(call: &Call<'_>, wanted: u64) -> Result<()> {
+    let backend = call.backend();
+    if wanted > backend.current_revision().get() {
+        let latest = backend.latest().await.map_err(errors::from_store)?;
+        if wanted > latest.get() {
+            return Err(errors::too_large_version(wanted, latest).into());
+        }
+    }
+    Ok(())
+}
+
 /// The past revision to read at; none: now (`resourceVersion` semantics of the API concepts page).
-fn revision(call: &Call<'_>, options: &ListOptions) -> Result<Option<Revision>> {
+async fn revision(call: &Call<'_>, options: &ListOptions) -> Result<Option<Revision>> {
     let wanted = options.resource_version.unwrap_or(0);
     if wanted == 0 {
         return Ok(None);
     }
-    let current = call.backend().current_revision();
-    if wanted > current.get() {
-        return Err(errors::too_large_version(wanted, current).into());
-    }
+    reached(call, wanted).await?;
     let wanted = Revision::from_u64(wanted);
     let exact = match options.version_match {
         Some(VersionMatch::Exact) => true,
         Some(VersionMatch::NotOlderThan) => false,
         None => options.limit > 0,
     };
-    if wanted.server() != current.server() && current.clock() > 0 {
+    if !call.backend().is_own(wanted) {
         return Err(errors::from_store(store::Error::Foreign { requested: wanted, server: wanted.server() }));
     }
     Ok(exact.then_some(wanted))

@@ -1,23 +1,22 @@
 //! Get: a stored object as it is.
-use super::{Call, Result, errors, output, params, served};
+use super::{Call, Result, list, output, params, served};
 use crate::Body;
 use http::{Response, StatusCode};
 use std::sync::Arc;
 use store::Entry;
 
 pub async fn get(call: &Call<'_>) -> Result<Response<Body>> {
-    check_version(call)?;
+    check_version(call).await?;
     let entry = live(call).await?;
     Ok(output::entry(call, StatusCode::OK, &entry, &[]))
 }
 
 /// A get with a resourceVersion is answered from now, which is at least as new.
-fn check_version(call: &Call<'_>) -> Result<()> {
+async fn check_version(call: &Call<'_>) -> Result<()> {
     let Some(text) = call.info().param("resourceVersion") else { return Ok(()) };
-    let current = call.backend().current_revision();
     match params::resource_version(text)? {
-        Some(wanted) if wanted > current.get() => Err(errors::too_large_version(wanted, current).into()),
-        _ => Ok(()),
+        Some(wanted) => list::reached(call, wanted).await,
+        None => Ok(()),
     }
 }
 

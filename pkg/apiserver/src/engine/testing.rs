@@ -91,6 +91,10 @@ impl Backend for Memory {
         self.state.lock().current()
     }
 
+    fn is_own(&self, revision: Revision) -> bool {
+        revision.server() == SERVER
+    }
+
     fn compacted_revision(&self) -> Revision {
         self.state.lock().compacted
     }

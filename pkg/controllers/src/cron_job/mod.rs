@@ -1,6 +1,5 @@
 //! CronJobs: Jobs by the clock.
 mod plan;
-mod schedule;
 
 use crate::error::Error;
 use crate::execute::{Run, unless_exists};

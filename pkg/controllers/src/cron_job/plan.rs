@@ -1,8 +1,8 @@
 //! When a CronJob's next Job starts, which old ones go, and what the status says.
-use super::schedule::Schedule;
 use crate::action::{self, Action, Note, Told};
 use crate::job::plan::finished;
 use crate::owned;
+use api::schedule::Schedule;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job};

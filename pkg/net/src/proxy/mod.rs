@@ -9,10 +9,12 @@ pub mod model;
 pub mod nft;
 pub mod observe;
 pub mod render;
+mod sites;
 pub mod transaction;
 
 use crate::host;
 use crate::policy;
+use api::home::Ownership;
 use client::{Event, Informers, Recorder, Reflector};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -24,6 +26,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Changes that come this close together share a transaction.
@@ -48,6 +51,7 @@ pub struct Proxy {
     policies: Reflector<NetworkPolicy>,
     namespaces: Reflector<Namespace>,
     nodes: Reflector<Node>,
+    ownership: watch::Receiver<Ownership>,
     recorder: Recorder,
     /// Remembers that the kernel was told to route the loopback network.
     loopback_memo: PathBuf,
@@ -81,7 +85,14 @@ impl Dirty {
 }
 
 impl Proxy {
-    pub fn new(base: Base, node_name: &str, loopback_memo: PathBuf, informers: &Informers, recorder: Recorder) -> Self {
+    pub fn new(
+        base: Base,
+        node_name: &str,
+        loopback_memo: PathBuf,
+        informers: &Informers,
+        ownership: watch::Receiver<Ownership>,
+        recorder: Recorder,
+    ) -> Self {
         Self {
             base,
             node_name: node_name.to_owned(),
@@ -91,6 +102,7 @@ impl Proxy {
             policies: informers.reflector(),
             namespaces: informers.reflector(),
             nodes: informers.reflector(),
+            ownership,
             recorder,
             loopback_memo,
             health: health::Servers::default(),
@@ -111,6 +123,7 @@ impl Proxy {
         let mut foreign = tokio::time::interval(FOREIGN_INTERVAL);
         let mut said = BTreeSet::new();
         let (mut dirty, mut due) = (Dirty::ALL, Some(Instant::now()));
+        let mut ownership = self.ownership.clone();
         loop {
             let more = tokio::select! {
                 event = services.next() => event.map_or(Dirty::default(), |_| Dirty::SERVICES),
@@ -119,6 +132,7 @@ impl Proxy {
                 event = policies.next() => event.map_or(Dirty::default(), |_| Dirty::POLICIES),
                 event = namespaces.next() => event.map_or(Dirty::default(), |event| concerns_policies(&event)),
                 event = nodes.next() => event.map_or(Dirty::default(), |event| concerns_zone(&event, &self.node_name)),
+                () = client::home::changed(&mut ownership) => Dirty::SERVICES,
                 _ = foreign.tick() => { foreign::warn(&self.base.table, &mut said).await; Dirty::default() }
                 () = sleep_until(due) => {
                     due = self.synchronise(std::mem::take(&mut dirty)).await;
@@ -148,6 +162,7 @@ impl Proxy {
     async fn synchronise(&mut self, dirty: Dirty) -> Option<Instant> {
         if dirty.services {
             let (services, slices, pods) = (self.services.list(), self.slices.list(), self.pods.list());
+            let slices = sites::in_reach(slices, &self.ownership.borrow());
             let policies = self.wanted.policies.clone();
             let zone = self.nodes.get("", &self.node_name).and_then(|node| zone(&node).cloned()).unwrap_or_default();
             let place = observe::Place { node: &self.node_name, zone: &zone };

@@ -101,6 +101,7 @@ impl World {
             cluster_dns: Ipv4Addr::new(10, 43, 0, 10),
             cluster_domain: "cluster.local".to_owned(),
             resolv_conf: "/nonexistent".into(),
+            ownership: client::home::alone(),
         });
         let running = tokio::spawn(service.run(shutdown.clone()));
 

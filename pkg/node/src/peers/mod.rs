@@ -44,7 +44,7 @@ const GLANCE: Duration = Duration::from_secs(1);
 pub struct Peers {
     pub handle: Handle,
     pub members: watch::Receiver<Vec<Member>>,
-    pub extension: Arc<Extension>,
+    extension: Arc<Extension>,
     pub site: Site,
     sites: Sites,
     judging: sites::Service,
@@ -111,6 +111,11 @@ fn whole(known: &Known) -> anyhow::Result<Numbers> {
 }
 
 impl Peers {
+    /// What serves other servers' requests.
+    pub fn extension(&self) -> Arc<dyn apiserver::Extension> {
+        self.extension.clone()
+    }
+
     /// What everything that acts is told of other sites.
     pub fn sites(&self) -> Sites {
         self.sites.clone()

@@ -1,5 +1,6 @@
 //! Snapshots of this server's store, in files: taken while it runs, put back while it does not.
 mod import;
+mod scheduled;
 
 use crate::{files, lock};
 use anyhow::{Context, bail};
@@ -8,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 pub use import::Imported;
+pub use scheduled::Scheduled;
+pub(crate) use scheduled::run as run_scheduled;
 
 const SUFFIX: &str = ".db";
 /// How a file's name tells when it was taken, in UTC, so that names sort by time.

@@ -6,8 +6,9 @@ use jiff::{SignedDuration, Timestamp, ToSpan};
 /// How far ahead a next time is looked for; what never comes (30 February) isn't waited for.
 const HORIZON_YEARS: i32 = 5;
 
+/// When something is due.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Schedule {
+pub enum Schedule {
     Fields(Fields),
     /// `@every 1h30m`, in whole seconds.
     Every(i64),
@@ -15,7 +16,7 @@ pub(super) enum Schedule {
 
 /// Which values a time may have: a bit each.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Fields {
+pub struct Fields {
     minutes: u64,
     hours: u64,
     days: u64,
@@ -25,12 +26,15 @@ pub(super) struct Fields {
     days_starred: bool,
 }
 
-#[derive(Debug, PartialEq, thiserror::Error)]
+/// What is wrong with a schedule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Error(String);
+pub struct Error(String);
 
 impl Schedule {
-    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+    /// # Errors
+    /// What no schedule is.
+    pub fn parse(text: &str) -> Result<Self, Error> {
         let text = text.trim();
         if let Some(every) = text.strip_prefix("@every ") {
             let span: SignedDuration =
@@ -64,7 +68,7 @@ impl Schedule {
     }
 
     /// The first time after `after`, in `zone`; `None` when there is none in sight.
-    pub(super) fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+    pub fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         match self {
             Self::Every(seconds) => Some(after + SignedDuration::from_secs(*seconds)),
             Self::Fields(fields) => fields.next(after, zone),
