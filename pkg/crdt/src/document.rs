@@ -3,7 +3,7 @@ use crate::apply::Apply;
 use crate::edit::{Differ, Edit};
 use crate::join::{self, Known};
 use crate::life::{self, Course, Life, Span};
-use crate::place::Place;
+use crate::place::{Place, same};
 use crate::shape::Shape;
 use crate::{Conflict, Policy, Stamp, Vector, policy, repair, wire};
 use serde_json::{Map, Value};
@@ -418,7 +418,7 @@ impl Document {
                 let Some(mut current) = object_of(bytes) else { return false };
                 without_version(&mut current);
                 let life = &self.lives[span.life];
-                object(&life.root, span.begin, key, Some(&current)) == Value::Object(current)
+                same(&object(&life.root, span.begin, key, Some(&current)), &Value::Object(current))
             }
         }
     }
