@@ -3,7 +3,7 @@ use crate::apply::Apply;
 use crate::edit::{Differ, Edit};
 use crate::join::{self, Known};
 use crate::life::{self, Course, Life, Span};
-use crate::place::Place;
+use crate::place::{Place, same};
 use crate::shape::Shape;
 use crate::{Conflict, Policy, Stamp, Vector, policy, repair, wire};
 use serde_json::{Map, Value};
@@ -335,10 +335,14 @@ impl Document {
     /// Takes in all that another server knows of the key. `mine` is what this server had seen of all keys, `seen` what
     /// the other had: what one lacks and yet has seen was removed there.
     pub fn join(&mut self, theirs: Self, mine: &Vector, seen: &Vector) -> Vec<Conflict> {
-        let known = Known { mine, theirs: seen };
+        // A copy may be newer than what its owner said to have seen before it was read.
+        let (mut mine, mut seen) = (mine.clone(), seen.clone());
+        mine.merge(&self.version);
+        seen.merge(&theirs.version);
+        let known = Known { mine: &mine, theirs: &seen };
         let before: BTreeSet<_> = self.hidden().into_iter().chain(theirs.hidden()).collect();
-        let mut writes = unseen(&self.lives, seen);
-        writes.extend(unseen(&theirs.lives, mine));
+        let mut writes = unseen(&self.lives, &seen);
+        writes.extend(unseen(&theirs.lives, &mine));
         let mut conflicts = self.join_register(theirs.register, known);
         self.lives = join_lives(std::mem::take(&mut self.lives), theirs.lives, known);
         self.version.merge(&theirs.version);
@@ -418,7 +422,7 @@ impl Document {
                 let Some(mut current) = object_of(bytes) else { return false };
                 without_version(&mut current);
                 let life = &self.lives[span.life];
-                object(&life.root, span.begin, key, Some(&current)) == Value::Object(current)
+                same(&object(&life.root, span.begin, key, Some(&current)), &Value::Object(current))
             }
         }
     }

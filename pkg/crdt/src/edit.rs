@@ -1,5 +1,5 @@
 //! What one write changes: the difference between what a document says and what it shall say.
-use crate::place::{Name, Own, Place, What, field_name, field_of, item_name};
+use crate::place::{Name, Own, Place, What, field_name, field_of, item_name, same};
 use crate::shape::Shape;
 use crate::{Actor, Stamp};
 use serde_json::{Map, Value};
@@ -102,7 +102,7 @@ impl Differ {
             (Value::Object(_), What::Whole(text)) if text.starts_with('{') => changed(text, new),
             (Value::Array(_), What::Whole(text)) if text.starts_with('[') => changed(text, new),
             (Value::Number(number), What::Counter) if number.is_i64() => self.count(place, number.as_i64()?),
-            (_, What::Scalar(old) | What::Least(old)) if old == new => None,
+            (_, What::Scalar(old) | What::Least(old)) if same(old, new) => None,
             _ => Some(self.create(new, shape)),
         }
     }
@@ -215,7 +215,8 @@ fn whole(value: &Value) -> Edit {
 
 fn changed(old: &str, new: &Value) -> Option<Edit> {
     let text = new.to_string();
-    (*old != *text).then(|| Edit::of(What::Whole(text.into())))
+    let says = *old == *text || serde_json::from_str(old).is_ok_and(|old| same(&old, new));
+    (!says).then(|| Edit::of(What::Whole(text.into())))
 }
 
 /// The names of a list's items under an encoding; none when one lacks a key or two share one.

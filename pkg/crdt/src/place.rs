@@ -88,6 +88,21 @@ impl Own {
     }
 }
 
+/// Whether two values are the same. Numbers with a fraction may lose their last digits on the way through text.
+pub(crate) fn same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(a), Value::Number(b)) if a.is_f64() && b.is_f64() => {
+            let (a, b) = (a.as_f64().unwrap_or_default(), b.as_f64().unwrap_or_default());
+            (a - b).abs() <= 4.0 * f64::EPSILON * a.abs().max(b.abs())
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
+        }
+        _ => one == other,
+    }
+}
+
 fn compare(one: &Value, other: &Value) -> Ordering {
     match (one.as_i64(), other.as_i64()) {
         (Some(one), Some(other)) => one.cmp(&other),
@@ -172,6 +187,23 @@ impl Place {
     pub fn object(&self, since: Stamp) -> Map<String, Value> {
         let field = |(name, inner): &(Name, Self)| Some((field_of(name)?.to_owned(), inner.value(since)?));
         self.fields.iter().filter_map(field).collect()
+    }
+
+    /// The places of the items of a list by key, in order.
+    pub fn ordered(&self, since: Stamp) -> Vec<&Self> {
+        let there = |item: &&(Name, Self)| item_of(&item.0).is_some() && item.1.is_visible(since);
+        let mut items: Vec<_> = self.fields.iter().filter(there).collect();
+        items.sort_by_key(|(name, item)| (item.position(), item_of(name)));
+        items.into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// When what is to be seen there was last written.
+    pub fn written(&self, since: Stamp) -> Option<Stamp> {
+        if self.is_added(since) {
+            return self.dots.iter().map(|(stamp, _)| *stamp).max();
+        }
+        let own = self.alive(since)?.stamp;
+        Some(own).max(self.fields.iter().filter_map(|(_, inner)| inner.written(since)).max())
     }
 
     fn items(&self, value: impl Fn(&str, &Self) -> Option<Value>) -> Vec<Value> {

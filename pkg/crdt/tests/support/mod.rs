@@ -31,6 +31,10 @@ pub enum Step {
         from: usize,
         to: usize,
     },
+    /// What a server has seen now is what it says it has when it gives a snapshot.
+    Note {
+        server: usize,
+    },
     Prune {
         server: usize,
     },
@@ -51,6 +55,7 @@ pub fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
         5 => (server(), server(), 1..6usize).prop_map(|(from, to, count)| Step::Deliver { from, to, count }),
         1 => (server(), any::<u16>()).prop_map(|(to, which)| Step::Repeat { to, which: which.into() }),
         2 => (server(), server()).prop_map(|(from, to)| Step::Snapshot { from, to }),
+        1 => server().prop_map(|server| Step::Note { server }),
         2 => server().prop_map(|server| Step::Prune { server }),
         1 => server().prop_map(|server| Step::Restart { server }),
         1 => (server(), 1..40u64).prop_map(|(server, by)| Step::Skew { server, by }),
@@ -63,6 +68,7 @@ struct Server {
     clock: u64,
     document: Document,
     known: Vector,
+    noted: Option<Vector>,
     /// What it knows, in the order in which it came.
     log: Vec<usize>,
 }
@@ -99,6 +105,7 @@ impl Cluster {
             clock: 0,
             document: Document::default(),
             known: Vector::default(),
+            noted: None,
             log: Vec::new(),
         };
         Self {
@@ -118,6 +125,10 @@ impl Cluster {
             Step::Deliver { from, to, count } => self.deliver(from % servers, to % servers, count),
             Step::Repeat { to, which } => self.repeat(to % servers, which),
             Step::Snapshot { from, to } => self.snapshot(from % servers, to % servers),
+            Step::Note { server } => {
+                let server = &mut self.servers[server % servers];
+                server.noted = Some(server.known.clone());
+            }
             Step::Prune { server } => self.prune(server % servers),
             Step::Restart { server } => {
                 let document = &mut self.servers[server % servers].document;
@@ -184,18 +195,22 @@ impl Cluster {
         }
     }
 
+    /// The documents of a snapshot are read after what was seen, and what came between follows at once.
     fn snapshot(&mut self, from: usize, to: usize) {
         if from == to {
             return;
         }
-        let news = self.news(from, to);
         let theirs = Document::decode(&self.servers[from].document.encode()).unwrap();
-        let seen = self.servers[from].known.clone();
-        let to = &mut self.servers[to];
-        let mine = to.known.clone();
-        self.conflicts.extend(to.document.join(theirs, &mine, &seen));
-        to.known.merge(&seen);
-        to.log.extend(news);
+        let now = self.servers[from].known.clone();
+        let seen = self.servers[from].noted.take().unwrap_or(now);
+        let covered = |which: &usize| seen.covers(self.written[*which].stamp);
+        let news: Vec<usize> = self.news(from, to).into_iter().filter(covered).collect();
+        let receiver = &mut self.servers[to];
+        let mine = receiver.known.clone();
+        self.conflicts.extend(receiver.document.join(theirs, &mine, &seen));
+        receiver.known.merge(&seen);
+        receiver.log.extend(news);
+        self.deliver(from, to, usize::MAX);
     }
 
     /// Prunes up to the latest time that the store might: all up to it is known everywhere, and whatever is still on its
