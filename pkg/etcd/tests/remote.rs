@@ -66,7 +66,9 @@ fn spawn(command: &PathBuf, [client, peer]: [u16; 2], dir: &std::path::Path) -> 
     ];
     let mut command = Command::new(command);
     command.arg("--data-dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
-    arguments.iter().for_each(|(flag, value)| drop(command.arg(flag).arg(value)));
+    for (flag, value) in arguments {
+        command.arg(flag).arg(value);
+    }
     command.spawn().unwrap()
 }
 
