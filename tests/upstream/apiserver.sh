@@ -3,12 +3,13 @@
 # JSON: makes, watches, patches and deletes objects, lets upstream's controllers make PODS pods of a deployment, scale it
 # and delete it, restarts the datastore (killed, not asked) and the API server under way, and checks that nothing is lost.
 #   apiserver.sh EYOT
-# UPSTREAM_BIN names the directory with the programs of one Kubernetes release. PODS (default 300).
+# UPSTREAM_BIN as in programs.sh. PODS (default 300).
 set -euo pipefail
 eyot=$(readlink -f "${1:?the program to test}")
 pods=${PODS:-300}
 # shellcheck source=servers.sh
 . "$(dirname "$(readlink -f "$0")")/servers.sh"
+needs kube-apiserver kube-controller-manager kubectl
 
 datastore() {
 	"$eyot" server --config /dev/null --data-dir "$dir/data" --datastore-only --etcd-listen "https://127.0.0.1:$port" >>"$dir/eyot.log" 2>&1 &

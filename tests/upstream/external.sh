@@ -2,12 +2,13 @@
 # A whole Eyot, API and node, on a real etcd: the tour's essentials, the server and etcd killed and started again under
 # way, and a kube-apiserver beside it on the same etcd that sees the same.
 #   external.sh EYOT
-# UPSTREAM_BIN names the directory with the programs of one Kubernetes release and etcd. Needs root, as every node does.
+# UPSTREAM_BIN as in programs.sh. Needs root, as every node does.
 set -euo pipefail
 eyot=$(readlink -f "${1:?the program to test}")
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=servers.sh
 . "$here/servers.sh"
+needs etcd etcdctl kube-apiserver kubectl
 instance=ex$(($$ % 100000)) native=21878
 undo() {
 	e delete pods --all --grace-period=0 --force >/dev/null 2>&1 || true

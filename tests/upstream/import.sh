@@ -2,12 +2,13 @@
 # A cluster moves in: an unmodified kube-apiserver and kube-controller-manager on a real etcd get objects of many kinds, etcd
 # takes a snapshot, Eyot restores it and serves it. Every object must be what upstream's API showed.
 #   import.sh EYOT
-# UPSTREAM_BIN names the directory with the programs of one Kubernetes release, with etcd and helm.
+# UPSTREAM_BIN as in programs.sh.
 set -euo pipefail
 eyot=$(readlink -f "${1:?the program to test}")
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=servers.sh
 . "$here/servers.sh"
+needs etcd etcdctl helm kube-apiserver kube-controller-manager kubectl
 instance=im$(($$ % 100000)) native=21878
 undo() { "$eyot" cleanup --instance "$instance" -d "$dir/eyot" >/dev/null 2>&1 || true; }
 e() { "$bin/kubectl" --kubeconfig "$dir/eyot.kubeconfig" "$@"; }
@@ -37,6 +38,9 @@ end controllers TERM
 objects k "$dir/theirs.json"
 "$bin/etcdctl" --endpoints "http://127.0.0.1:$port" snapshot save "$dir/snapshot.db" >/dev/null 2>&1
 end apiserver TERM
+c() { "$bin/etcdctl" --endpoints "http://127.0.0.1:$port" "$@"; }
+c put /registry/secrets/default/locked 'k8s:enc:aescbc:v1:key1:x' >/dev/null
+c snapshot save "$dir/encrypted.db" >/dev/null 2>&1
 end etcd TERM
 
 cp "$dir/snapshot.db" "$dir/cut.db"
@@ -44,6 +48,8 @@ printf x | dd of="$dir/cut.db" bs=1 seek=100000 conv=notrunc status=none
 "$eyot" snapshot restore -d "$dir/eyot" "$dir/cut.db" 2>"$dir/refused.log" && fail "a damaged snapshot was restored"
 cp "$dir/etcd/member/snap/db" "$dir/copied.db"
 "$eyot" snapshot restore -d "$dir/eyot" "$dir/copied.db" 2>>"$dir/refused.log" && fail "a copied database was restored"
+"$eyot" snapshot restore -d "$dir/eyot" "$dir/encrypted.db" 2>"$dir/encrypted.log" && fail "encrypted values were restored"
+grep -q '1 values are encrypted.*/registry/secrets/default/locked' "$dir/encrypted.log" || fail "$(cat "$dir/encrypted.log")"
 [ ! -e "$dir/eyot/server/store" ] || fail "what was refused left a store behind"
 "$eyot" snapshot restore -d "$dir/eyot" "$dir/snapshot.db"
 

@@ -1,6 +1,7 @@
 # Sourced by scripts that run upstream's control plane: its programs as processes of the script, in a directory of their
 # own, ended with it. Sets bin, dir, pid, api (the API server's port); the script may set media, cidr and port before.
-bin=${UPSTREAM_BIN:-/var/cache/eyot-upstream/bin}
+export UPSTREAM_BIN=${UPSTREAM_BIN:-/var/cache/eyot-upstream/bin}
+bin=$UPSTREAM_BIN
 dir=$(mktemp -d)
 : "${port:=21876}" "${api:=21877}" "${controllers:=21875}" "${media:=application/vnd.kubernetes.protobuf}" "${cidr:=10.99.0.0/16}"
 declare -A pid=()
@@ -13,6 +14,9 @@ fail() {
 	tail -n 5 "$dir"/*.log >&2
 	exit 1
 }
+
+# Builds what is not there yet.
+needs() { "$(dirname "${BASH_SOURCE[0]}")/programs.sh" "$@"; }
 
 until_true() { # SECONDS COMMAND...
 	local tries=$(($1 * 5))

@@ -2,12 +2,13 @@
 # Eyot's API and an unmodified kube-apiserver serve one store at once: what one creates the other lists, watches, updates and
 # deletes, with protobuf values and with JSON; addresses and node ports that both give away at the same time differ.
 #   sharing.sh EYOT
-# UPSTREAM_BIN names the directory with the programs of one Kubernetes release. SERVICES that each side makes (default 40).
+# UPSTREAM_BIN as in programs.sh. SERVICES that each side makes (default 40).
 set -euo pipefail
 eyot=$(readlink -f "${1:?the program to test}")
 services=${SERVICES:-40}
 # shellcheck source=servers.sh
 . "$(dirname "$(readlink -f "$0")")/servers.sh"
+needs kube-apiserver kubectl
 instance=sh$(($$ % 100000)) native=21878
 undo() { "$eyot" cleanup --instance "$instance" -d "$dir/eyot" >/dev/null 2>&1 || true; }
 e() { "$bin/kubectl" --kubeconfig "$dir/eyot.kubeconfig" "$@"; }

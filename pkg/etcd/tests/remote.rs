@@ -66,7 +66,7 @@ fn spawn(command: &PathBuf, [client, peer]: [u16; 2], dir: &std::path::Path) -> 
     ];
     let mut command = Command::new(command);
     command.arg("--data-dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
-    for (flag, value) in &arguments {
+    for (flag, value) in arguments {
         command.arg(flag).arg(value);
     }
     command.spawn().unwrap()

@@ -171,15 +171,16 @@ pub struct Rules {
 /// Plans the delete of `live` at `now`.
 pub fn plan(live: &Value, options: &DeleteOptions, rules: Rules, now: jiff::Timestamp) -> Step {
     let mut new = live.clone();
+    if rules.definition && !live["metadata"]["deletionTimestamp"].is_string() {
+        terminate(&mut new, now);
+        return Step::Mark(Box::new(new));
+    }
     let graceful = match grace(&mut new, options, rules, now) {
         Grace::Pending => return Step::Pending,
         Grace::Wait(seconds) => Some(seconds),
         Grace::None => None,
     };
-    let mut finalizers = finalizers(live, options, rules);
-    if rules.definition && !live["metadata"]["deletionTimestamp"].is_string() {
-        terminate(&mut new, &mut finalizers, now);
-    }
+    let finalizers = finalizers(live, options, rules);
     let meta = strategy::child(&mut new, "metadata");
     if finalizers.is_empty() {
         meta.remove("finalizers");
@@ -200,10 +201,13 @@ pub fn plan(live: &Value, options: &DeleteOptions, rules: Rules, now: jiff::Time
     Step::Mark(Box::new(new))
 }
 
-/// Upstream's first step of a definition's delete.
-fn terminate(definition: &mut Value, finalizers: &mut Vec<String>, now: jiff::Timestamp) {
-    if !finalizers.iter().any(|f| f == names::CLEANUP) {
-        finalizers.push(names::CLEANUP.into());
+/// Upstream's first step of a definition's delete: no grace period, no new generation.
+fn terminate(definition: &mut Value, now: jiff::Timestamp) {
+    let meta = strategy::child(definition, "metadata");
+    meta.insert("deletionTimestamp".into(), now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into());
+    let finalizers = meta.entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(all) = finalizers.as_array_mut().filter(|all| !all.iter().any(|f| f == names::CLEANUP)) {
+        all.push(names::CLEANUP.into());
     }
     let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
     let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();

@@ -117,11 +117,14 @@ pub async fn elsewhere(engine: &Engine, request: &Request) -> Result<Option<Resp
         Some(Route::Away(site)) => return Err(away(request, &site, "there is no contact")),
         Some(Route::To(site)) => site,
     };
-    let Some(proxy) = &engine.sites().proxy else { return Err(away(request, &site, "there is no way to it")) };
-    match proxy.forward(&site, request.clone()).await {
+    let answer = match &engine.sites().proxy {
+        Some(proxy) => proxy.forward(&site, request.clone()).await.map_err(|unreachable| unreachable.reason),
+        None => Err("there is no way to it".to_owned()),
+    };
+    match answer {
         Ok(response) => Ok(Some(response)),
         Err(_) if request.info.verb == Verb::Get => Ok(None),
-        Err(unreachable) => Err(away(request, &site, &unreachable.reason)),
+        Err(why) => Err(away(request, &site, &why)),
     }
 }
 

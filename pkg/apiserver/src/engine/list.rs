@@ -269,7 +269,12 @@ pub fn render(call: &Call<'_>, found: Found) -> Response<Body> {
         Shape::Partial => ("PartialObjectMetadataList".into(), "meta.k8s.io/v1".into()),
         _ => (call.resource.list_kind.clone(), call.resource.gvr.group_version().to_string()),
     };
-    let head = format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{},"items":["#, found.metadata());
+    let mut metadata = found.metadata();
+    if call.resource.custom.is_some() && call.media.shape == Shape::Object && found.next.is_none() {
+        // Upstream's lists of custom resources are maps, which leave nothing out.
+        metadata["continue"] = "".into();
+    }
+    let head = format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},"items":["#);
     let pieces = Pieces { form, entries: found.entries, at: 0, head: Some(head), done: false };
     let plain = media::Media { shape: call.media.shape, ..media::Media::JSON };
     if call.media != plain {

@@ -256,6 +256,17 @@ async fn while_home_is_away_its_objects_are_read_only() {
 }
 
 #[tokio::test]
+async fn without_a_way_to_other_sites_their_objects_are_read_only_too() {
+    let bench = with_namespace(bench(up())).await;
+    let strict = map("strict", json!({"eyot.dev/consistency": "home"}));
+    bench.store("/registry/configmaps/default/strict", strict.clone()).await;
+    let (code, _) = bench.json(info(Verb::Get, "configmaps", "default", "strict"), Value::Null).await;
+    assert_eq!(code, 200);
+    let (code, _) = bench.json(info(Verb::Update, "configmaps", "default", "strict"), strict).await;
+    assert_eq!(code, 503);
+}
+
+#[tokio::test]
 async fn a_namespace_may_ask_for_home_consistency_of_all_in_it() {
     let (bench, fake) = with_proxy(up(), false);
     let bench = with_namespace(bench).await;

@@ -458,8 +458,14 @@ async fn a_definition_is_served_and_cleared_away() {
     let told = bench.send(things(Verb::Get, "a"), "", http::HeaderMap::new()).await;
     assert_eq!(told.headers()[http::header::WARNING], "299 - \"example.com/v1 Thing is deprecated\"");
 
-    let (code, _) = bench.json(definitions(Verb::Delete, "things.example.com"), Value::Null).await;
-    assert_eq!(code, 200);
+    assert_eq!(listed["metadata"]["continue"], "");
+    let (_, now) = bench.json(definitions(Verb::Get, "things.example.com"), Value::Null).await;
+    let owners = now["metadata"]["managedFields"].as_array().unwrap();
+    assert!(owners.iter().any(|o| o["manager"] == "kube-apiserver" && o["subresource"] == "status"), "{owners:?}");
+
+    let (code, going) = bench.json(definitions(Verb::Delete, "things.example.com"), Value::Null).await;
+    assert_eq!((code, &going["metadata"]["generation"]), (200, &now["metadata"]["generation"]));
+    assert_eq!(going["metadata"].get("deletionGracePeriodSeconds"), None);
     while bench.json(definitions(Verb::Get, "things.example.com"), Value::Null).await.0 != 404 {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }

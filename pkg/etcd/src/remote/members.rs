@@ -1,6 +1,7 @@
 //! Which member is asked: one until it fails, then the next.
 use super::connect::{Address, NotConnected, channel};
 use crate::pb;
+use parking_lot::Mutex;
 use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +16,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two of them.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The log hears of members that do not answer this often at most.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// As much as etcd's own client takes: a page of large objects.
 const MESSAGE_LIMIT_BYTES: usize = i32::MAX as usize;
 
@@ -29,6 +32,8 @@ pub enum Repeat {
 
 pub struct Members {
     channels: Vec<(Address, Channel)>,
+    /// When it was last told that one does not answer.
+    told: Mutex<Option<Instant>>,
     /// Counts members that were left; the remainder is the one that is asked.
     turn: AtomicUsize,
 }
@@ -40,7 +45,8 @@ impl Members {
             let channel = channel(&member, tls.clone());
             (member, channel)
         };
-        Self { channels: members.into_iter().map(open).collect(), turn: AtomicUsize::new(0) }
+        let channels = members.into_iter().map(open).collect();
+        Self { channels, told: Mutex::default(), turn: AtomicUsize::new(0) }
     }
 
     /// The member whose turn it is, with the turn.
@@ -51,10 +57,21 @@ impl Members {
 
     /// Goes on to the next member, unless somebody did so already.
     pub fn leave(&self, turn: usize, why: &Status) {
-        if self.turn.compare_exchange(turn, turn + 1, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        let left = self.turn.compare_exchange(turn, turn + 1, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if left && self.tells_again() {
             let member = |turn: usize| &self.channels[turn % self.channels.len()].0;
             tracing::warn!(member = %member(turn), next = %member(turn + 1), why = why.message(), "etcd does not answer");
         }
+    }
+
+    /// While nobody answers, everybody who asks finds out again and again.
+    fn tells_again(&self) -> bool {
+        let mut told = self.told.lock();
+        let again = told.is_none_or(|told| told.elapsed() > TELL_EVERY);
+        if again {
+            *told = Some(Instant::now());
+        }
+        again
     }
 
     /// Asks until a member answers.
