@@ -30,13 +30,13 @@ impl Merger for RefCell<Writer> {
 }
 
 impl Bare {
-    /// Opens or makes a store; `now_ms` says the milliseconds since the Unix epoch. The caller sees to it that nobody
+    /// Opens or makes a store, whose first incarnation is `fresh`; `now_ms` says the milliseconds since the Unix epoch. The caller sees to it that nobody
     /// else has it open.
-    pub fn open(options: &Options, now_ms: Arc<dyn Fn() -> u64 + Send + Sync>) -> Result<Self> {
+    pub fn open(options: &Options, fresh: Actor, now_ms: Arc<dyn Fn() -> u64 + Send + Sync>) -> Result<Self> {
         std::fs::create_dir_all(&options.dir)
             .map_err(|source| crate::Error::Io { path: options.dir.display().to_string(), source })?;
         let clock = now_ms.clone();
-        let parts = Parts::open(options, Box::new(|| ()), Box::new(move || clock()))?;
+        let parts = Parts::open(options, fresh, Box::new(|| ()), Box::new(move || clock()))?;
         let (writer, mut replicator) = (RefCell::new(parts.writer), parts.replicator);
         replicator.enable()?;
         Ok(Self { writer, replicator, summarize: options.summarize.clone(), now_ms })

@@ -50,11 +50,10 @@ impl Changes {
         Error::Corrupt { path: self.path.display().to_string(), what }
     }
 
-    /// This incarnation's name, made on first use.
-    pub fn actor(&self) -> Result<Actor> {
-        let fresh: [u8; 16] = rand::random();
+    /// This incarnation's name: `fresh` on first use, and the same ever after.
+    pub fn actor(&self, fresh: Actor) -> Result<Actor> {
         self.sql(|db| {
-            db.execute("INSERT OR IGNORE INTO meta VALUES ('actor', ?)", [&fresh[..]])?;
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('actor', ?)", [&fresh.0[..]])?;
             db.query_row("SELECT value FROM meta WHERE name = 'actor'", [], |row| row.get(0)).map(Actor)
         })
     }

@@ -13,6 +13,8 @@ use tokio::sync::oneshot;
 const GATHER: Duration = Duration::from_millis(10);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
+/// Until it is time to note again how far the log of a server alone is.
+const NOTE: Duration = Duration::from_millis(200);
 /// Added to the thread's nice value.
 const NICE: i32 = 10;
 
@@ -86,6 +88,8 @@ impl Follower {
     /// One step. None: there is more; else how long to wait, if for anything but news.
     fn follow(&mut self) -> Option<Option<Duration>> {
         match self.replicator.derive() {
+            // A server alone waits before it notes again how far it is.
+            Ok(false) if !self.replicator.enabled => Some(Some(NOTE)),
             Ok(false) => None,
             Ok(true) => {
                 std::thread::sleep(GATHER);

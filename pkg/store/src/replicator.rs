@@ -16,11 +16,14 @@ use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Rows of the log in one step, and one fsync: more than one revision can have.
 const STEP_ROWS: usize = MAX_OPS + 1;
 /// How often a merge is begun anew because its keys are being written here.
 const ATTEMPTS: usize = 100;
+/// How often a server alone notes how far its log is.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// Documents looked through in one step for what may be forgotten.
 const PRUNE_DOCUMENTS: usize = 200;
 /// A change stamped further ahead of this server's clock is refused.
@@ -51,6 +54,8 @@ pub struct Replicator {
     pub summarize: Arc<dyn Summarize>,
     /// Where looking for what may be forgotten has got to.
     pub pruned: Option<Bytes>,
+    /// When it was last noted how far the log is.
+    pub noted: Option<Instant>,
     /// Whether documents and changes are kept: a server alone has nobody to keep them for.
     pub enabled: bool,
 }
@@ -76,13 +81,19 @@ impl Replicator {
         self.derive_all().map(drop)
     }
 
-    /// Notes how far the log is: what is missing of it later was lost.
-    fn note(&self) -> Result<bool> {
+    /// Notes how far the log is: what is missing of it later was lost. Now and then: each note is a sync of its own,
+    /// beside the writer's.
+    fn note(&mut self) -> Result<bool> {
         let reached = self.shared.state.read().revision.get() + MAX_OPS as u64 - 1;
-        if reached > self.replicated.derived.load(Ordering::Acquire) {
-            self.changes.set_derived(reached)?;
-            self.replicated.derived.fetch_max(reached, Ordering::AcqRel);
+        if reached <= self.replicated.derived.load(Ordering::Acquire) {
+            return Ok(true);
         }
+        if self.noted.is_some_and(|noted| noted.elapsed() < NOTE_EVERY) {
+            return Ok(false);
+        }
+        self.changes.set_derived(reached)?;
+        self.replicated.derived.fetch_max(reached, Ordering::AcqRel);
+        self.noted = Some(Instant::now());
         Ok(true)
     }
 

@@ -79,7 +79,12 @@ impl Store {
         let path = options.dir.join(DATABASE);
         let (requests, requested) = sync_channel(REQUESTS);
         let wake = requests.clone();
-        let parts = Parts::open(&options, Box::new(move || drop(wake.try_send(Request::Wake))), Box::new(now_ms))?;
+        let parts = Parts::open(
+            &options,
+            Actor(rand::random()),
+            Box::new(move || drop(wake.try_send(Request::Wake))),
+            Box::new(now_ms),
+        )?;
         let Parts { writer, replicator, shared } = parts;
         let (actor, replicated) = (replicator.actor, replicator.replicated.clone());
         let (commands, received) = sync_channel(QUEUE);
@@ -434,7 +439,13 @@ pub struct Parts {
 }
 
 impl Parts {
-    pub fn open(options: &Options, wake: Box<dyn Fn() + Send>, now_ms: Box<dyn Fn() -> u64 + Send>) -> Result<Self> {
+    /// `fresh` names the incarnation if the store is new.
+    pub fn open(
+        options: &Options,
+        fresh: Actor,
+        wake: Box<dyn Fn() + Send>,
+        now_ms: Box<dyn Fn() -> u64 + Send>,
+    ) -> Result<Self> {
         let path = options.dir.join(DATABASE);
         let log = Log::open_checked(&path)?;
         private(&path)?;
@@ -455,13 +466,14 @@ impl Parts {
         });
         let replicator = Replicator {
             log: Log::open(&path)?,
-            actor: changes.actor()?,
+            actor: changes.actor(fresh)?,
             enabled: changes.is_enabled()?,
             changes,
             shared: shared.clone(),
             replicated,
             summarize: options.summarize.clone(),
             pruned: None,
+            noted: None,
         };
         let writer = Writer {
             compaction: (log.meta("swept")?.unwrap_or(0), *shared.compacted.read()),

@@ -2,7 +2,7 @@
 mod support;
 
 use bytes::Bytes;
-use crdt::{HybridClock, Vector};
+use crdt::{Actor, HybridClock, Vector};
 use eyot_store::bare::Bare;
 use eyot_store::{Backend, Begin, Error, Op, Options, Range, Replica, Store, Txn};
 use serde_json::json;
@@ -34,7 +34,8 @@ impl Pair {
 
 fn bare(dir: &Path, server: u16, now_ms: Arc<dyn Fn() -> u64 + Send + Sync>) -> Bare {
     let keep = Duration::from_secs(300);
-    Bare::open(&Options { dir: dir.into(), server, summarize: Arc::new(Nothing), keep }, now_ms).unwrap()
+    Bare::open(&Options { dir: dir.into(), server, summarize: Arc::new(Nothing), keep }, Actor(rand::random()), now_ms)
+        .unwrap()
 }
 
 fn key(n: usize) -> Bytes {

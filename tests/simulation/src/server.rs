@@ -1,5 +1,5 @@
 //! One server: a store on a virtual clock that may be wrong, and its conversations.
-use crdt::Vector;
+use crdt::{Actor, Vector};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,8 +43,10 @@ fn open(dir: &Path, number: u16, clock: &Clock, skew_ms: &Arc<AtomicI64>) -> Bar
     let (clock, skew_ms) = (clock.clone(), skew_ms.clone());
     let now = move || clock.load(Ordering::Relaxed).saturating_add_signed(skew_ms.load(Ordering::Relaxed));
     let keep = Duration::from_secs(300);
+    // Named by its number, not by chance: a seed says all that happens.
+    let actor = Actor([number as u8; 16]);
     let options = store::Options { dir: dir.into(), server: number, summarize: Arc::new(Nothing), keep };
-    Bare::open(&options, Arc::new(now)).expect("a store opens")
+    Bare::open(&options, actor, Arc::new(now)).expect("a store opens")
 }
 
 impl Server {
