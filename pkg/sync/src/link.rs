@@ -78,7 +78,7 @@ pub(crate) async fn run(
         let done = tokio::select! {
             done = link.talk(read) => done,
             () = shutdown.cancelled() => link.leave("the server is ending"),
-            () = replaced.cancelled() => link.leave("another link took its place"),
+            () = replaced.cancelled() => link.leave("another link took its place, or this server is no member any more"),
         };
         if let Err(error) = &done {
             // Whoever closed first does not read it.
@@ -219,9 +219,6 @@ impl Link {
                 self.peer.name, hello.name
             )));
         }
-        match self.shared.met(hello, self.peer.dialled, &self.replaced) {
-            true => Ok(()),
-            false => Err(Error::Refused("there is a link already".into())),
-        }
+        self.shared.met(hello, self.peer.dialled, &self.replaced).map_err(|why| Error::Refused(why.into()))
     }
 }

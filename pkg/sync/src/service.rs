@@ -80,14 +80,20 @@ impl Shared {
         self.members.lock().observe(lows);
     }
 
-    /// A peer has said who it is. False: there is a link that goes before this one. Of two links between the same servers
-    /// the one that the lower number dialled stays, and of two such the younger.
-    pub fn met(&self, hello: &Hello, dialled: bool, token: &CancellationToken) -> bool {
+    /// A peer has said who it is. Of two links between the same servers the one that the lower number dialled stays, and of
+    /// two such the younger.
+    ///
+    /// # Errors
+    /// Why there is no link: it is no member, or not any more, or there is a link that goes before this one.
+    pub fn met(&self, hello: &Hello, dialled: bool, token: &CancellationToken) -> Result<(), &'static str> {
+        if self.members.lock().get(hello.number).is_none() {
+            return Err("it is no member of the cluster, as far as is known here");
+        }
         let by_lower = |dialled: bool| dialled == (self.number < hello.number);
         let mut links = self.links.lock();
         if let Some(old) = links.get(&hello.number).filter(|old| old.connected) {
             if by_lower(old.dialled) && !by_lower(dialled) {
-                return false;
+                return Err("there is a link already");
             }
             old.token.cancel();
         }
@@ -107,7 +113,19 @@ impl Shared {
         links.insert(hello.number, state);
         drop(links);
         self.announce();
-        true
+        Ok(())
+    }
+
+    /// Ends links to servers that are no members any more.
+    fn part_with_strangers(&self) {
+        let members = self.members.lock();
+        self.links.lock().retain(|number, link| {
+            let stays = members.get(*number).is_some();
+            if !stays {
+                link.token.cancel();
+            }
+            stays
+        });
     }
 
     pub fn progress(&self, number: u16, confirmed: &Vector, sent_bytes: u64) {
@@ -245,6 +263,7 @@ impl Service {
         loop {
             let members = self.options.members.borrow_and_update().clone();
             self.handle.shared.members.lock().set(members);
+            self.handle.shared.part_with_strangers();
             self.dial(&mut dialling);
             tokio::select! {
                 changed = self.options.members.changed() => if changed.is_err() { return std::future::pending().await },

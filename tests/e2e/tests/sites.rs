@@ -60,7 +60,15 @@ fn a_cut_site_goes_on_and_converges() -> anyhow::Result<()> {
     assert!(conflicts.contains("data.color") && conflicts.contains("red"), "{conflicts}");
     let events =
         ["get", "events", "-o", "jsonpath={.items[*].message}", "--field-selector", "reason=ConcurrentWriteLost"];
-    sites.until("an event tells of it", || sites.kubectl(1, &events).is_ok_and(|told| told.contains("data.color")))
+    sites.until("an event tells of it", || sites.kubectl(1, &events).is_ok_and(|told| told.contains("data.color")))?;
+
+    // Who was removed is told nothing more.
+    sites.kubectl(0, &["delete", "server", "c"])?;
+    sites.until("c is refused", || sites.log(2).contains("no member"))?;
+    sites.kubectl(0, &["create", "configmap", "secret-plan", "--from-literal=x=1"])?;
+    sites.until("b hears of it", || sites.kubectl(1, &["get", "configmap", "secret-plan"]).is_ok())?;
+    assert!(sites.kubectl(2, &["get", "configmap", "secret-plan"]).is_err());
+    Ok(())
 }
 
 #[test]

@@ -57,7 +57,8 @@ impl Inflater {
             self.started = true;
         }
         let mut out = Vec::with_capacity(1024);
-        while !block.is_empty() {
+        // An inflater may have taken in all of a block and still hold output that had no room.
+        while !block.is_empty() || out.len() == out.capacity() {
             if out.len() == out.capacity() {
                 out.reserve(out.len());
             }
@@ -68,7 +69,11 @@ impl Inflater {
             if out.len() > INFLATED_BYTES {
                 return Err(Error::TooLarge);
             }
-            if read == 0 && out.len() == before.1 && out.len() < out.capacity() {
+            let stuck = read == 0 && out.len() == before.1 && out.len() < out.capacity();
+            if stuck && block.is_empty() {
+                break;
+            }
+            if stuck {
                 return Err(Error::Zlib);
             }
         }
