@@ -258,7 +258,8 @@ impl Place {
             !inner.is_empty()
         });
         if self.cleared.time <= stable {
-            self.cleared = self.implied();
+            // Never raised: what was made absent by one who had not seen all inside did not clear it.
+            self.cleared = self.cleared.min(self.implied());
         }
     }
 
@@ -277,7 +278,8 @@ impl Place {
         self.dots.retain(|(stamp, _)| !old(*stamp) || since.is_some_and(|since| *stamp >= since && !removed));
         self.own.take_if(|own| old(own.stamp) && (!alive || (own.hollow && nothing)));
         if self.cleared.time <= stable {
-            self.cleared = self.implied();
+            // Never raised: what was made absent by one who had not seen all inside did not clear it.
+            self.cleared = self.cleared.min(self.implied());
         }
         if self.own.is_none() && self.dots.is_empty() {
             self.order.take_if(|(stamp, _)| old(*stamp));
@@ -416,5 +418,26 @@ pub(crate) fn spoken(name: &str) -> String {
         Ok(Value::Array(parts)) => parts.iter().map(plain).collect::<Vec<_>>().join(","),
         Ok(value) => plain(&value),
         Err(_) => key.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Actor;
+
+    /// Somebody who had seen a list made what it is in anew; what others added to it earlier by their clocks, and that one
+    /// had not seen, may still be on its way.
+    #[test]
+    fn forgetting_clears_nothing_that_was_not_cleared() {
+        let stamp = |time, actor| Stamp { time, actor: Actor([actor; 16]) };
+        let mut parent = Place::default();
+        let own = Own { stamp: stamp(50, 1), what: What::Keyed("type".into()), hollow: false };
+        parent.fields.change("conditions", |list| list.own = Some(own));
+        parent.forget_inside(&[stamp(50, 1)].into_iter().collect());
+        parent.prune_root(0, None);
+        let list = parent.fields.get("conditions").unwrap();
+        assert_eq!(list.own.as_ref().map(|own| &own.what), Some(&What::Absent));
+        assert_eq!(list.cleared, Stamp::default(), "an item stamped 20 must still get in");
     }
 }
