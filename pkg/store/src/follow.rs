@@ -52,6 +52,16 @@ impl Merger for Handle {
     }
 }
 
+/// What the next step waits for.
+enum Wait {
+    /// Nothing: there is more to do, unless something is asked.
+    No,
+    /// Anything that is asked.
+    News,
+    /// The same, and no longer than this.
+    For(Duration),
+}
+
 pub struct Follower {
     pub replicator: Replicator,
 }
@@ -62,16 +72,15 @@ impl Follower {
         if let Err(error) = rustix::process::nice(NICE) {
             tracing::debug!(%error, "deriving changes at normal priority");
         }
-        let mut pause = None;
+        let mut wait = Wait::No;
         loop {
-            let next = match pause {
-                // Behind: on with it, unless something is asked.
-                None => requests.try_recv().or_else(|error| match error {
+            let next = match wait {
+                Wait::No => requests.try_recv().or_else(|error| match error {
                     TryRecvError::Empty => Ok(Request::Wake),
                     TryRecvError::Disconnected => Err(RecvTimeoutError::Disconnected),
                 }),
-                Some(None) => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(Some(retry)) => requests.recv_timeout(retry).or_else(|error| match error {
+                Wait::News => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Wait::For(time) => requests.recv_timeout(time).or_else(|error| match error {
                     RecvTimeoutError::Timeout => Ok(Request::Wake),
                     gone @ RecvTimeoutError::Disconnected => Err(gone),
                 }),
@@ -79,25 +88,25 @@ impl Follower {
             match next {
                 Err(_) => return,
                 Ok(Request::Close(reply)) => return drop(reply.send(Ok(()))),
-                Ok(Request::Wake) => pause = self.follow(),
+                Ok(Request::Wake) => wait = self.follow(),
                 Ok(request) => self.serve(request),
             }
         }
     }
 
-    /// One step. None: there is more; else how long to wait, if for anything but news.
-    fn follow(&mut self) -> Option<Option<Duration>> {
+    /// One step; returns what to wait for before the next.
+    fn follow(&mut self) -> Wait {
         match self.replicator.derive() {
             // A server alone waits before it notes again how far it is.
-            Ok(false) if !self.replicator.enabled => Some(Some(NOTE)),
-            Ok(false) => None,
+            Ok(false) if !self.replicator.enabled => Wait::For(NOTE),
+            Ok(false) => Wait::No,
             Ok(true) => {
                 std::thread::sleep(GATHER);
-                Some(None)
+                Wait::News
             }
             Err(error) => {
                 tracing::warn!(%error, "deriving changes failed; trying again");
-                Some(Some(RETRY))
+                Wait::For(RETRY)
             }
         }
     }
