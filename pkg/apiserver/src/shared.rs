@@ -79,16 +79,7 @@ impl Reader {
             Err(error) => return Err(unreadable(error.to_string())),
         };
         let summary = self.summarize.summarize(&entry.key, &value);
-        let read = Arc::new(Entry {
-            key: entry.key.clone(),
-            value,
-            create_revision: entry.create_revision,
-            mod_revision: entry.mod_revision,
-            index: entry.index,
-            version: entry.version,
-            lease: entry.lease,
-            summary,
-        });
+        let read = Arc::new(entry.with_value(value, summary));
         self.kept.lock().keep(&read);
         Ok(read)
     }

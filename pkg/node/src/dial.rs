@@ -61,13 +61,11 @@ pub async fn ask(
     token: Option<&str>,
     content: String,
 ) -> anyhow::Result<(StatusCode, String)> {
-    let mut sender = connect(address, tls).await?;
     let mut request = request(method, address, path).header("content-type", "application/json");
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
     }
-    let response = sender.send_request(request.body(Full::new(content.into()))?).await?;
-    body(response).await
+    body(send(address, tls, request.body(content.into())?).await?).await
 }
 
 /// One request, whose answer's body is yet to come.

@@ -3,7 +3,7 @@
 use crate::config::Server;
 use crate::dial;
 use crate::files;
-use crate::pki::{self, Authority};
+use crate::pki;
 use crate::site::{Contact, Site};
 use crate::token::{self, Token};
 use anyhow::{Context, bail, ensure};
@@ -131,12 +131,4 @@ async fn root(address: &str, token: &Token) -> anyhow::Result<String> {
         "the server there is of another cluster than the token: its root certificate differs"
     );
     Ok(root_pem)
-}
-
-/// Signs what a joining server asked for.
-///
-/// # Errors
-/// This server does not hold the root's key, or the request is none.
-pub fn sign(authority: &Authority, request: &Request) -> anyhow::Result<String> {
-    Ok(authority.admit(&request.authority_request, &request.name)?)
 }

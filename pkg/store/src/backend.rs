@@ -23,6 +23,22 @@ pub struct Entry {
     pub summary: Summary,
 }
 
+impl Entry {
+    /// The same entry with another reading of what is stored.
+    pub fn with_value(&self, value: Bytes, summary: Summary) -> Self {
+        Self {
+            key: self.key.clone(),
+            value,
+            create_revision: self.create_revision,
+            mod_revision: self.mod_revision,
+            index: self.index,
+            version: self.version,
+            lease: self.lease,
+            summary,
+        }
+    }
+}
+
 /// One key's change as applied on this server.
 #[derive(Clone, Debug)]
 pub struct Change {

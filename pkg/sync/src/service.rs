@@ -53,8 +53,6 @@ pub struct LinkState {
     pub complete: bool,
     /// What the peer has, as it last said.
     pub confirmed: Vector,
-    /// When it was last heard.
-    pub heard: std::time::SystemTime,
     /// Bytes of changes and documents sent on this link, before compression.
     pub sent_bytes: u64,
     token: CancellationToken,
@@ -105,7 +103,6 @@ impl Shared {
             connected: true,
             complete: false,
             confirmed: hello.vector.clone(),
-            heard: std::time::SystemTime::now(),
             sent_bytes: 0,
             token: token.clone(),
         };
@@ -131,7 +128,6 @@ impl Shared {
     pub fn progress(&self, number: u16, confirmed: &Vector, sent_bytes: u64) {
         if let Some(link) = self.links.lock().get_mut(&number) {
             link.confirmed.merge(confirmed);
-            link.heard = std::time::SystemTime::now();
             link.sent_bytes = sent_bytes;
         }
         self.members.lock().observe_vector(number, confirmed);

@@ -14,7 +14,7 @@ pub(crate) mod relay;
 mod rewrite;
 mod tunnel;
 pub(crate) mod unverified;
-mod upgrade;
+pub mod upgrade;
 mod websocket;
 
 pub use agent::Agents;

@@ -51,7 +51,7 @@ pub fn switching(protocol: &str) -> Response<Body> {
 }
 
 /// Carries bytes both ways in a task of its own, until both ends are done or the server stops.
-pub fn join(front: &Arc<Front>, client: OnUpgrade, server: OnUpgrade) {
+pub(crate) fn join(front: &Arc<Front>, client: OnUpgrade, server: OnUpgrade) {
     let stopping = front.shutdown.clone();
     front.tasks.spawn(async move {
         let carry = async {

@@ -177,14 +177,5 @@ fn failed(why: String) -> Box<Status> {
 fn entry_of(resource: &Resource, entry: &Entry, object: Value) -> Entry {
     let bytes = serde_json::to_vec(&object).expect("a tree is JSON");
     let summary = summarize::summarize(&bytes, &resource.selectable_fields, Some(resource));
-    Entry {
-        key: entry.key.clone(),
-        value: bytes.into(),
-        create_revision: entry.create_revision,
-        mod_revision: entry.mod_revision,
-        index: entry.index,
-        version: entry.version,
-        lease: entry.lease,
-        summary,
-    }
+    entry.with_value(bytes.into(), summary)
 }

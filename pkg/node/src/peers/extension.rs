@@ -9,7 +9,8 @@ use api::Status;
 use api::slice::{Grant, Numbers};
 use apiserver::User;
 use apiserver::body::{self, Body, RequestBody};
-use http::{Method, Request, Response, StatusCode, header};
+use apiserver::connect::upgrade;
+use http::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -92,8 +93,10 @@ impl Extension {
         check_name("site", &asked.site)?;
         let (client, _) = self.started()?;
         let _one_by_one = self.admitting.lock().await;
-        let authority =
-            join::sign(&self.authority, &asked).map_err(|error| Status::bad_request(format!("{error:#}")))?;
+        let authority = self
+            .authority
+            .admit(&asked.authority_request, &asked.name)
+            .map_err(|error| Status::bad_request(error.to_string()))?;
         let number = self.free_number().await?;
         let slice = self.slice().await?;
         let mut object = json!({
@@ -169,22 +172,17 @@ impl Extension {
     fn link(&self, user: &User, mut request: Request<RequestBody>) -> Result<Response<Body>, Status> {
         let name = user.name.strip_prefix(USER).filter(|_| user.in_group(GROUP));
         let Some(name) = name.map(str::to_owned) else { return Err(forbidden(user, "link servers")) };
-        let wanted = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
-        if wanted != Some(crate::dial::PROTOCOL) {
+        if upgrade::wanted(request.headers()).as_deref() != Some(crate::dial::PROTOCOL) {
             return Err(Status::bad_request(format!("a link is asked for with Upgrade: {}", crate::dial::PROTOCOL)));
         }
-        let (upgrade, handle) = (hyper::upgrade::on(&mut request), self.seen.handle.clone());
+        let (upgraded, handle) = (upgrade::client(&mut request), self.seen.handle.clone());
         tokio::spawn(async move {
-            match upgrade.await {
+            match upgraded.await {
                 Ok(stream) => handle.accept(Box::new(TokioIo::new(stream)), Some(name)),
                 Err(error) => tracing::debug!(peer = name, %error, "a link was not made"),
             }
         });
-        let mut response = Response::new(body::full(""));
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
-        response.headers_mut().insert(header::UPGRADE, header::HeaderValue::from_static(crate::dial::PROTOCOL));
-        Ok(response)
+        Ok(upgrade::switching(crate::dial::PROTOCOL))
     }
 
     async fn conflicts(&self, user: &User, query: Option<&str>) -> Result<Response<Body>, Status> {
