@@ -93,7 +93,7 @@ fn now() -> jiff::Timestamp {
 }
 
 /// Whom the join token stands for: it may ask for a node's certificates and nothing else.
-fn join_user() -> User {
+pub(crate) fn join_user() -> User {
     User { name: crate::peers::JOIN_USER.into(), groups: vec!["eyot:joiners".into()], ..User::default() }
 }
 

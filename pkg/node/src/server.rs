@@ -208,7 +208,12 @@ impl Parts {
             etcd::start(&known, settings, store.clone(), &tasks)?;
         }
         let mut agent = None;
-        if !datastore_only {
+        if datastore_only {
+            // Alone it opens no port but etcd's.
+            if let Some(peers) = peers.filter(|peers| peers.site.several) {
+                peers.start_alone(&known, &tasks)?;
+            }
+        } else {
             let extension = peers.as_ref().map(Peers::extension);
             let api = api::start(&known, registry, store.backend(), extension, &tasks).await?;
             known.write_kubeconfig()?;

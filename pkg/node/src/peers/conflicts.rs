@@ -18,7 +18,8 @@ const EVENTS: usize = 100;
 const REASON: &str = "ConcurrentWriteLost";
 
 pub struct Service {
-    pub client: kube::Client,
+    /// Where Events are made; none: the log alone tells.
+    pub client: Option<kube::Client>,
     pub store: Arc<Store>,
     /// This server's name.
     pub server: String,
@@ -83,12 +84,12 @@ impl Service {
     }
 
     async fn tell(&self, record: &ConflictRecord) {
+        let Some(client) = self.client.clone() else { return };
         let Some(object) = self.object(record).await else { return };
         let namespace = object.namespace.clone().unwrap_or_else(|| "default".into());
         let event = self.event(record, object, &namespace);
         // The same conflict found by another server has the same name: it is told already.
-        let made =
-            Api::<Event>::namespaced(self.client.clone(), &namespace).create(&PostParams::default(), &event).await;
+        let made = Api::<Event>::namespaced(client, &namespace).create(&PostParams::default(), &event).await;
         if let Err(error) = made {
             tracing::debug!(%error, "telling of a conflict");
         }

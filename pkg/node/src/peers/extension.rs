@@ -1,5 +1,6 @@
 //! What servers ask one another on the API's port, and what the binary asks its own server.
-use super::{GROUP, LINK, USER, forward, objects, sites};
+use super::register::{self, Register};
+use super::{GROUP, LINK, USER, forward, sites};
 use crate::config::Server;
 use crate::join::{self, Admission};
 use crate::pki::Authority;
@@ -40,8 +41,8 @@ pub struct Extension {
     own: Contact,
     cluster: uuid::Uuid,
     seen: Seen,
-    /// There once the API is.
-    client: OnceLock<(kube::Client, apiserver::Handle)>,
+    /// There once this server is ready for others.
+    ready: OnceLock<Ready>,
     /// One server is admitted at a time, so that no number is given twice.
     admitting: tokio::sync::Mutex<()>,
 }
@@ -53,6 +54,13 @@ pub struct Seen {
     pub all: watch::Receiver<Vec<sites::Known>>,
     /// All numbers that servers share.
     pub whole: Numbers,
+}
+
+/// What is there once the server is ready for others.
+struct Ready {
+    register: Register,
+    /// None where no API is served.
+    api: Option<apiserver::Handle>,
 }
 
 impl Extension {
@@ -68,18 +76,26 @@ impl Extension {
             },
             cluster,
             seen,
-            client: OnceLock::new(),
+            ready: OnceLock::new(),
             admitting: tokio::sync::Mutex::default(),
         }
     }
 
-    /// From now on there is an API to write Server objects through.
-    pub fn serve_through(&self, client: kube::Client, api: apiserver::Handle) {
-        let _ = self.client.set((client, api));
+    /// From now on Server objects can be written, and requests be answered if there is an API.
+    pub fn serve_through(&self, register: Register, api: Option<apiserver::Handle>) {
+        let _ = self.ready.set(Ready { register, api });
     }
 
-    fn started(&self) -> Result<&(kube::Client, apiserver::Handle), Status> {
-        self.client.get().ok_or_else(|| Status::unavailable("this server is still starting"))
+    fn ready(&self) -> Result<&Ready, Status> {
+        self.ready.get().ok_or_else(|| Status::unavailable("this server is still starting"))
+    }
+
+    /// Answers what another server handed on.
+    async fn forwarded(&self, user: &User, request: Request<RequestBody>) -> Result<Response<Body>, Status> {
+        match &self.ready()?.api {
+            Some(api) => forward::serve(api, user, request).await,
+            None => Err(Status::unavailable("this server serves no API")),
+        }
     }
 
     async fn join(&self, user: &User, request: Request<RequestBody>) -> Result<Response<Body>, Status> {
@@ -91,7 +107,7 @@ impl Extension {
             .map_err(|error| Status::bad_request(format!("the request to join can't be read: {error}")))?;
         check_name("name", &asked.name)?;
         check_name("site", &asked.site)?;
-        let (client, _) = self.started()?;
+        let register = &self.ready()?.register;
         let _one_by_one = self.admitting.lock().await;
         let authority = self
             .authority
@@ -107,7 +123,7 @@ impl Extension {
         if let (Some(spec), Ok(Value::Object(slice))) = (object["spec"].as_object_mut(), serde_json::to_value(&slice)) {
             spec.extend(slice);
         }
-        objects::create(client.clone(), &object).await.map_err(|error| refusal(&asked.name, error))?;
+        register.create(&object).await.map_err(|error| refusal(&asked.name, error))?;
         tracing::info!(name = asked.name, number, site = asked.site, "admitted a server");
         let admission = Admission {
             number,
@@ -205,7 +221,7 @@ impl apiserver::Extension for Extension {
         match (request.method(), path.as_str()) {
             (&Method::POST, join::PATH) => self.join(user, request).await,
             (&Method::GET, LINK) => self.link(user, request),
-            (_, path) if path.starts_with(forward::PREFIX) => forward::serve(&self.started()?.1, user, request).await,
+            (_, path) if path.starts_with(forward::PREFIX) => self.forwarded(user, request).await,
             (&Method::GET, CONFLICTS) => self.conflicts(user, request.uri().query()).await,
             _ => Err(Status::no_such_path()),
         }
@@ -224,9 +240,9 @@ fn check_name(field: &str, name: &str) -> Result<(), Status> {
     }
 }
 
-fn refusal(name: &str, error: kube::Error) -> Status {
+fn refusal(name: &str, error: register::Error) -> Status {
     match error {
-        kube::Error::Api(status) if status.code == 409 => Status::bad_request(format!(
+        register::Error::Taken => Status::bad_request(format!(
             "a server named {name:?} is a member already: join under another --node-name, or remove it first (kubectl delete server {name})"
         )),
         error => Status::internal(format!("noting the new server: {error}")),

@@ -46,6 +46,8 @@ pub struct Spec {
     pub node_ports: Vec<String>,
     #[serde(rename = "podCIDRs", default)]
     pub pod_cidrs: Vec<String>,
+    #[serde(default)]
+    pub service_account_keys: Vec<String>,
 }
 
 /// Members as they are now, with what concerns their sites, and what keeps both so.
@@ -104,7 +106,7 @@ async fn read(store: &Arc<Store>, site: &Site) -> store::Result<Vec<Known>> {
         actor: Some(store.actor()),
         absent: false,
     };
-    let bare = |member| Known { member, grant: None, takeover: None };
+    let bare = |member| Known { member, grant: None, takeover: None, keys: Vec::new() };
     match members.iter_mut().find(|known| known.member.number == site.number) {
         Some(known) => known.member.actor = own.actor,
         None => members.push(bare(own)),

@@ -4,10 +4,12 @@
 
 mod conflicts;
 mod contact;
+mod door;
 mod extension;
 mod forward;
 mod members;
 mod objects;
+mod register;
 mod sites;
 
 use crate::dial;
@@ -20,8 +22,11 @@ use apiserver::Sites;
 use async_trait::async_trait;
 use contact::Contacts;
 pub use extension::{CONFLICTS, Extension, JOIN_USER};
-pub(crate) use objects::servers;
+use register::Register;
+pub(crate) use register::servers;
 use rustls::ClientConfig;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::{Replica, Store};
@@ -47,6 +52,7 @@ pub struct Peers {
     extension: Arc<Extension>,
     pub site: Site,
     sites: Sites,
+    all: watch::Receiver<Vec<sites::Known>>,
     judging: sites::Service,
     contacts: Arc<Contacts>,
     store: Arc<Store>,
@@ -93,9 +99,9 @@ pub(crate) async fn open(known: &Known, site: Site, store: Arc<Store>, tasks: &T
     let (judging, mut sites) =
         sites::Service::new(site.clone(), whole.clone(), store.clone(), contacts.clone(), all.clone());
     sites.proxy = Some(Arc::new(forward::Forward { members: members.clone(), tls, number: site.number }));
-    let seen = extension::Seen { handle: handle.clone(), store: store.clone(), all, whole };
+    let seen = extension::Seen { handle: handle.clone(), store: store.clone(), all: all.clone(), whole };
     let extension = Arc::new(Extension::new(known, &site, seen, cluster));
-    Ok(Peers { handle, members, extension, site, sites, judging, contacts, store })
+    Ok(Peers { handle, members, extension, site, sites, all, judging, contacts, store })
 }
 
 /// All numbers that the servers of the cluster share.
@@ -151,9 +157,42 @@ impl Peers {
         client: kube::Client,
         tasks: &Tasks,
     ) -> anyhow::Result<()> {
-        self.extension.serve_through(client.clone(), api.clone());
-        let (shutdown, judging) = (tasks.shutdown.clone(), self.judging.run(client.clone()));
-        tasks.tracker.spawn(async move { shutdown.run_until_cancelled(judging).await });
+        self.begin(known, Register::Api(client.clone()), Some((api.clone(), client)), tasks)
+    }
+
+    /// The same where no API is served, with a listener for other servers alone.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub(crate) fn start_alone(self, known: &Known, tasks: &Tasks) -> anyhow::Result<()> {
+        let address = SocketAddr::new(known.config.bind_address, known.config.https_listen_port);
+        let listener =
+            TcpListener::bind(address).with_context(|| format!("listening on {address} for other servers"))?;
+        let (serving, root) = (known.serving()?, known.authority.root_pem());
+        let door = door::Door::new(listener, &serving, root, &known.token, self.extension.clone())?;
+        tasks.tracker.spawn(door.run(tasks.shutdown.clone()));
+        tracing::info!(%address, "other servers are answered");
+        let register = Register::Store(self.store.clone());
+        self.begin(known, register, None, tasks)
+    }
+
+    fn begin(
+        self,
+        known: &Known,
+        register: Register,
+        api: Option<(apiserver::Handle, kube::Client)>,
+        tasks: &Tasks,
+    ) -> anyhow::Result<()> {
+        let (api, client) = api.unzip();
+        let spawn = |name: &'static str, run: Pin<Box<dyn Future<Output = ()> + Send>>| {
+            let shutdown = tasks.shutdown.clone();
+            tasks.tracker.spawn(async move {
+                shutdown.run_until_cancelled(run).await;
+                tracing::debug!(name, "ended");
+            });
+        };
+        self.extension.serve_through(register.clone(), api.clone());
+        spawn("judging sites", Box::pin(self.judging.run(api.is_some().then(|| register.clone()))));
         let own = objects::Own {
             name: self.site.name.clone(),
             number: self.site.number,
@@ -164,17 +203,16 @@ impl Peers {
         };
         let objects = objects::Service {
             own,
-            client: client.clone(),
+            register,
             handle: self.handle.clone(),
             members: self.members,
+            all: self.all,
             contacts: self.contacts,
-            api: api.clone(),
+            api,
         };
-        let shutdown = tasks.shutdown.clone();
-        tasks.tracker.spawn(async move { shutdown.run_until_cancelled(objects.run()).await });
+        spawn("showing servers", Box::pin(objects.run()));
         let conflicts = conflicts::Service { client, store: self.store, server: self.site.name };
-        let shutdown = tasks.shutdown.clone();
-        tasks.tracker.spawn(async move { shutdown.run_until_cancelled(conflicts.run()).await });
+        spawn("telling of conflicts", Box::pin(conflicts.run()));
         Ok(())
     }
 }

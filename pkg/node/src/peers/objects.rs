@@ -1,8 +1,8 @@
 //! `servers.eyot.dev`: this server's own object, and what it sees of the others.
 use super::contact::Contacts;
+use super::register::{self, Register};
+use super::sites::Known;
 use apiserver::Handle as Api;
-use client::kube::api::{Api as KubeApi, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
-use client::kube::{self, Client};
 use crdt::HybridClock;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 use sync::{Handle, Member};
 use tokio::sync::watch;
 
-const DEFINITION: &str = include_str!("../../../../embedded/crds/servers.yaml");
-const MANAGER: &str = "eyot";
 /// What is seen of others is written this often, where it differs.
 const SHOW: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
@@ -41,29 +39,13 @@ impl Own {
 
 pub struct Service {
     pub own: Own,
-    pub client: Client,
+    pub register: Register,
     pub handle: Handle,
     pub members: watch::Receiver<Vec<Member>>,
+    pub all: watch::Receiver<Vec<Known>>,
     pub contacts: Arc<Contacts>,
-    pub api: Api,
-}
-
-/// The client of Server objects.
-pub fn servers(client: Client) -> KubeApi<DynamicObject> {
-    let kind = GroupVersionKind::gvk("eyot.dev", "v1alpha1", "Server");
-    KubeApi::all_with(client, &ApiResource::from_gvk_with_plural(&kind, "servers"))
-}
-
-/// Makes an object of a server that joins.
-///
-/// # Errors
-/// The API refuses it, as when the name is taken.
-pub async fn create(client: Client, object: &Value) -> Result<(), kube::Error> {
-    let object: DynamicObject = serde_json::from_value(object.clone()).map_err(kube::Error::SerdeError)?;
-    servers(client)
-        .create(&PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() }, &object)
-        .await
-        .map(drop)
+    /// What believes tokens; none where no API is served.
+    pub api: Option<Api>,
 }
 
 impl Service {
@@ -76,33 +58,26 @@ impl Service {
         let mut shown = BTreeMap::new();
         let mut links = self.handle.changes();
         loop {
-            self.trust().await;
+            self.trust();
             self.show(&mut shown).await;
             tokio::select! {
                 _ = tokio::time::sleep(SHOW) => {}
                 changed = links.changed() => if changed.is_err() { return },
-                changed = self.members.changed() => if changed.is_err() { return },
+                changed = self.all.changed() => if changed.is_err() { return },
             }
         }
     }
 
     /// Sees to it that the kind exists and this server has its object.
-    async fn introduce(&self) -> Result<(), kube::Error> {
-        let definition: Value = serde_saphyr::from_str(DEFINITION).expect("it was tested");
-        let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
-        let resource = ApiResource::from_gvk_with_plural(&kind, "customresourcedefinitions");
-        let definitions: KubeApi<DynamicObject> = KubeApi::all_with(self.client.clone(), &resource);
-        let params = PatchParams::apply(MANAGER).force();
-        definitions.patch("servers.eyot.dev", &params, &Patch::Apply(&definition)).await?;
-        servers(self.client.clone()).patch(&self.own.name, &params, &Patch::Apply(self.own.object())).await.map(drop)
+    async fn introduce(&self) -> Result<(), register::Error> {
+        self.register.introduce(&self.own.object()).await
     }
 
     /// Takes the keys of all servers' tokens.
-    async fn trust(&self) {
-        let Ok(list) = servers(self.client.clone()).list(&Default::default()).await else { return };
-        let keys = list.items.iter().flat_map(|server| server.data["spec"]["serviceAccountKeys"].as_array().cloned());
-        let keys: Vec<String> = keys.flatten().filter_map(|key| key.as_str().map(str::to_owned)).collect();
-        if let Err(error) = self.api.set_verifying_keys(&keys) {
+    fn trust(&mut self) {
+        let Some(api) = &self.api else { return };
+        let keys: Vec<String> = self.all.borrow_and_update().iter().flat_map(|known| known.keys.clone()).collect();
+        if let Err(error) = api.set_verifying_keys(&keys) {
             tracing::warn!(%error, "a server's key of service account tokens can't be read");
         }
     }
@@ -116,11 +91,8 @@ impl Service {
             if shown.get(&member.number) == Some(&status) {
                 continue;
             }
-            let patch = Patch::Merge(json!({"status": status}));
-            let written =
-                servers(self.client.clone()).patch_status(&member.name, &PatchParams::default(), &patch).await;
-            match written {
-                Ok(_) => drop(shown.insert(member.number, status)),
+            match self.register.show(&member.name, &status).await {
+                Ok(()) => drop(shown.insert(member.number, status)),
                 Err(error) => tracing::debug!(%error, server = member.name, "showing what is seen of a server"),
             }
         }
@@ -170,18 +142,6 @@ fn lag(silence: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_definition_is_one() {
-        let definition: Value = serde_saphyr::from_str(DEFINITION).unwrap();
-        assert_eq!(definition["metadata"]["name"], "servers.eyot.dev");
-        let fields =
-            definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
-                .as_object()
-                .unwrap();
-        assert_eq!(fields.keys().collect::<Vec<_>>(), ["lag", "lastContactTime", "link", "version", "watermarkTime"]);
-        assert!(fields.values().all(|field| field["type"] == "string" && field.get("description").is_some()));
-    }
 
     #[test]
     fn lags_are_told_as_kubectl_tells_ages() {

@@ -2,13 +2,12 @@
 //! whom, and which numbers are this server's to give away.
 use super::contact::Contacts;
 use super::members::Spec;
-use super::objects;
+use super::register::Register;
 use crate::site::Site;
 use api::home::{Ownership, Site as SiteName};
 use api::home::{Record, judge};
 use api::slice::{Grant, Numbers, Share};
 use apiserver::Sites;
-use client::kube::api::{Patch, PatchParams};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +31,8 @@ pub struct Known {
     pub member: Member,
     pub grant: Option<Numbers>,
     pub takeover: Option<Record>,
+    /// Public keys, in PEM, of the service account tokens that it issues.
+    pub keys: Vec<String>,
 }
 
 /// Reads what a Server object says of its slice and of who acts for it.
@@ -50,7 +51,7 @@ pub fn known(member: Member, spec: &Spec, takeover: Option<&str>) -> Known {
         let (by, epoch) = text.split_once('/')?;
         Some(Record { by: by.into(), epoch: epoch.parse().ok()? })
     });
-    Known { member, grant, takeover }
+    Known { member, grant, takeover, keys: spec.service_account_keys.clone() }
 }
 
 pub struct Service {
@@ -79,12 +80,15 @@ impl Service {
         (service, sites)
     }
 
-    /// Follows members and contacts, and writes down takeovers, until it is dropped.
-    pub async fn run(self, client: kube::Client) {
+    /// Follows members and contacts, and writes down takeovers where anything here acts (none: nothing does), until it is
+    /// dropped.
+    pub async fn run(self, register: Option<Register>) {
         loop {
             let write = self.look(Instant::now());
             for (site, record) in write {
-                self.write_down(&client, &site, &record).await;
+                if let Some(register) = &register {
+                    self.write_down(register, &site, &record).await;
+                }
             }
             tokio::time::sleep(JUDGE).await;
         }
@@ -120,14 +124,12 @@ impl Service {
     }
 
     /// The record goes onto the first server of the lost site.
-    async fn write_down(&self, client: &kube::Client, site: &SiteName, record: &Record) {
+    async fn write_down(&self, register: &Register, site: &SiteName, record: &Record) {
         let known = self.known.borrow().clone();
         let Some(first) = known.iter().find(|known| *known.member.site == **site) else { return };
         let text = format!("{}/{}", record.by, record.epoch);
-        let patch = Patch::Merge(json!({"metadata": {"annotations": {TAKEOVER: text}}}));
-        let written = objects::servers(client.clone()).patch(&first.member.name, &PatchParams::default(), &patch).await;
-        match written {
-            Ok(_) => tracing::warn!(%site, epoch = record.epoch, "acting for a site that is out of reach"),
+        match register.patch(&first.member.name, &json!({"metadata": {"annotations": {TAKEOVER: text}}})).await {
+            Ok(()) => tracing::warn!(%site, epoch = record.epoch, "acting for a site that is out of reach"),
             Err(error) => tracing::debug!(%site, %error, "writing down a takeover"),
         }
     }
@@ -190,7 +192,7 @@ mod tests {
     fn member(number: u16, site: &str) -> Known {
         let member =
             Member { number, name: format!("s{number}"), site: site.into(), address: None, actor: None, absent: false };
-        Known { member, grant: None, takeover: None }
+        Known { member, grant: None, takeover: None, keys: Vec::new() }
     }
 
     fn site(number: u16, site: &str, several: bool) -> Site {
