@@ -8,6 +8,8 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 export CARGO_TERM_COLOR=never
+# From nothing to all tests needs half the disk without what would only serve the next build.
+export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 
 # What the tests need from the system; apt is asked only when something is missing.
 requirements() {

@@ -48,7 +48,7 @@ measure upstream "$work/upstream/admin.kubeconfig" "$(cat "$work/upstream/pids")
 "${cluster[@]}" down "$work/upstream"
 
 begun=$EPOCHREALTIME
-"$eyot" server -d "$work/data" -o "$work/kubeconfig" --instance bench --https-listen-port 16643 >"$work/log" 2>&1 &
+"$eyot" server -d "$work/data" -o "$work/kubeconfig" --instance bench --https-listen-port 16643 --eviction-hard '' >"$work/log" 2>&1 &
 server=$!
 until "$eyot" status -d "$work/data" --kubeconfig "$work/kubeconfig" >/dev/null 2>&1; do sleep 0.02; done
 ready=$(awk -v from="$begun" -v to="$EPOCHREALTIME" 'BEGIN {printf "%.2f", to - from}')

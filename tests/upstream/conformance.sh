@@ -41,7 +41,7 @@ prepare() {
 
 start() {
 	"$eyot" server -d "$work/data" -o "$work/kubeconfig" --instance conf --https-listen-port 16743 --agent-port 16843 \
-		--cluster-cidr 10.148.0.0/16 --service-cidr 10.149.0.0/16 >"$out/eyot.log" 2>&1 &
+		--cluster-cidr 10.148.0.0/16 --service-cidr 10.149.0.0/16 --eviction-hard '' >"$out/eyot.log" 2>&1 &
 	server=$!
 	for _ in $(seq 600); do
 		kill -0 "$server" 2>/dev/null || break

@@ -32,7 +32,7 @@ secured() { # etcd, over TLS alone
 
 server() { # the first member is never there
 	"$eyot" server --config /dev/null -d "$dir/eyot" -o "$dir/eyot.kubeconfig" --instance "$instance" --https-listen-port "$native" \
-		--agent-port 21879 --service-cidr "$cidr" --cluster-cidr 10.63.0.0/16 \
+		--agent-port 21879 --service-cidr "$cidr" --cluster-cidr 10.63.0.0/16 --eviction-hard '' \
 		--datastore-endpoint "https://127.0.0.1:$((port + 1)),https://127.0.0.1:$port" --datastore-cafile "$dir/ca.crt" \
 		--datastore-certfile "$dir/client.crt" --datastore-keyfile "$dir/client.key" >>"$dir/eyot.log" 2>&1 &
 	pid[eyot]=$!

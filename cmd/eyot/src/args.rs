@@ -1,6 +1,6 @@
 //! Flags, environment and the configuration file, as one command line.
 use clap::{Args, Parser, Subcommand};
-use node::config::{Endpoint, Etcd, EtcdListen, External, Ipv4Net, Node, Server};
+use node::config::{Endpoint, Etcd, EtcdListen, External, Ipv4Net, Node, Server, Thresholds};
 use node::snapshot::Scheduled;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -269,6 +269,14 @@ pub struct NodeArgs {
     /// Most pods that this node runs
     #[arg(long, default_value_t = 110, value_name = "COUNT")]
     pub max_pods: u32,
+    /// Below what the node is short of memory or disk and ends pods; what is not named never counts as short
+    #[arg(
+        long,
+        env = "EYOT_EVICTION_HARD",
+        default_value = "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%",
+        value_name = "THRESHOLDS"
+    )]
+    pub eviction_hard: Thresholds,
     /// Time for pods to end before the machine goes down, such as 30s; 0: they are not ended first
     #[arg(long, default_value = "0", value_name = "TIME", value_parser = duration)]
     pub shutdown_grace_period: Duration,
@@ -342,6 +350,7 @@ impl From<NodeArgs> for Node {
             resolv_conf: args.resolv_conf,
             agent_port: args.agent_port,
             max_pods: args.max_pods,
+            eviction_hard: args.eviction_hard,
             shutdown_grace_period: args.shutdown_grace_period,
             shutdown_grace_period_critical_pods: args.shutdown_grace_period_critical_pods,
         }

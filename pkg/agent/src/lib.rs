@@ -31,7 +31,7 @@ mod tls;
 mod volumes;
 mod worker;
 
-pub use node::evict::Thresholds;
+pub use node::evict::{Threshold, Thresholds};
 pub use node::shutdown::GracePeriod;
 pub use options::{DEFAULT_MAX_PODS, DEFAULT_PORT, Options};
 pub use service::{Error, Handle, Service, cleanup};

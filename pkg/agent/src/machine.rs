@@ -28,7 +28,7 @@ impl Machine {
         let uname = rustix::system::uname();
         Self {
             cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
-            memory_bytes: i64::try_from(Self::memory_bytes()).unwrap_or(i64::MAX),
+            memory_bytes: i64::try_from(Self::memory().total_bytes).unwrap_or(i64::MAX),
             host_name: uname.nodename().to_string_lossy().into_owned(),
             machine_id: first_line("/etc/machine-id"),
             boot_id: first_line("/proc/sys/kernel/random/boot_id"),
@@ -39,11 +39,6 @@ impl Machine {
             oom_floor: oom_floor(),
             apparmor: first_line("/sys/module/apparmor/parameters/enabled") == "Y",
         }
-    }
-
-    /// All memory that the kernel has.
-    pub fn memory_bytes() -> u64 {
-        procfs::Meminfo::current().map_or(0, |m| m.mem_total)
     }
 
     /// Size, free and available bytes of the file system of `path`, and its free inodes.
@@ -57,9 +52,10 @@ impl Machine {
         }
     }
 
-    /// Memory that could be given out without swapping, in bytes.
-    pub fn available_memory_bytes() -> u64 {
-        procfs::Meminfo::current().ok().and_then(|m| m.mem_available).unwrap_or(0)
+    /// What memory there is now.
+    pub fn memory() -> Memory {
+        let Ok(now) = procfs::Meminfo::current() else { return Memory::default() };
+        Memory { total_bytes: now.mem_total, available_bytes: now.mem_available.unwrap_or(0) }
     }
 
     /// Seconds of CPU time used since boot.
@@ -69,6 +65,14 @@ impl Machine {
         let ticks = total.user + total.nice + total.system + total.irq.unwrap_or(0) + total.softirq.unwrap_or(0);
         ticks as f64 / procfs::ticks_per_second() as f64
     }
+}
+
+/// The kernel's memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Memory {
+    pub total_bytes: u64,
+    /// Could be given out without swapping.
+    pub available_bytes: u64,
 }
 
 /// A file system's room.

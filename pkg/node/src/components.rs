@@ -201,7 +201,7 @@ fn agent_options(known: &Known, client: kube::Client, informers: Informers) -> a
         labels: given.collect(),
         taints: config.node.node_taint.iter().map(|text| taint(text)).collect::<anyhow::Result<_>>()?,
         max_pods: config.node.max_pods,
-        thresholds: agent::Thresholds::default(),
+        thresholds: config.node.eviction_hard,
         shutdown_grace_periods: agent::GracePeriod::of(
             config.node.shutdown_grace_period,
             config.node.shutdown_grace_period_critical_pods,

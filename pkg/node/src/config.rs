@@ -1,4 +1,5 @@
 //! What a server was told to be. The binary fills this in from flags, environment and the configuration file.
+pub use agent::Thresholds;
 pub use etcd::remote::Address as Endpoint;
 pub use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -52,6 +53,8 @@ pub struct Node {
     pub resolv_conf: Option<PathBuf>,
     pub agent_port: u16,
     pub max_pods: u32,
+    /// When the node is short of memory or disk, so that pods go.
+    pub eviction_hard: Thresholds,
     /// Time for pods to end when the machine goes down; zero: they are not ended first.
     pub shutdown_grace_period: Duration,
     /// The part of it that critical pods have for themselves.

@@ -192,9 +192,10 @@ fn binary() -> anyhow::Result<PathBuf> {
 
 fn supervise(dir: &Path, binary: &Path, instance: &str, number: u8) -> anyhow::Result<Child> {
     let (config, number) = (dir.join("config.yaml"), u16::from(number));
+    // How full this machine is must not matter.
     let settings = format!(
         "data-dir: {dir}/data\nwrite-kubeconfig: {dir}/kubeconfig\ninstance: {instance}\nhttps-listen-port: {}\n\
-         agent-port: {}\ncluster-cidr: 10.{}.0.0/16\nservice-cidr: 10.{}.0.0/16\n",
+         agent-port: {}\ncluster-cidr: 10.{}.0.0/16\nservice-cidr: 10.{}.0.0/16\neviction-hard: \"\"\n",
         16_443 + number,
         16_543 + number,
         100 + number,

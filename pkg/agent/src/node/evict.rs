@@ -1,5 +1,5 @@
 //! Which pods go when the node runs short (Kubernetes documentation, "Node-pressure Eviction"). Pure.
-use crate::machine::Disk;
+use crate::machine::{Disk, Memory};
 use crate::pod::admit::{CRITICAL, Refusal};
 use crate::pod::config::spec;
 use crate::pod::ledger::Requests;
@@ -8,22 +8,98 @@ use crate::statics::is_static;
 use api::quantity::{Format, Quantity};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::cmp::Reverse;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Below which the node is short of something (`evictionHard`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    pub memory_available_bytes: u64,
-    /// Of the disk's size.
-    pub disk_available_percent: u64,
-    pub inodes_free_percent: u64,
+    /// Of memory that could be given out without swapping.
+    pub memory_available: Threshold,
+    /// Of the disk that holds pods and images.
+    pub disk_available: Threshold,
+    pub inodes_free: Threshold,
+}
+
+/// An amount, or a share of all there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threshold {
+    /// Bytes, or inodes.
+    Amount(u64),
+    Percent(u64),
+}
+
+impl Thresholds {
+    /// The node is never short.
+    pub const NONE: Self =
+        Self { memory_available: Threshold::NONE, disk_available: Threshold::NONE, inodes_free: Threshold::NONE };
 }
 
 impl Default for Thresholds {
     /// The kubelet's; for disks k3s's, which suit small nodes with large ones.
     fn default() -> Self {
-        Self { memory_available_bytes: 100 << 20, disk_available_percent: 5, inodes_free_percent: 5 }
+        Self {
+            memory_available: Threshold::Amount(100 << 20),
+            disk_available: Threshold::Percent(5),
+            inodes_free: Threshold::Percent(5),
+        }
+    }
+}
+
+impl Threshold {
+    const NONE: Self = Self::Amount(0);
+
+    /// The amount that it is of `all`.
+    fn of(self, all: u64) -> u64 {
+        match self {
+            Self::Amount(amount) => amount,
+            Self::Percent(percent) => all / 100 * percent,
+        }
+    }
+}
+
+/// The kubelet's `--eviction-hard`: `memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%`. What is not named
+/// never counts as short. Pods and images share a file system here, so `imagefs` is a second name of `nodefs`.
+impl FromStr for Thresholds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut thresholds = Self::NONE;
+        for one in text.split(',').filter(|one| !one.is_empty()) {
+            let (signal, value) =
+                one.split_once('<').ok_or(format!("{one:?}: a threshold such as nodefs.available<5% is wanted"))?;
+            let place = match signal {
+                "memory.available" => &mut thresholds.memory_available,
+                "nodefs.available" | "imagefs.available" => &mut thresholds.disk_available,
+                "nodefs.inodesFree" | "imagefs.inodesFree" => &mut thresholds.inodes_free,
+                _ => {
+                    return Err(format!(
+                        "{signal:?}: memory.available, nodefs.available and nodefs.inodesFree are watched"
+                    ));
+                }
+            };
+            *place = value.parse()?;
+        }
+        Ok(thresholds)
+    }
+}
+
+impl FromStr for Threshold {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?}: an amount such as 100Mi or a share such as 5% is wanted");
+        match text.strip_suffix('%') {
+            Some(percent) => {
+                let percent = percent.parse().ok().filter(|percent| *percent <= 100);
+                percent.map(Self::Percent).ok_or_else(wrong)
+            }
+            None => {
+                let amount = Quantity::parse(text).ok().and_then(|amount| u64::try_from(amount.value()).ok());
+                amount.map(Self::Amount).ok_or_else(wrong)
+            }
+        }
     }
 }
 
@@ -43,13 +119,18 @@ pub enum Shortage {
 
 impl Shortage {
     /// The worst of what is short, memory first: it kills sooner.
-    pub fn of(memory_available_bytes: u64, disk: Disk, low: &Thresholds) -> Option<Self> {
-        let disk_low = disk.size_bytes / 100 * low.disk_available_percent;
-        let inodes_low = disk.inodes / 100 * low.inodes_free_percent;
-        if memory_available_bytes < low.memory_available_bytes {
-            Some(Self::Memory(memory_available_bytes, low.memory_available_bytes))
-        } else if disk.available_bytes < disk_low {
-            Some(Self::Disk(disk.available_bytes, disk_low))
+    pub fn of(memory: Memory, disk: Disk, low: &Thresholds) -> Option<Self> {
+        let memory_low = low.memory_available.of(memory.total_bytes);
+        let short = memory.available_bytes < memory_low;
+        short.then_some(Self::Memory(memory.available_bytes, memory_low)).or_else(|| Self::of_disk(disk, low))
+    }
+
+    /// What is short of a disk.
+    pub fn of_disk(disk: Disk, low: &Thresholds) -> Option<Self> {
+        let bytes_low = low.disk_available.of(disk.size_bytes);
+        let inodes_low = low.inodes_free.of(disk.inodes);
+        if disk.available_bytes < bytes_low {
+            Some(Self::Disk(disk.available_bytes, bytes_low))
         } else if disk.inodes_free < inodes_low {
             Some(Self::Inodes(disk.inodes_free, inodes_low))
         } else {
@@ -166,10 +247,30 @@ mod tests {
     #[test]
     fn thresholds() {
         let disk = |available_bytes, inodes_free| Disk { size_bytes: 1000, available_bytes, inodes: 1000, inodes_free };
-        let of = |memory, disk| Shortage::of(memory, disk, &Thresholds::default());
+        let memory = |available_bytes| Memory { total_bytes: 4 << 30, available_bytes };
+        let of = |available, disk| Shortage::of(memory(available), disk, &Thresholds::default());
         assert_eq!(of(1 << 30, disk(500, 500)), None);
         assert_eq!(of(1 << 20, disk(1, 1)), Some(Shortage::Memory(1 << 20, 100 << 20)));
         assert_eq!(of(1 << 30, disk(49, 500)), Some(Shortage::Disk(49, 50)));
         assert_eq!(of(1 << 30, disk(500, 49)), Some(Shortage::Inodes(49, 50)));
+        assert_eq!(Shortage::of(memory(0), disk(0, 0), &Thresholds::NONE), None);
+    }
+
+    #[test]
+    fn thresholds_are_written_as_for_the_kubelet() {
+        let default = "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%";
+        assert_eq!(default.parse(), Ok(Thresholds::default()));
+        assert_eq!("".parse(), Ok(Thresholds::NONE));
+        let large = Thresholds { disk_available: Threshold::Amount(1 << 30), ..Thresholds::NONE };
+        assert_eq!("imagefs.available<1Gi".parse(), Ok(large));
+        for wrong in [
+            "nodefs.available",
+            "nodefs.available<101%",
+            "nodefs.available<-1",
+            "pid.available<5%",
+            "memory.available<x",
+        ] {
+            assert!(wrong.parse::<Thresholds>().is_err(), "{wrong}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::evict::{Candidate, Shortage, Thresholds, choose, may_go};
 use super::limits;
 use crate::context::Context;
-use crate::machine::Machine;
+use crate::machine::{Disk, Machine, Memory};
 use crate::pod::admit::Refusal;
 use crate::stats::{Sample, disk};
 use client::Reflector;
@@ -33,11 +33,11 @@ pub struct Pressure {
 }
 
 impl Pressure {
-    fn see(&self, memory_available_bytes: u64, disk: crate::machine::Disk, low: &Thresholds, now: Instant) {
-        if let Some(Shortage::Memory(..)) = Shortage::of(memory_available_bytes, disk, low) {
+    fn see(&self, memory: Memory, disk: Disk, low: &Thresholds, now: Instant) {
+        if let Some(Shortage::Memory(..)) = Shortage::of(memory, disk, low) {
             *self.memory.lock() = Some(now);
         }
-        if Shortage::of(u64::MAX, disk, low).is_some() {
+        if Shortage::of_disk(disk, low).is_some() {
             *self.disk.lock() = Some(now);
         }
     }
@@ -89,7 +89,7 @@ async fn over_limit(context: &Arc<Context>, pods: &Reflector<Pod>) -> Vec<Evicti
 /// When the node is short of something: images go first, then one pod at a time.
 async fn relieve(context: &Arc<Context>, pods: &Reflector<Pod>, evictions: &mpsc::Sender<Eviction>) {
     let disk = Machine::disk(&context.options.data_dir);
-    let memory = Machine::available_memory_bytes();
+    let memory = Machine::memory();
     let low = &context.options.thresholds;
     context.pressure.see(memory, disk, low, Instant::now());
     let Some(shortage) = Shortage::of(memory, disk, low) else { return };
@@ -99,7 +99,7 @@ async fn relieve(context: &Arc<Context>, pods: &Reflector<Pod>, evictions: &mpsc
         // Images are cheaper than pods.
         context.images.short_of_disk.notify_one();
         tokio::time::sleep(SETTLE).await;
-        if Shortage::of(u64::MAX, Machine::disk(&context.options.data_dir), low).is_none() {
+        if Shortage::of_disk(Machine::disk(&context.options.data_dir), low).is_none() {
             return;
         }
     }
@@ -142,7 +142,6 @@ fn candidate(sample: &Sample, disks: &BTreeMap<String, disk::PodDisk>, pod: Arc<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Disk;
 
     #[test]
     fn pressure_stays_for_a_while() {
@@ -150,10 +149,11 @@ mod tests {
         let full = Disk { size_bytes: 1000, available_bytes: 1, inodes: 1000, inodes_free: 1000 };
         let roomy = Disk { available_bytes: 900, ..full };
         let low = Thresholds::default();
-        pressure.see(u64::MAX, roomy, &low, Instant::now());
+        let memory = |available_bytes| Memory { total_bytes: 1 << 30, available_bytes };
+        pressure.see(memory(1 << 30), roomy, &low, Instant::now());
         assert!(!pressure.of_memory() && !pressure.of_disk());
-        pressure.see(1, full, &low, Instant::now());
-        pressure.see(u64::MAX, roomy, &low, Instant::now());
+        pressure.see(memory(1), full, &low, Instant::now());
+        pressure.see(memory(1 << 30), roomy, &low, Instant::now());
         assert!(pressure.of_memory() && pressure.of_disk(), "not long ago");
         *pressure.memory.lock() = Instant::now().checked_sub(TRANSITION);
         assert!(!pressure.of_memory());

@@ -106,13 +106,13 @@ impl Job {
 
 impl Sample {
     fn of(pods: BTreeMap<String, PodSample>) -> Self {
-        let available = Machine::available_memory_bytes();
+        let memory = Machine::memory();
         Self {
             at: Instant::now(),
             time: Timestamp::now(),
             node_cpu_ns: (Machine::cpu_seconds() * 1e9) as u64,
-            node_memory_bytes: Machine::memory_bytes().saturating_sub(available),
-            node_available_bytes: available,
+            node_memory_bytes: memory.total_bytes.saturating_sub(memory.available_bytes),
+            node_available_bytes: memory.available_bytes,
             node_network: network::of_host(),
             pods,
         }

@@ -117,7 +117,7 @@ impl Agent {
             taints: Vec::new(),
             max_pods: 110,
             // How full this machine is must not matter.
-            thresholds: Thresholds { memory_available_bytes: 0, disk_available_percent: 0, inodes_free_percent: 0 },
+            thresholds: Thresholds::NONE,
             shutdown_grace_periods: GracePeriod::of(Duration::from_secs(60), Duration::from_secs(20)),
             kubelet_version: "v1.36.3".into(),
         };
