@@ -1,5 +1,6 @@
 //! One write taken into a tree of places, and what is lost by it.
 use crate::edit::{Dot, Edit};
+use crate::join::{self, Write};
 use crate::place::{Name, Own, Place, What, item_of, spoken};
 use crate::{Conflict, Stamp, Vector};
 use serde_json::Value;
@@ -13,12 +14,14 @@ pub(crate) struct Apply<'a> {
     /// What is older is not there.
     pub since: Stamp,
     path: Vec<Name>,
+    /// Inside a place that is made anew: what its making hides is told when all of it is taken in.
+    anew: bool,
     pub conflicts: Vec<Conflict>,
 }
 
 impl<'a> Apply<'a> {
     pub fn new(stamp: Stamp, context: &'a Vector, life: &'a str, since: Stamp) -> Self {
-        Self { stamp, context, life, since, path: Vec::new(), conflicts: Vec::new() }
+        Self { stamp, context, life, since, path: Vec::new(), anew: false, conflicts: Vec::new() }
     }
 
     /// Takes in the changes of an object's root. `quiet`: what is lost is told already.
@@ -27,6 +30,37 @@ impl<'a> Apply<'a> {
     }
 
     fn place(&mut self, place: &mut Place, name: &str, edit: &Edit, quiet: bool) {
+        if quiet || self.anew || !edit.fresh {
+            return self.write(place, name, edit, quiet);
+        }
+        let inside = self.unseen_inside(place, edit);
+        self.anew = true;
+        self.write(place, name, edit, quiet);
+        self.anew = false;
+        self.report_lost(inside, place);
+    }
+
+    /// What is in sight in a place that is made anew, and its maker did not know.
+    fn unseen_inside(&self, place: &Place, edit: &Edit) -> Vec<Write> {
+        let stays = |what: &What| edit.what.as_ref().is_some_and(|new| what.joins(new));
+        match place.collection(self.since).is_some_and(|own| stays(&own.what)) {
+            true => join::unseen(place, self.since, self.context),
+            false => Vec::new(),
+        }
+    }
+
+    /// Tells which of these writes went out of sight with what their places lay in, unless that is told already.
+    fn report_lost(&mut self, writes: Vec<Write>, place: &Place) {
+        for mut lost in join::lost(writes, self.life, place, self.since) {
+            lost.path = self.spoken_path().chain([lost.path]).collect::<Vec<_>>().join(".");
+            let told = |known: &Conflict| known.path == lost.path && known.loser == lost.loser;
+            if !self.conflicts.iter().any(told) {
+                self.conflicts.push(lost);
+            }
+        }
+    }
+
+    fn write(&mut self, place: &mut Place, name: &str, edit: &Edit, quiet: bool) {
         let mut told = quiet;
         if let Some(what) = &edit.what {
             let own = Own { stamp: self.stamp, what: what.clone(), hollow: edit.hollow };
@@ -140,8 +174,12 @@ impl<'a> Apply<'a> {
 
     fn report(&mut self, winner: (Stamp, Option<Value>), loser: (Stamp, Option<Value>)) {
         if winner.1 != loser.1 {
-            let path = self.path.iter().map(|name| spoken(name)).collect::<Vec<_>>().join(".");
+            let path = self.spoken_path().collect::<Vec<_>>().join(".");
             self.conflicts.push(Conflict { life: self.life.to_owned(), path, winner, loser });
         }
+    }
+
+    fn spoken_path(&self) -> impl Iterator<Item = String> {
+        self.path.iter().map(|name| spoken(name))
     }
 }

@@ -82,10 +82,11 @@ fn collect(place: &Place, since: Stamp, seen: &Vector, names: &mut Vec<String>, 
         names.push(name.to_string());
         let item = || item_of(name).and_then(|key| serde_json::from_str(key).ok());
         let own = inner.own.as_ref().filter(|own| own.stamp >= since && !own.what.joins(&What::Struct));
-        let own = own.filter(|own| !own.what.is_soft() && own.what != What::Counter);
+        let own = own.filter(|own| !own.what.is_soft() && own.what != What::Counter && !seen.covers(own.stamp));
         let own = own.map(|own| (own.stamp, inner.value(since)));
-        let dot = inner.dots.iter().filter(|_| inner.own.is_none()).map(|dot| (dot.0, item()));
-        for (stamp, value) in own.into_iter().chain(dot).filter(|(stamp, _)| !seen.covers(*stamp)) {
+        let dots = inner.dots.iter().filter(|dot| inner.own.is_none() && !seen.covers(dot.0));
+        let dots = dots.map(|dot| (dot.0, item()));
+        for (stamp, value) in own.into_iter().chain(dots) {
             let path = names.iter().map(|name| spoken(name)).collect();
             all.push(Write { path, names: names.clone(), stamp, value });
         }

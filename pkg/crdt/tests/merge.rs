@@ -363,6 +363,33 @@ fn made_twice_under_one_uid_is_one_life() {
     assert_eq!((merged, lost), (other, vec![]));
 }
 
+/// Of three servers one deletes; one that did not know gives the object a selector, learns of the delete and makes the
+/// object anew without it; the third makes it anew earlier, so that the selector is there, and writes into it.
+#[test]
+fn what_goes_out_of_sight_as_its_surroundings_are_made_anew_is_told() {
+    let key = b"/registry/boats.example.com/default/b";
+    let boat = json!({"apiVersion": "example.com/v1", "kind": "Boat", "metadata": {"uid": "u"}, "spec": {}});
+    let (mut one, mut two) = pair_at(key, &boat);
+    let mut three = one.clone();
+    let gone = three.put(None, 20);
+    let selector = two.edit(30, |boat| boat["spec"]["selector"] = json!({"k1": "w1"}));
+    let told: Vec<Conflict> = two.document.merge(&gone);
+    assert_eq!((told.len(), two.value()), (1, Value::Null));
+    one.document.merge(&gone);
+    let made = one.write(&boat, 25);
+    one.document.merge(&selector);
+    let inside = one.edit(35, |boat| boat["spec"]["selector"]["k0"] = "w2".into());
+    let again = two.write(&boat, 32);
+    let (merged, at_one, at_two) = exchange(&mut one, &mut two, &[made, inside], &[again]);
+    assert_eq!(merged["spec"], json!({}));
+    let told = |found: &[Conflict]| found.iter().any(|conflict| conflict.loser.1 == Some("w2".into()));
+    assert!(told(&at_one), "{at_one:?}");
+    assert!(
+        at_two.iter().any(|conflict| conflict.loser.1.as_ref().is_some_and(|lost| lost.to_string().contains("w2")))
+    );
+    assert_eq!(at_one[0].path, "spec.selector.k0");
+}
+
 #[test]
 fn bytes_without_an_identity_are_the_last_writers() {
     let (mut one, mut two) = (Document::default(), Document::default());

@@ -31,3 +31,10 @@ fn three_servers() {
 fn five_servers() {
     (300..302).for_each(|seed| simulate(seed, 5, 6000));
 }
+
+/// Seeds that once failed: what was wrong has a test of its own where it was wrong.
+#[test]
+fn seeds_that_failed_once() {
+    // A life made anew hid, untold, what another server had written inside it.
+    simulate(9, 8, 10_000);
+}
