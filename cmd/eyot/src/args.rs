@@ -1,6 +1,6 @@
 //! Flags, environment and the configuration file, as one command line.
 use clap::{Args, Parser, Subcommand};
-use node::config::{Endpoint, Etcd, EtcdListen, External, Ipv4Net, Node, Server, Thresholds};
+use node::config::{Agent, Endpoint, Etcd, EtcdListen, External, Ipv4Net, Node, Server, Thresholds};
 use node::snapshot::Scheduled;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -23,6 +23,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a server: API, store, controllers, scheduler and, unless --disable-agent, a node
     Server(Box<ServerArgs>),
+    /// Run a node that has no server of its own, in the cluster of others
+    Agent(Box<AgentArgs>),
     /// Run kubectl with the admin's kubeconfig
     #[command(disable_help_flag = true)]
     Kubectl(PassThrough),
@@ -241,6 +243,52 @@ pub struct ServerArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// Configuration file; its keys are these flags without the dashes
+    #[arg(short = 'c', long, env = "EYOT_CONFIG_FILE", default_value = CONFIG, value_name = "FILE")]
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub place: Place,
+    /// Any server of the cluster; needed on the first start alone
+    #[arg(short = 's', long, env = "EYOT_URL", value_name = "https://HOST:PORT")]
+    pub server: Option<String>,
+    /// The cluster's token, as `eyot token show` prints it on a server
+    #[arg(short = 't', long, env = "EYOT_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// The same, from a file
+    #[arg(long, env = "EYOT_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// The site that this node stands at (default: that of the server it joins through)
+    #[arg(long, env = "EYOT_SITE", value_name = "NAME", value_parser = site)]
+    pub site: Option<String>,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+impl AgentArgs {
+    /// The agent's configuration; fails when the token file can't be read.
+    pub fn into_config(self) -> anyhow::Result<Agent> {
+        self.node.check()?;
+        Ok(Agent {
+            data_dir: std::path::absolute(self.place.data_dir)?,
+            instance: self.place.instance,
+            server: self.server,
+            token: token(self.token, self.token_file.as_deref())?,
+            site: self.site,
+            node: self.node.into(),
+        })
+    }
+}
+
+/// The token as given, or out of its file.
+fn token(given: Option<String>, file: Option<&std::path::Path>) -> anyhow::Result<Option<String>> {
+    match file {
+        Some(path) => Ok(Some(node::files::read(path)?.trim().to_owned())),
+        None => Ok(given),
+    }
+}
+
+#[derive(Debug, Args)]
 pub struct NodeArgs {
     /// Name of the node (default: the host's)
     #[arg(long, env = "EYOT_NODE_NAME", value_name = "NAME")]
@@ -288,13 +336,8 @@ pub struct NodeArgs {
 impl ServerArgs {
     /// The server's configuration; fails when the token file can't be read.
     pub fn into_config(self) -> anyhow::Result<Server> {
-        if self.node.shutdown_grace_period_critical_pods > self.node.shutdown_grace_period {
-            anyhow::bail!("--shutdown-grace-period-critical-pods must not be longer than --shutdown-grace-period");
-        }
-        let token = match &self.token_file {
-            Some(path) => Some(node::files::read(path)?.trim().to_owned()),
-            None => self.token,
-        };
+        self.node.check()?;
+        let token = token(self.token, self.token_file.as_deref())?;
         let data_dir = std::path::absolute(self.place.data_dir)?;
         let snapshots = match self.snapshot_dir {
             Some(dir) => std::path::absolute(dir)?,
@@ -335,6 +378,16 @@ impl ServerArgs {
             disable_service_lb: self.disable.iter().any(|part| part == "servicelb"),
             node: self.node.into(),
         })
+    }
+}
+
+impl NodeArgs {
+    fn check(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.shutdown_grace_period_critical_pods <= self.shutdown_grace_period,
+            "--shutdown-grace-period-critical-pods must not be longer than --shutdown-grace-period"
+        );
+        Ok(())
     }
 }
 

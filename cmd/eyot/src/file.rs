@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// `argv` with the file's flags after the subcommand. The file must exist when it was named.
 pub fn with_file(argv: Vec<OsString>, default: &Path) -> anyhow::Result<Vec<OsString>> {
-    if argv.get(1).is_none_or(|command| command != "server") {
+    if argv.get(1).is_none_or(|command| command != "server" && command != "agent") {
         return Ok(argv);
     }
     let named = named(&argv).or_else(|| std::env::var_os("EYOT_CONFIG_FILE").map(PathBuf::from));

@@ -40,6 +40,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             runtime()?.block_on(node::server::run(config))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Agent(args) => {
+            logging();
+            let config = args.into_config()?;
+            runtime()?.block_on(node::agent::run(config))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Kubectl(pass) => tools::kubectl(pass.args),
         Command::Ctr(pass) => tools::ctr(pass.args),
         Command::Crictl(pass) => tools::crictl(pass.args),

@@ -30,6 +30,7 @@ pub mod version;
 mod webhook;
 
 pub use body::Body;
+pub use connect::Tunnels;
 pub use options::{Cluster, EXTENSION, Extension, FrontProxy, Options, Tls, TokenKeys};
 pub use request::{RequestInfo, User, Verb};
 pub use service::{Handle, InProcess, Service};

@@ -1,6 +1,7 @@
 //! What the front is built from. Everything comes ready made from the composition; nothing is read from the
 //! environment or from files here.
 use crate::body::{Body, RequestBody};
+use crate::connect::Tunnels;
 use crate::engine::Serve;
 use crate::registry::Registry;
 use crate::request::User;
@@ -27,6 +28,8 @@ pub struct Options {
     pub cluster: Cluster,
     /// How the front reaches agents on 10250: their CA, and the certificate that it shows them.
     pub kubelet_client: Arc<rustls::ClientConfig>,
+    /// Ways to agents; none: straight to their addresses.
+    pub tunnels: Option<Arc<dyn Tunnels>>,
     /// How extension API servers know that a request was handed on by this one.
     pub front_proxy: FrontProxy,
     /// The root CA in PEM, as `/cacerts` answers it and pods get it.

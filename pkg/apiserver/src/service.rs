@@ -82,7 +82,7 @@ impl Service {
             discovery: Discovery::new(options.cluster.advertise.to_string()),
             openapi: Default::default(),
             metrics: Default::default(),
-            agents: Agents::new(&options.kubelet_client, tasks.clone()),
+            agents: Agents::new(&options.kubelet_client, options.tunnels, tasks.clone()),
             remotes: Default::default(),
             proxy_identity: aggregation::Identity::new(&options.front_proxy),
             cluster_id: options.cluster.id,

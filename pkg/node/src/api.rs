@@ -24,7 +24,7 @@ pub(crate) async fn start(
     known: &Known,
     registry: Arc<Registry>,
     store: Arc<dyn Backend>,
-    extension: Option<Arc<dyn apiserver::Extension>>,
+    nodes: Arc<crate::nodes::Extension>,
     tasks: &Tasks,
 ) -> anyhow::Result<apiserver::Handle> {
     let config = &known.config;
@@ -79,7 +79,8 @@ pub(crate) async fn start(
             key: tls::key(&front_proxy.key_pem)?,
         },
         root_ca_pem: root.to_owned(),
-        extension,
+        tunnels: Some(nodes.tunnels.clone()),
+        extension: Some(nodes),
     };
     let service = apiserver::Service::new(options).await?;
     let handle = service.handle();

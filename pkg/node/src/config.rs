@@ -61,6 +61,50 @@ pub struct Node {
     pub shutdown_grace_period_critical_pods: Duration,
 }
 
+/// Everything that `eyot agent` can be told.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    pub data_dir: PathBuf,
+    pub instance: String,
+    /// The server to join through, as `https://HOST:PORT`; none: the one that is kept from the first start.
+    pub server: Option<String>,
+    pub token: Option<String>,
+    /// Where this node stands; none: with the server that it joins through.
+    pub site: Option<String>,
+    pub node: Node,
+}
+
+/// What all nodes of a cluster must know of it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cluster {
+    pub cluster_cidr: Ipv4Net,
+    pub service_cidr: Ipv4Net,
+    pub dns: Ipv4Addr,
+    pub domain: String,
+}
+
+#[cfg(test)]
+impl Node {
+    /// One with the flags' defaults.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            node_name: None,
+            node_ip: None,
+            node_label: Vec::new(),
+            node_taint: Vec::new(),
+            container_runtime_endpoint: None,
+            pause_image: None,
+            resolv_conf: None,
+            agent_port: 10250,
+            max_pods: 110,
+            eviction_hard: Thresholds::default(),
+            shutdown_grace_period: Duration::ZERO,
+            shutdown_grace_period_critical_pods: Duration::ZERO,
+        }
+    }
+}
+
 /// How an etcd is reached that is the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct External {
@@ -127,12 +171,18 @@ impl Server {
         self.data_dir.join("server/token")
     }
 
-    pub fn agent_dir(&self) -> PathBuf {
-        self.data_dir.join("agent")
-    }
-
     pub fn run_dir(&self) -> PathBuf {
         Path::new("/run").join(&self.instance)
+    }
+
+    /// What nodes must know of the cluster.
+    pub fn cluster(&self) -> Cluster {
+        Cluster {
+            cluster_cidr: self.cluster_cidr,
+            service_cidr: self.service_cidr,
+            dns: self.dns_ip(),
+            domain: self.cluster_domain.clone(),
+        }
     }
 
     /// The n-th address of the service network.

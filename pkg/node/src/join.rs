@@ -111,7 +111,7 @@ async fn join(config: &Server, url: &str, name: &str) -> anyhow::Result<Admissio
 }
 
 /// The message of a Status, or the text itself.
-fn reason(text: &str) -> String {
+pub(crate) fn reason(text: &str) -> String {
     let status: Option<api::Status> = serde_json::from_str(text).ok();
     status.map_or_else(|| text.trim().to_owned(), |status| status.message)
 }

@@ -3,6 +3,7 @@
 //! Place in the flow: the binary calls [`server::run`]; here the store, the API front, the controllers, the
 //! scheduler, the agent and the network are made, handed to one another through their constructors, and ended.
 
+pub mod agent;
 mod api;
 pub mod cleanup;
 mod components;
@@ -16,6 +17,8 @@ pub mod host;
 mod join;
 pub mod kubeconfig;
 pub mod lock;
+mod nodes;
+mod parts;
 pub mod peers;
 pub mod pki;
 mod role;

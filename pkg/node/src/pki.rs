@@ -195,6 +195,13 @@ impl Authority {
         Ok(request.signed_by(&issuer).map_err(making)?.pem() + &self.intermediate_pem)
     }
 
+    /// A certificate of this subject for the key of a signing request, of which nothing else counts.
+    pub fn certify(&self, subject: &Subject, request_pem: &str) -> Result<String> {
+        let making = |source| Error::Making { subject: subject.common_name.clone(), source };
+        let request = CertificateSigningRequestParams::from_pem(request_pem).map_err(making)?;
+        self.sign_key(subject, &request.public_key)
+    }
+
     fn sign_key(&self, subject: &Subject, key: &impl rcgen::PublicKeyData) -> Result<String> {
         let making = |source| Error::Making { subject: subject.common_name.clone(), source };
         let issuer = Issuer::from_ca_cert_pem(&self.intermediate_pem, &self.intermediate_key).map_err(making)?;
@@ -237,12 +244,25 @@ pub struct Keys {
 pub fn prepare(dir: &Path, root_pem: &str) -> Result<Keys> {
     files::private_dir(dir)?;
     files::write(&dir.join("root-ca.crt"), root_pem.as_bytes(), 0o600)?;
-    let making = |source| Error::Making { subject: "a request to join".into(), source };
-    let key = ensure_key(&dir.join("server-ca.key"))?;
-    let request = CertificateParams::new(Vec::new()).and_then(|params| params.serialize_request(&key));
-    let authority_request = request.and_then(|request| request.pem()).map_err(making)?;
+    let authority_request = request(&dir.join("server-ca.key"))?;
     let service_account_key = ensure_key(&dir.join("service-account.key"))?.public_key_pem();
     Ok(Keys { authority_request, service_account_key })
+}
+
+/// A signing request in PEM, by the key that is kept at `path` or made now.
+pub fn request(path: &Path) -> Result<String> {
+    let making = |source| Error::Making { subject: "a request to join".into(), source };
+    let key = ensure_key(path)?;
+    let request = CertificateParams::new(Vec::new()).and_then(|params| params.serialize_request(&key));
+    request.and_then(|request| request.pem()).map_err(making)
+}
+
+/// Whether a chain's first certificate is to be renewed: it has little life left, or none of it can be read.
+pub fn is_due(chain_pem: &str) -> bool {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(chain_pem.as_bytes()) else { return true };
+    let Ok(certificate) = pem.parse_x509() else { return true };
+    let left = certificate.validity().time_to_expiration().map_or(0, |left| left.whole_seconds());
+    left <= RENEW_WITHIN.as_secs() as i64
 }
 
 /// Keeps the certificate that a joining server got for its intermediate CA.

@@ -5,7 +5,7 @@ use crate::peers::Peers;
 use crate::pki::{Authority, Pair, Subject};
 use crate::site::Site;
 use crate::token::Token;
-use crate::{api, components, etcd, files, host, join, kubeconfig, lock, peers, snapshot, token};
+use crate::{api, components, etcd, files, host, join, kubeconfig, lock, nodes, parts, peers, snapshot, token};
 use anyhow::Context;
 use apiserver::registry::Registry;
 use apiserver::registry::summarize::Summarizer;
@@ -52,7 +52,8 @@ pub async fn run(mut config: Server) -> anyhow::Result<()> {
     ended
 }
 
-async fn stopped() -> anyhow::Result<&'static str> {
+/// Waits for the signal to end, and names it.
+pub(crate) async fn stopped() -> anyhow::Result<&'static str> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(tokio::select! {
         _ = terminate.recv() => "SIGTERM",
@@ -65,7 +66,7 @@ pub struct Parts {
     store: Datastore,
     tasks: Tasks,
     /// None where there is no API to speak to.
-    agent: Option<components::AgentHandle>,
+    agent: Option<parts::AgentHandle>,
     failures: tokio::sync::mpsc::Receiver<anyhow::Error>,
 }
 
@@ -78,6 +79,21 @@ pub struct Tasks {
 }
 
 impl Tasks {
+    /// No tasks yet, and where the failure of one is heard.
+    pub fn new() -> (Self, tokio::sync::mpsc::Receiver<anyhow::Error>) {
+        let (failures, failed) = tokio::sync::mpsc::channel(1);
+        (Self { tracker: TaskTracker::new(), shutdown: CancellationToken::new(), failures }, failed)
+    }
+
+    /// Tells all to end and waits until they have, or their time is over.
+    pub async fn end(&self) {
+        self.shutdown.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(DRAIN, self.tracker.wait()).await.is_err() {
+            tracing::warn!(left = self.tracker.len(), "tasks did not end within {} s", DRAIN.as_secs());
+        }
+    }
+
     /// Runs a part that the server can't be without: its failure ends the server.
     pub fn run<E>(&self, name: &'static str, part: impl Future<Output = Result<(), E>> + Send + 'static)
     where
@@ -162,6 +178,19 @@ impl Known {
         Ok(crate::tls::server(self.authority.root_pem(), &pair)?)
     }
 
+    /// This server's node.
+    pub fn parts(&self) -> parts::Parts {
+        parts::Parts {
+            instance: self.config.instance.clone(),
+            data_dir: self.config.data_dir.clone(),
+            config: self.config.node.clone(),
+            name: self.node_name.clone(),
+            address: self.address,
+            cluster: self.config.cluster(),
+            ownership: self.sites.ownership.clone(),
+        }
+    }
+
     fn write_kubeconfig(&self) -> anyhow::Result<()> {
         let admin = self.authority.leaf("client-admin", &Subject::user("system:admin", &["system:masters"]))?;
         let host = if self.config.bind_address.is_unspecified() {
@@ -182,16 +211,16 @@ impl Known {
 impl Parts {
     /// Opens the store, starts the API, then everything that stands on it; or etcd's endpoint alone.
     async fn open(config: Server) -> anyhow::Result<Self> {
-        let (sender, failures) = tokio::sync::mpsc::channel(1);
-        let tasks = Tasks { tracker: TaskTracker::new(), shutdown: CancellationToken::new(), failures: sender };
+        let (tasks, failures) = Tasks::new();
         let mut known = Known::new(config)?;
         let datastore_only = known.config.datastore_only;
         // The slowest part by far, and it needs nothing of the others.
         let node = !known.config.disable_agent && !datastore_only;
-        let runtime = node.then(|| components::start_runtime(&known, &tasks));
+        let runtime = node.then(|| known.parts().start_runtime(&tasks));
         let registry = Arc::new(Registry::builtin(::api::schema::Schemas::builtin()));
         let keep = if datastore_only { KEEP_FOR_CLIENTS } else { store::KEEP };
         let site = Site::open(&known.config, &known.node_name)?;
+        let place = site.clone();
         let store = match &known.config.datastore {
             Some(external) => Datastore::connect(external, Arc::new(Summarizer::new(registry.clone())), &tasks).await?,
             None => {
@@ -214,8 +243,9 @@ impl Parts {
                 peers.start_alone(&known, &tasks)?;
             }
         } else {
-            let extension = peers.as_ref().map(Peers::extension);
-            let api = api::start(&known, registry, store.backend(), extension, &tasks).await?;
+            let nodes = Arc::new(nodes::Extension::new(&known, &place, peers.as_ref(), &tasks)?);
+            let api = api::start(&known, registry, store.backend(), nodes.clone(), &tasks).await?;
+            nodes.serve_through(components::administrator(&api));
             known.write_kubeconfig()?;
             if let Some(peers) = peers {
                 peers.start(&known, &api, components::administrator(&api), &tasks)?;
@@ -233,23 +263,23 @@ impl Parts {
         }
     }
 
-    /// Containers outlive us, but not the machine: when that goes down, their pods end first.
     async fn told_to_end(&self, signal: &'static str) {
-        tracing::info!(signal, "ending");
-        let agent = self.agent.as_ref().and_then(|agent| agent.borrow().clone());
-        if let (Some(agent), true) = (agent, host::is_going_down().await) {
-            agent.shut_down_node().await;
-        }
+        told_to_end(self.agent.as_ref(), signal).await;
     }
 
     /// Ends all tasks, then the store.
     async fn close(self) -> anyhow::Result<()> {
-        self.tasks.shutdown.cancel();
-        self.tasks.tracker.close();
-        if tokio::time::timeout(DRAIN, self.tasks.tracker.wait()).await.is_err() {
-            tracing::warn!(left = self.tasks.tracker.len(), "tasks did not end within {} s", DRAIN.as_secs());
-        }
+        self.tasks.end().await;
         Ok(self.store.close().await?)
+    }
+}
+
+/// Containers outlive us, but not the machine: when that goes down, their pods end first.
+pub(crate) async fn told_to_end(agent: Option<&parts::AgentHandle>, signal: &'static str) {
+    tracing::info!(signal, "ending");
+    let agent = agent.and_then(|agent| agent.borrow().clone());
+    if let (Some(agent), true) = (agent, host::is_going_down().await) {
+        agent.shut_down_node().await;
     }
 }
 

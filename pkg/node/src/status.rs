@@ -1,4 +1,5 @@
 //! `eyot status`: what runs, as seen from outside.
+use crate::agent::status as agent;
 use crate::lock;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
@@ -43,6 +44,13 @@ impl Report {
         let nodes = self.nodes.iter().all(|(_, ready, _)| *ready);
         self.process.is_some() && matches!(self.api, Some(Ok(_))) && nodes
     }
+
+    fn count(&mut self, pods: impl IntoIterator<Item = Pod>) {
+        for pod in pods {
+            let phase = pod.status.and_then(|status| status.phase).unwrap_or_else(|| "Unknown".into());
+            *self.pods_by_phase.entry(phase).or_default() += 1;
+        }
+    }
 }
 
 impl fmt::Display for Report {
@@ -60,7 +68,8 @@ impl fmt::Display for Report {
             writeln!(f, "node     {name} {}", if *ready { "Ready" } else { why })?;
         }
         for (name, site, link) in &self.servers {
-            writeln!(f, "server   {name} at {site}: {link}")?;
+            let at = if site.is_empty() { String::new() } else { format!(" at {site}") };
+            writeln!(f, "server   {name}{at}: {link}")?;
         }
         if !self.pods_by_phase.is_empty() {
             let phases: Vec<_> = self.pods_by_phase.iter().map(|(phase, n)| format!("{n} {phase}")).collect();
@@ -72,10 +81,39 @@ impl fmt::Display for Report {
 
 /// Looks at the process, then asks the API.
 pub async fn report(place: &Place) -> Report {
+    if agent::is_here(&place.data_dir) {
+        return of_agent(place).await;
+    }
     let mut report =
         Report { process: lock::holder(&place.data_dir.join("server")).and_then(process), ..Report::default() };
     let asked = tokio::time::timeout(PATIENCE, ask(place, &mut report)).await;
     report.api = Some(asked.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs()))));
+    report
+}
+
+/// A node without a server: its own view, over the servers that it knows.
+async fn of_agent(place: &Place) -> Report {
+    let process = lock::holder(&place.data_dir.join("agent")).and_then(process);
+    let looked = tokio::time::timeout(PATIENCE, agent::look(&place.data_dir)).await;
+    let Ok((found, failed)) = looked else {
+        let why = format!("no answer within {} s", PATIENCE.as_secs());
+        return Report { process, api: Some(Err(why)), ..Report::default() };
+    };
+    let servers = found.servers.into_iter().map(|(name, site, address, distance)| {
+        let way = match distance {
+            Ok(took) => format!("{address}, {:.1} ms away", took.as_secs_f64() * 1000.0),
+            Err(why) => format!("{address} does not answer: {why}"),
+        };
+        (if name.is_empty() { "as given".into() } else { name }, site, way)
+    });
+    let mut report = Report {
+        process,
+        api: Some(failed.map_or(Ok(found.version), Err)),
+        nodes: found.node.iter().map(readiness).collect(),
+        servers: servers.collect(),
+        pods_by_phase: BTreeMap::new(),
+    };
+    report.count(found.pods);
     report
 }
 
@@ -100,10 +138,7 @@ async fn ask(place: &Place, report: &mut Report) -> Result<String, String> {
         report.servers = servers.iter().map(link).collect();
     }
     let pods = Api::<Pod>::all(client).list(&ListParams::default()).await.map_err(|e| e.to_string())?;
-    for pod in pods {
-        let phase = pod.status.and_then(|status| status.phase).unwrap_or_else(|| "Unknown".into());
-        *report.pods_by_phase.entry(phase).or_default() += 1;
-    }
+    report.count(pods);
     Ok(version.git_version)
 }
 

@@ -1,9 +1,13 @@
 //! rustls configurations out of PEM.
 use crate::pki::Pair;
+use arc_swap::ArcSwap;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
@@ -61,4 +65,90 @@ pub fn client(root_pem: &str, pair: Option<&Pair>) -> Result<ClientConfig> {
         Some(pair) => builder.with_client_auth_cert(certificates(&pair.chain_pem)?, key(&pair.key_pem)?)?,
         None => builder.with_no_client_auth(),
     })
+}
+
+/// A name that every server's certificate carries, and no node's.
+pub const API_SERVER: &str = "kubernetes.default.svc";
+
+/// A client of the cluster's servers, whatever addresses they are reached at: each proves to be one by [`API_SERVER`].
+pub fn client_of_servers(root_pem: &str, pair: Option<&Pair>) -> Result<ClientConfig> {
+    let verifier = Arc::new(ApiServer(WebPkiServerVerifier::builder(Arc::new(roots(root_pem)?)).build()?));
+    let builder = ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier);
+    Ok(match pair {
+        Some(pair) => builder.with_client_auth_cert(certificates(&pair.chain_pem)?, key(&pair.key_pem)?)?,
+        None => builder.with_no_client_auth(),
+    })
+}
+
+/// Verifies as usual, with one name for all.
+#[derive(Debug)]
+struct ApiServer(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for ApiServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        let name = ServerName::try_from(API_SERVER).map_err(|error| rustls::Error::General(error.to_string()))?;
+        self.0.verify_server_cert(end_entity, intermediates, &name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// The serving side's certificate, which a renewal replaces while it serves.
+#[derive(Debug)]
+pub struct Serving(ArcSwap<CertifiedKey>);
+
+impl Serving {
+    pub fn new(pair: &Pair) -> Result<Self> {
+        Ok(Self(ArcSwap::from_pointee(certified(pair)?)))
+    }
+
+    /// Handshakes from now on show this one.
+    pub fn replace(&self, pair: &Pair) -> Result<()> {
+        self.0.store(Arc::new(certified(pair)?));
+        Ok(())
+    }
+}
+
+fn certified(pair: &Pair) -> Result<CertifiedKey> {
+    let provider = rustls::crypto::ring::default_provider();
+    Ok(CertifiedKey::from_der(certificates(&pair.chain_pem)?, key(&pair.key_pem)?, &provider)?)
+}
+
+impl ResolvesServerCert for Serving {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+/// As [`server`], with a certificate that is renewed while it serves.
+pub fn renewable(root_pem: &str, serving: Arc<Serving>) -> Result<ServerConfig> {
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots(root_pem)?)).allow_unauthenticated().build()?;
+    Ok(ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(serving))
 }

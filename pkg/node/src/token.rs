@@ -81,7 +81,8 @@ pub fn ensure(path: &Path, given: Option<&str>, root_pem: &str) -> Result<Token,
     Ok(token)
 }
 
-fn random_password() -> Result<String, Error> {
+/// A password that nobody guesses: 128 random bits in hex.
+pub fn random_password() -> Result<String, Error> {
     let mut bytes = [0; PASSWORD_BYTES];
     ring::rand::SystemRandom::new().fill(&mut bytes).map_err(|_| Error::NoRandomness)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -21,6 +21,10 @@ pub struct Write<'a> {
 
 const USER_PREFIX: &str = "system:node:";
 const GROUP: &str = "system:nodes";
+const STORAGE_PREFIX: &str = "eyot:local-path:";
+const STORAGE_GROUP: &str = "eyot:local-path";
+const STORAGE_CLASS: &str = "local-path";
+const STORAGE_PROVISIONER: &str = "rancher.io/local-path";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const LEASES: &str = "kube-node-lease";
 
@@ -29,9 +33,48 @@ pub fn node_of_user(user: &User) -> Option<&str> {
     user.name.strip_prefix(USER_PREFIX).filter(|_| user.in_group(GROUP))
 }
 
+/// The node whose disk a user makes volumes of: the provisioner of a node that is no part of a server.
+fn storage_of_user(user: &User) -> Option<&str> {
+    user.name.strip_prefix(STORAGE_PREFIX).filter(|_| user.in_group(STORAGE_GROUP))
+}
+
+/// Of volumes, a node's provisioner makes and removes those of its own disk; the one class that it makes is its own.
+fn storage(node: &str, write: &Write<'_>) -> Result<(), String> {
+    match (write.group, write.resource) {
+        ("", "persistentvolumes") => {
+            let theirs = |volume: &Value| is_on(volume, node);
+            match write.new.is_none_or(theirs) && write.old.is_none_or(theirs) {
+                true => Ok(()),
+                false => Err(format!("can only write volumes that node {node:?} alone can use")),
+            }
+        }
+        ("storage.k8s.io", "storageclasses") => match write.new {
+            Some(class) if class["provisioner"] == STORAGE_PROVISIONER && write.name == STORAGE_CLASS => Ok(()),
+            _ => Err(format!("can only create the class {STORAGE_CLASS:?}")),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Whether a volume can be used on this node alone.
+fn is_on(volume: &Value, node: &str) -> bool {
+    let terms = volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"].as_array();
+    let of_node = |term: &Value| {
+        let expressions = term["matchExpressions"].as_array().map_or(&[][..], Vec::as_slice);
+        expressions.iter().any(|expression| {
+            let values = expression["values"].as_array().map_or(&[][..], Vec::as_slice);
+            expression["key"] == "kubernetes.io/hostname" && expression["operator"] == "In" && values == [node]
+        })
+    };
+    terms.is_some_and(|terms| !terms.is_empty() && terms.iter().all(of_node))
+}
+
 /// # Errors
 /// Why a node may not do this.
 pub fn check(user: &User, write: &Write<'_>) -> Result<(), String> {
+    if let Some(node) = storage_of_user(user) {
+        return storage(node, write);
+    }
     let Some(node) = node_of_user(user) else { return Ok(()) };
     match (write.group, write.resource) {
         ("", "pods") => pod(node, write),
@@ -378,6 +421,32 @@ mod tests {
         let update = |new: &Value, old: &Value| check(&node(), &write("persistentvolumeclaims", "c", new, old));
         assert_eq!(update(&claim("2Gi", "Bound"), &claim("1Gi", "Bound")), Ok(()));
         assert!(update(&claim("1Gi", "Lost"), &claim("1Gi", "Bound")).is_err());
+    }
+
+    #[test]
+    fn a_nodes_provisioner_makes_volumes_of_its_own_disk() {
+        let user = User { name: "eyot:local-path:n1".into(), groups: vec![STORAGE_GROUP.into()], ..User::default() };
+        let volume = |host: &str| {
+            json!({"spec": {"hostPath": {"path": "/x"}, "nodeAffinity": {"required":
+            {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}]}}}})
+        };
+        let writes = |new: &Value, old: Option<&Value>| {
+            let null = Value::Null;
+            check(&user, &Write { old, ..write("persistentvolumes", "v", new, &null) }).is_ok()
+        };
+        let (mine, other) = (volume("n1"), volume("n2"));
+        assert!(writes(&mine, None) && writes(&mine, Some(&mine)));
+        assert!(!writes(&other, None) && !writes(&mine, Some(&other)) && !writes(&json!({"spec": {}}), None));
+        let mut wider = mine.clone();
+        wider["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"][1] = json!({});
+        assert!(!writes(&wider, None), "terms are alternatives");
+        let class = |name, provisioner: &str| {
+            let (new, null) = (json!({"provisioner": provisioner}), Value::Null);
+            check(&user, &Write { group: "storage.k8s.io", ..write("storageclasses", name, &new, &null) })
+        };
+        assert!(class("local-path", STORAGE_PROVISIONER).is_ok());
+        assert!(class("fast", STORAGE_PROVISIONER).is_err() && class("local-path", "other").is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +21,31 @@ const DIAL: Duration = Duration::from_secs(10);
 /// What is read of an error's text.
 const ERROR_BYTES: usize = 50_000;
 
+/// A connection to a node, however it leads there.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Ways to nodes that may lead elsewhere than straight to their addresses.
+#[async_trait::async_trait]
+pub trait Tunnels: Send + Sync {
+    /// A connection to the port of a node's agent, which is at `address` as its Node object has it.
+    ///
+    /// # Errors
+    /// There is no way.
+    async fn dial(&self, node: &str, address: SocketAddr) -> io::Result<Box<dyn Stream>>;
+}
+
+/// An agent, and where its node says that it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentAddress {
+    pub node: String,
+    pub address: SocketAddr,
+}
+
 /// How agents are reached.
 pub struct Agents {
     connector: TlsConnector,
+    tunnels: Option<Arc<dyn Tunnels>>,
     tasks: TaskTracker,
 }
 
@@ -44,20 +67,28 @@ impl From<Error> for Status {
 }
 
 impl Agents {
-    /// `tls` verifies agents and shows them our client certificate.
-    pub fn new(tls: &ClientConfig, tasks: TaskTracker) -> Self {
+    /// `tls` verifies agents and shows them our client certificate. Without `tunnels` they are dialled at their address.
+    pub fn new(tls: &ClientConfig, tunnels: Option<Arc<dyn Tunnels>>, tasks: TaskTracker) -> Self {
         let mut tls = tls.clone();
         // Upgrades need HTTP/1.1.
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { connector: TlsConnector::from(Arc::new(tls)), tasks }
+        Self { connector: TlsConnector::from(Arc::new(tls)), tunnels, tasks }
     }
 
     /// Sends a request whose URI is path and query.
     ///
     /// # Errors
     /// No connection, or no HTTP.
-    pub async fn send(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Incoming>, Error> {
-        self.over_tls(address, &self.connector, ServerName::IpAddress(address.ip().into()), request).await
+    pub async fn send(&self, agent: &AgentAddress, request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        let address = agent.address;
+        let dial = async {
+            let stream = match &self.tunnels {
+                Some(tunnels) => tunnels.dial(&agent.node, address).await?,
+                None => straight(address).await?,
+            };
+            self.connector.connect(ServerName::IpAddress(address.ip().into()), stream).await
+        };
+        self.exchange(address, in_time(address, dial).await?, request).await
     }
 
     /// The same with other settings of TLS, expecting another name.
@@ -71,26 +102,9 @@ impl Agents {
         name: ServerName<'static>,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, Error> {
-        self.over_tls(address, &TlsConnector::from(config), name, request).await
-    }
-
-    async fn over_tls(
-        &self,
-        address: SocketAddr,
-        connector: &TlsConnector,
-        name: ServerName<'static>,
-        request: Request<Body>,
-    ) -> Result<Response<Incoming>, Error> {
-        let dial = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            connector.connect(name, stream).await
-        };
-        let stream = match tokio::time::timeout(DIAL, dial).await {
-            Ok(stream) => stream.map_err(|source| Error::Dial { address, source })?,
-            Err(_) => return Err(Error::Timeout { address }),
-        };
-        self.exchange(address, stream, request).await
+        let connector = TlsConnector::from(config);
+        let dial = async { connector.connect(name, straight(address).await?).await };
+        self.exchange(address, in_time(address, dial).await?, request).await
     }
 
     /// The same in the clear, for pods.
@@ -98,11 +112,7 @@ impl Agents {
     /// # Errors
     /// No connection, or no HTTP.
     pub async fn send_plain(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Incoming>, Error> {
-        let stream = match tokio::time::timeout(DIAL, TcpStream::connect(address)).await {
-            Ok(stream) => stream.map_err(|source| Error::Dial { address, source })?,
-            Err(_) => return Err(Error::Timeout { address }),
-        };
-        self.exchange(address, stream, request).await
+        self.exchange(address, in_time(address, straight(address)).await?, request).await
     }
 
     async fn exchange<S>(
@@ -128,6 +138,19 @@ impl Agents {
             request.headers_mut().insert(header::HOST, host);
         }
         sender.send_request(request).await.map_err(http)
+    }
+}
+
+async fn straight(address: SocketAddr) -> io::Result<Box<dyn Stream>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(Box::new(stream))
+}
+
+async fn in_time<T>(address: SocketAddr, dial: impl Future<Output = io::Result<T>>) -> Result<T, Error> {
+    match tokio::time::timeout(DIAL, dial).await {
+        Ok(done) => done.map_err(|source| Error::Dial { address, source }),
+        Err(_) => Err(Error::Timeout { address }),
     }
 }
 

@@ -2,7 +2,7 @@
 //! (`k8s.io/apiserver/pkg/util/proxy/streamtranslator.go`).
 mod translate;
 
-use super::agent::{error_text, refusal};
+use super::agent::{AgentAddress, error_text, refusal};
 use super::locate::Target;
 use super::{upgrade, websocket};
 use crate::body::{self, Body, RequestBody};
@@ -11,7 +11,6 @@ use crate::request::{RequestInfo, percent_encode};
 use api::Status;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use translate::Streams;
 
@@ -23,9 +22,9 @@ const AGENT_PROTOCOL: &str = "v4.channel.k8s.io";
 pub async fn serve(front: &Arc<Front>, info: &RequestInfo, mut request: Request<RequestBody>) -> Answer {
     let target = front.container(&info.namespace, &info.name, info.param("container").unwrap_or_default()).await?;
     let streams = Streams::read(info)?;
+    let uri = agent_uri(info, &target, streams);
     let agent =
         target.agent.ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", info.name)))?;
-    let uri = agent_uri(info, &target, streams);
     match upgrade::wanted(request.headers()).as_deref() {
         Some("websocket") => over_websocket(front, agent, uri, streams, &mut request),
         Some(_) => pass_through(front, agent, uri, request, &info.name).await,
@@ -52,7 +51,7 @@ fn agent_uri(info: &RequestInfo, target: &Target, streams: Streams) -> String {
 /// Hands the client's own upgrade to the agent and joins the two connections.
 pub async fn pass_through(
     front: &Arc<Front>,
-    agent: SocketAddr,
+    agent: AgentAddress,
     uri: String,
     mut request: Request<RequestBody>,
     name: &str,
@@ -62,7 +61,7 @@ pub async fn pass_through(
     *ask.method_mut() = request.method().clone();
     *ask.uri_mut() = uri.parse().map_err(Status::internal)?;
     *ask.headers_mut() = upgrade_headers(request.headers());
-    let mut response = front.agents.send(agent, ask).await?;
+    let mut response = front.agents.send(&agent, ask).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(refusal(response, "pods", name).await);
     }
@@ -90,7 +89,7 @@ fn upgrade_headers(from: &HeaderMap) -> HeaderMap {
 /// Its refusal, as a Status.
 pub async fn dial_spdy(
     front: &Front,
-    agent: SocketAddr,
+    agent: AgentAddress,
     uri: &str,
     protocol: &'static str,
 ) -> Result<Response<Incoming>, Status> {
@@ -102,7 +101,7 @@ pub async fn dial_spdy(
         .header(PROTOCOL_VERSION, HeaderValue::from_static(protocol))
         .body(body::full(""))
         .map_err(Status::internal)?;
-    let response = front.agents.send(agent, ask).await?;
+    let response = front.agents.send(&agent, ask).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
     }
@@ -114,7 +113,7 @@ pub async fn dial_spdy(
 /// Accepts the WebSocket at once; from then on errors go through its error channel.
 fn over_websocket(
     front: &Arc<Front>,
-    agent: SocketAddr,
+    agent: AgentAddress,
     uri: String,
     streams: Streams,
     request: &mut Request<RequestBody>,

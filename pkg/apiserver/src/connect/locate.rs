@@ -1,4 +1,5 @@
 //! Where a connection goes: which node a pod is on, which container is meant, which address a service has.
+use super::agent::AgentAddress;
 use crate::front::Front;
 use api::Status;
 use serde_json::Value;
@@ -13,7 +14,7 @@ pub struct Target {
     pub pod: String,
     pub container: String,
     /// Where the agent listens; none: the pod is on no node yet.
-    pub agent: Option<SocketAddr>,
+    pub agent: Option<AgentAddress>,
 }
 
 impl Front {
@@ -41,18 +42,19 @@ impl Front {
     }
 
     /// Where the agent of a pod's node listens; none: the pod is on no node yet.
-    pub(super) async fn agent_of_pod(&self, pod: &Value) -> Result<Option<SocketAddr>, Status> {
+    pub(super) async fn agent_of_pod(&self, pod: &Value) -> Result<Option<AgentAddress>, Status> {
         match pod["spec"]["nodeName"].as_str().unwrap_or_default() {
             "" => Ok(None),
             node => self.agent_of_node(node).await.map(Some),
         }
     }
 
-    pub(super) async fn agent_of_node(&self, name: &str) -> Result<SocketAddr, Status> {
+    pub(super) async fn agent_of_node(&self, name: &str) -> Result<AgentAddress, Status> {
         let node = self.stored("nodes", "minions", "", name).await?;
-        agent_address(&node).ok_or_else(|| {
+        let address = agent_address(&node).ok_or_else(|| {
             Status::internal(format!("no preferred addresses found; known addresses: {}", node["status"]["addresses"]))
-        })
+        })?;
+        Ok(AgentAddress { node: name.to_owned(), address })
     }
 }
 

@@ -29,7 +29,7 @@ pub async fn serve(front: &Arc<Front>, info: &RequestInfo, mut request: Request<
         .collect();
     let uri = format!("{path}?{}", query.join("&"));
     let ask: Request<Body> = Request::get(uri).body(body::full("")).map_err(Status::internal)?;
-    let response = front.agents.send(agent, ask).await?;
+    let response = front.agents.send(&agent, ask).await?;
     if !response.status().is_success() {
         return Err(refusal(response, "pods/log", &info.name).await);
     }

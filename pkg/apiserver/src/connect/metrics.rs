@@ -100,9 +100,9 @@ impl Front {
     }
 
     async fn summary(&self, node: &str) -> Result<Value, Status> {
-        let address = self.agent_of_node(node).await?;
+        let agent = self.agent_of_node(node).await?;
         let ask: Request<Body> = Request::get("/stats/summary").body(body::full("")).map_err(Status::internal)?;
-        let answer = self.agents.send(address, ask).await?;
+        let answer = self.agents.send(&agent, ask).await?;
         if !answer.status().is_success() {
             return Err(Status::internal(format!("{node} answered {}", answer.status())));
         }

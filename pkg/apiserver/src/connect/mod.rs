@@ -1,7 +1,8 @@
 //! Connections through the API: logs, exec, attach, port-forward, HTTP proxied to pods, services and nodes, and
 //! what these use (`metrics`).
 //!
-//! Place in the flow: `front -> [connect] -> agent:10250 -> container runtime`, or straight to a pod's address.
+//! Place in the flow: `front -> [connect] -> agent:10250 -> container runtime`, or straight to a pod's address. How an
+//! agent's port is reached, over a link that it opened or straight, is the composition's to say (`Tunnels`).
 //! Agents speak SPDY/3.1 alone; WebSocket clients are translated (`exec`) or unwrapped (`tunnel`).
 
 mod agent;
@@ -17,7 +18,7 @@ pub(crate) mod unverified;
 pub mod upgrade;
 mod websocket;
 
-pub use agent::Agents;
+pub use agent::{AgentAddress, Agents, Stream, Tunnels};
 pub(crate) use metrics::{GROUP as METRICS_GROUP, VERSION as METRICS_VERSION};
 pub use unverified::client as unverified_client;
 

@@ -139,9 +139,9 @@ async fn destination(front: &Front, info: &RequestInfo) -> Result<Destination, S
         "nodes" => {
             let agent = front.agent_of_node(name).await?;
             match port.parse::<u16>() {
-                Ok(port) if port != agent.port() => Ok(open(scheme, SocketAddr::new(agent.ip(), port))),
+                Ok(port) if port != agent.address.port() => Ok(open(scheme, SocketAddr::new(agent.address.ip(), port))),
                 Err(_) if !port.is_empty() => Err(invalid_port()),
-                _ => Ok(Destination { address: agent, scheme: Scheme::Agent }),
+                _ => Ok(Destination { address: agent.address, scheme: Scheme::Agent(agent.node) }),
             }
         }
         "pods" => {

@@ -1,6 +1,7 @@
 //! Handing one request on to another HTTP server and its answer back, with what either side upgrades to.
 //!
 //! Place in the flow: `connect::proxy | aggregation -> [relay] -> the other server`.
+use super::agent::AgentAddress;
 use super::agent::{hand_on, strip_hop_headers};
 use super::upgrade;
 use crate::body::{self, Body, RequestBody};
@@ -15,8 +16,8 @@ use std::sync::Arc;
 /// How the other side is spoken to.
 pub(crate) enum Scheme {
     Plain,
-    /// Over TLS with the agents' trust and our client certificate.
-    Agent,
+    /// The agent of this node, over TLS with the agents' trust and our client certificate.
+    Agent(String),
     /// Over TLS with these settings, expecting this name.
     Tls(Arc<ClientConfig>, ServerName<'static>),
 }
@@ -66,7 +67,7 @@ async fn send(
     request.headers_mut().remove(header::EXPECT);
     match to.scheme {
         Scheme::Plain => front.agents.send_plain(to.address, request).await,
-        Scheme::Agent => front.agents.send(to.address, request).await,
+        Scheme::Agent(node) => front.agents.send(&AgentAddress { node, address: to.address }, request).await,
         Scheme::Tls(config, name) => front.agents.send_tls(to.address, config, name, request).await,
     }
 }

@@ -89,6 +89,7 @@ impl Server {
                 advertise: format!("127.0.0.1:{port}").parse().unwrap(),
             },
             kubelet_client: Arc::new(agents_tls(&ca_pem)),
+            tunnels: None,
             front_proxy: FrontProxy {
                 ca_pem: ca_pem.clone(),
                 name: "front".into(),

@@ -117,7 +117,7 @@ fn whole(known: &Known) -> anyhow::Result<Numbers> {
 }
 
 impl Peers {
-    /// What serves other servers' requests.
+    /// What serves other servers' requests, and the administrator's about them.
     pub fn extension(&self) -> Arc<dyn apiserver::Extension> {
         self.extension.clone()
     }

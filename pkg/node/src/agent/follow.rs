@@ -1,0 +1,112 @@
+//! What a node keeps up to date of itself while it runs: the list of servers and how near they are, and its certificates.
+use super::connect::{self, Api};
+use super::identity::{Identity, Refusal, Wanted};
+use super::servers::Servers;
+use crate::nodes::message::{SERVERS, Servers as Answer};
+use futures::StreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the cluster's servers are asked for, and the way to each is measured.
+const LOOK: Duration = Duration::from_secs(30);
+/// The same while nobody has answered yet.
+const LOOK_LOST: Duration = Duration::from_secs(2);
+/// How often certificates are looked at.
+const RENEW: Duration = Duration::from_secs(60 * 60);
+/// The same when they are due and no server gave new ones.
+const RENEW_RETRY: Duration = Duration::from_secs(60);
+/// Servers measured at once.
+const MEASURED: usize = 8;
+
+pub struct Service {
+    pub servers: Arc<Servers>,
+    /// The node's own first: it asks for the list.
+    pub apis: [Api; 3],
+    pub identity: Arc<Identity>,
+    pub wanted: Wanted,
+}
+
+impl Service {
+    /// Runs until it is dropped.
+    pub async fn run(self) {
+        tokio::join!(self.follow(), self.renew());
+    }
+
+    async fn follow(&self) {
+        let client = self.apis[0].client();
+        loop {
+            let learned = self.learn(&client).await;
+            if learned {
+                self.measure().await;
+                self.move_nearer().await;
+            }
+            tokio::time::sleep(if learned { LOOK } else { LOOK_LOST }).await;
+        }
+    }
+
+    async fn learn(&self, client: &kube::Client) -> bool {
+        let Ok(request) = http::Request::get(SERVERS).body(Vec::new()) else { return false };
+        match client.request::<Answer>(request).await {
+            Ok(answer) => {
+                self.servers.learn(answer.servers);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the list of servers can't be read");
+                false
+            }
+        }
+    }
+
+    /// Measures the way to every server: those that don't answer are not tried first when one is needed.
+    async fn measure(&self) {
+        let all = self.servers.all();
+        let measured = all.into_iter().map(|server| async move {
+            match connect::distance(&server.address).await {
+                Ok(took) => self.servers.answered(&server.address, took),
+                Err(_) => self.servers.failed(&server.address),
+            }
+        });
+        futures::stream::iter(measured).buffer_unordered(MEASURED).collect::<Vec<()>>().await;
+    }
+
+    /// New requests go to a better server where there is one; what is under way ends where it is.
+    async fn move_nearer(&self) {
+        for api in &self.apis {
+            let Some(present) = api.present().await else { continue };
+            if self.servers.has_better(&present) {
+                tracing::info!(from = present, "moving to a nearer server");
+                api.reconnect().await;
+            }
+        }
+    }
+
+    async fn renew(&self) {
+        loop {
+            let due = self.identity.is_due(&self.wanted).unwrap_or(true);
+            let done = !due || self.renew_once().await;
+            tokio::time::sleep(if done { RENEW } else { RENEW_RETRY }).await;
+        }
+    }
+
+    async fn renew_once(&self) -> bool {
+        for server in self.servers.all() {
+            match self.identity.renew(&self.wanted, &server.address).await {
+                Ok(()) => {
+                    tracing::info!(server = server.address, "new certificates");
+                    for api in &self.apis {
+                        api.reconnect().await;
+                    }
+                    return true;
+                }
+                Err(Refusal::Refused(why)) => {
+                    tracing::warn!(server = server.address, why, "no new certificates for this node");
+                }
+                Err(Refusal::Away(error)) => {
+                    tracing::debug!(server = server.address, error = format!("{error:#}"), "not renewed");
+                }
+            }
+        }
+        false
+    }
+}
