@@ -28,7 +28,16 @@ pub struct Report {
     nodes: Vec<(String, bool, String)>,
     /// Name, site and link of every server, where there are several.
     servers: Vec<(String, String, String)>,
+    /// What all that servers share comes to, where there are several.
+    digest: Option<Digest>,
     pods_by_phase: BTreeMap<String, usize>,
+}
+
+/// As `/v1-eyot/digest` tells it.
+#[derive(Debug, serde::Deserialize)]
+struct Digest {
+    hash: String,
+    keys: usize,
 }
 
 #[derive(Debug)]
@@ -70,6 +79,9 @@ impl fmt::Display for Report {
         for (name, site, link) in &self.servers {
             let at = if site.is_empty() { String::new() } else { format!(" at {site}") };
             writeln!(f, "server   {name}{at}: {link}")?;
+        }
+        if let Some(Digest { hash, keys }) = &self.digest {
+            writeln!(f, "store    {keys} keys, digest {hash}: servers that have converged tell the same")?;
         }
         if !self.pods_by_phase.is_empty() {
             let phases: Vec<_> = self.pods_by_phase.iter().map(|(phase, n)| format!("{n} {phase}")).collect();
@@ -136,6 +148,8 @@ async fn ask(place: &Place, report: &mut Report) -> Result<String, String> {
         && servers.items.len() > 1
     {
         report.servers = servers.iter().map(link).collect();
+        let request = http::Request::get(crate::peers::DIGEST).body(Vec::new()).map_err(|e| e.to_string())?;
+        report.digest = client.request(request).await.ok();
     }
     let pods = Api::<Pod>::all(client).list(&ListParams::default()).await.map_err(|e| e.to_string())?;
     report.count(pods);

@@ -22,6 +22,8 @@ use tokio::sync::watch;
 
 /// Where conflicts are read.
 pub const CONFLICTS: &str = "/v1-eyot/conflicts";
+/// Where is told what all that servers share comes to.
+pub const DIGEST: &str = "/v1-eyot/digest";
 /// Numbers that servers can have.
 const NUMBERS: std::ops::RangeInclusive<u16> = 1..=1023;
 /// What a server that asks to join says is no longer.
@@ -212,6 +214,19 @@ impl Extension {
         let items: Vec<Value> = found.iter().map(super::conflicts::show).collect();
         Ok(body::json(StatusCode::OK, json!({"items": items}).to_string()))
     }
+
+    async fn digest(&self, user: &User) -> Result<Response<Body>, Status> {
+        if !user.in_group(MASTERS) {
+            return Err(forbidden(user, "read the digest of everything"));
+        }
+        let page = self.seen.store.list(&Range::prefix(""), None, 0).await.map_err(Status::internal)?;
+        // As much work as there are objects.
+        let digest = tokio::task::spawn_blocking(move || {
+            super::digest::of(page.entries.iter().map(|entry| (&entry.key[..], &entry.value[..])))
+        });
+        let digest = digest.await.map_err(Status::internal)?;
+        Ok(body::json(StatusCode::OK, json!({"hash": digest.hash, "keys": digest.keys}).to_string()))
+    }
 }
 
 #[async_trait::async_trait]
@@ -223,6 +238,7 @@ impl apiserver::Extension for Extension {
             (&Method::GET, LINK) => self.link(user, request),
             (_, path) if path.starts_with(forward::PREFIX) => self.forwarded(user, request).await,
             (&Method::GET, CONFLICTS) => self.conflicts(user, request.uri().query()).await,
+            (&Method::GET, DIGEST) => self.digest(user).await,
             _ => Err(Status::no_such_path()),
         }
     }

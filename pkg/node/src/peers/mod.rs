@@ -4,6 +4,7 @@
 
 mod conflicts;
 mod contact;
+mod digest;
 mod door;
 mod extension;
 mod forward;
@@ -21,7 +22,7 @@ use api::slice::{Grant, Numbers};
 use apiserver::Sites;
 use async_trait::async_trait;
 use contact::Contacts;
-pub use extension::{CONFLICTS, Extension, JOIN_USER};
+pub use extension::{CONFLICTS, DIGEST, Extension, JOIN_USER};
 use register::Register;
 pub(crate) use register::servers;
 use rustls::ClientConfig;
