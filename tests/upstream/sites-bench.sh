@@ -2,7 +2,7 @@
 # Several Eyot servers beside an etcd of as many members, each server in a network namespace, on links that are slow, lossy,
 # narrow and cut: latency over the number of servers and the round trip, writes that fail, how fast all are equal again.
 #   sites-bench.sh EYOT [OUT]      figures.json, tables.md, servers.png and servers.svg go to OUT (default target/sites-bench)
-# SIZES are numbers of servers ("1 3 5 7 9 15"), RATE the writes a second in all (60), SECONDS_EACH the length of a load.
+# SIZES are numbers of servers ("1 3 5 7 9 15"), RATE the writes a second in all (15), SECONDS_EACH the length of a load.
 # Takes about ten minutes. Needs root, Go and Python with matplotlib; UPSTREAM_BIN as with programs.sh, which builds what is missing.
 set -euo pipefail
 export EYOT

@@ -13,6 +13,11 @@ use tokio::net::TcpStream;
 
 /// Connecting and shaking hands take no longer, or the other side is not there.
 const CONNECT: Duration = Duration::from_secs(10);
+/// A first answer takes no longer; else the next try begins.
+const REACH: Duration = Duration::from_secs(3);
+/// What was sent and is not acknowledged by the other side's system for so long went into a cut: dialling anew is faster than
+/// waiting for the next of ever rarer repetitions, once the cut is over.
+const UNANSWERED: Duration = Duration::from_secs(4);
 /// An answer of another server is no larger.
 const ANSWER_BYTES: usize = 1 << 20;
 /// What streams between servers are called when a connection is upgraded.
@@ -23,8 +28,10 @@ async fn connect(address: &str, tls: Arc<ClientConfig>) -> anyhow::Result<SendRe
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
     let name = ServerName::try_from(host.to_owned()).with_context(|| format!("{host:?} is no host"))?;
     let connecting = async {
-        let stream = TcpStream::connect(address).await?;
+        let reaching = tokio::time::timeout(REACH, TcpStream::connect(address)).await;
+        let stream = reaching.with_context(|| format!("no connection within {} s", REACH.as_secs()))??;
         stream.set_nodelay(true)?;
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, UNANSWERED.as_millis() as u32)?;
         Ok::<_, anyhow::Error>(tokio_rustls::TlsConnector::from(tls).connect(name, stream).await?)
     };
     let stream = tokio::time::timeout(CONNECT, connecting).await;

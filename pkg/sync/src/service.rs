@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long after a failed dial the next is tried, at first and at most.
-const REDIAL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+const REDIAL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 /// How often the store is told what it may forget.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
 

@@ -15,9 +15,9 @@ import net
 from stores import Etcd, Eyot, Upstream, cpu, now_ms
 
 SIZES = [int(size) for size in os.environ.get("SIZES", "1 3 5 7 9 15").split()]
-SECONDS = float(os.environ.get("SECONDS_EACH", "6"))
+SECONDS = float(os.environ.get("SECONDS_EACH", "7"))
 # Writes a second, of all servers together.
-RATE = float(os.environ.get("RATE", "60"))
+RATE = float(os.environ.get("RATE", "15"))
 # How sites are linked: round trip in ms, percent lost, bits a second.
 LINKS = {
     "0 ms": (0, 0, 0),
@@ -77,7 +77,7 @@ def steady(system, count, *flags):
 
 def hard(system, count):
     """As fast as they go: one client a server, each write after the one before."""
-    return summary(programs(system.net, range(count), "-clients", "1", "-seconds", "2"))
+    return summary(programs(system.net, range(count), "-clients", "1", "-seconds", "0.6"))
 
 
 def settle(system, count):
@@ -102,7 +102,7 @@ def cut(system, at):
     """Writes at all servers while one site is cut off for some seconds, each given up after one."""
     system.net.shape(50)
     start = time.time()
-    flags = ["-rate", str(RATE / FEW), "-seconds", str(CUT_SECONDS + 4), "-timeout", "1s"]
+    flags = ["-rate", "20", "-seconds", str(CUT_SECONDS + 4), "-timeout", "1s"]
 
     def scissors():
         time.sleep(max(0, start + 2.5 - time.time()))

@@ -92,13 +92,15 @@ def draw(found, path):
             cells = [found[name]["sizes"][count][rtt] for count in counts]
             at = [int(count) for count in counts]
             low, high = [cell["p50_ms"] for cell in cells], [cell["p99_ms"] for cell in cells]
-            panel.fill_between(at, low, high, color=colour, alpha=0.13, linewidth=0)
-            panel.plot(at, high, color=colour, linewidth=1, linestyle=(0, (4, 3)))
-            panel.plot(at, low, color=colour, linewidth=2.2, marker=marker, markersize=5.5, label=label)
-            panel.annotate(f"{label} p50", (at[-1], low[-1]), xytext=(-4, 7), textcoords="offset points", ha="right", va="bottom", color=colour, fontweight="bold")
+            panel.fill_between(at, low, high, color=colour, alpha=0.10, linewidth=0)
+            panel.plot(at, high, color=colour, linewidth=1.1, linestyle=(0, (4, 3)), label=f"{label}, p99")
+            panel.plot(at, low, color=colour, linewidth=2.2, marker=marker, markersize=5.5, label=f"{label}, p50")
+            panel.annotate(label.split()[0], (at[-1], low[-1]), xytext=(8, 0), textcoords="offset points", ha="left", va="center", color=colour, fontweight="bold")
         panel.set_yscale("log")
         panel.set_xticks(at)
-        panel.set_xlim(0.4, max(at) + 0.6)
+        panel.set_xlim(0.4, max(at) * 1.13 + 0.4)
+        panel.set_ylim(0.2, 1000)
+        panel.set_yticks([1, 10, 100, 1000])
         panel.set_title(f"{rtt} round trip between servers", fontsize=10.5)
         panel.set_xlabel("servers, all of them written to")
         panel.grid(axis="y", which="major", color="#dddddd", linewidth=0.8)
@@ -106,9 +108,12 @@ def draw(found, path):
         panel.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
-    panels[0].set_ylabel("put, ms (p50; dashed: p99)")
+    panels[0].set_ylabel("put, ms")
     figure.suptitle("Put latency over the number of servers", fontsize=12, fontweight="bold")
-    figure.tight_layout()
+    handles, labels = panels[0].get_legend_handles_labels()
+    order = [3, 2, 1, 0]
+    figure.legend([handles[at] for at in order], [labels[at] for at in order], loc="upper center", bbox_to_anchor=(0.5, 0.945), ncol=4, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.93))
     figure.savefig(f"{path}.png", dpi=150)
     figure.savefig(f"{path}.svg", metadata={"Date": None})
 

@@ -16,6 +16,8 @@ const PAGE: usize = 100;
 /// Events made for one look at most: a long absence must not drown everything else.
 const EVENTS: usize = 100;
 const REASON: &str = "ConcurrentWriteLost";
+/// Nobody edits Events; those that several servers make of the same conflict would be told of without end.
+const EVENT_KEYS: &[u8] = b"/registry/events/";
 
 pub struct Service {
     /// Where Events are made; none: the log alone tells.
@@ -48,6 +50,11 @@ fn timestamp(ms: u64) -> String {
     time.map(|time| time.to_string()).unwrap_or_default()
 }
 
+/// Whether people hear of conflicts on this key without asking.
+fn is_told(key: &[u8]) -> bool {
+    !key.starts_with(EVENT_KEYS)
+}
+
 impl Service {
     /// Runs until it is dropped.
     pub async fn run(self) {
@@ -56,7 +63,7 @@ impl Service {
         loop {
             match self.store.conflicts(after, PAGE).await {
                 Ok(found) => {
-                    for record in found.iter().take(EVENTS) {
+                    for record in found.iter().filter(|record| is_told(&record.key)).take(EVENTS) {
                         tracing::warn!(key = %String::from_utf8_lossy(&record.key), field = record.conflict.path, "a concurrent write lost");
                         self.tell(record).await;
                     }
@@ -144,5 +151,16 @@ impl Service {
             count: Some(1),
             ..Event::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_told;
+
+    #[test]
+    fn conflicts_about_what_tells_of_conflicts_are_not_told() {
+        assert!(!is_told(b"/registry/events/default/shared.0123456789abcdef"));
+        assert!(is_told(b"/registry/configmaps/default/shared"));
     }
 }
