@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds Eyot from this checkout, installs it, starts it and waits until the node is Ready.
 #   ./install.sh [FLAGS OF eyot server]
+#   ./install.sh agent [FLAGS OF eyot agent]     a node in the cluster of other servers
+# EYOT_URL, EYOT_TOKEN       the same as --server and --token, kept in /etc/eyot/config.yaml; with `agent`, or alone for one
 # INSTALL_EYOT_BIN_DIR       where the binary goes (default /usr/local/bin)
 # INSTALL_EYOT_SKIP_BUILD    true: take the binary that is built already
 # INSTALL_EYOT_SKIP_START    true: install only
@@ -10,10 +12,17 @@ set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
 if [ "$(id -u)" != 0 ]; then
-	exec sudo --preserve-env=PATH,INSTALL_EYOT_BIN_DIR,INSTALL_EYOT_SKIP_BUILD,INSTALL_EYOT_SKIP_START,INSTALL_EYOT_EXEC \
+	exec sudo --preserve-env=PATH,EYOT_URL,EYOT_TOKEN,INSTALL_EYOT_BIN_DIR,INSTALL_EYOT_SKIP_BUILD,INSTALL_EYOT_SKIP_START,INSTALL_EYOT_EXEC \
 		env CARGO_HOME="${CARGO_HOME:-$HOME/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" "$0" "$@"
 fi
 
+command=server
+[ -z "${EYOT_URL:-}" ] || command=agent
+case ${1:-} in server | agent)
+	command=$1
+	shift
+	;;
+esac
 bin_dir=${INSTALL_EYOT_BIN_DIR:-/usr/local/bin}
 data_dir=/var/lib/eyot
 config_dir=/etc/eyot
@@ -75,8 +84,21 @@ files() {
 	place "$binary" "$bin_dir/eyot" 755
 	place "$here/packaging/eyot-uninstall.sh" "$bin_dir/eyot-uninstall.sh" 755
 	mkdir -p -m 700 "$config_dir"
+	settings
 	mkdir -p "$data_dir/agent/images"
 	"$here/embedded/demo-image/build.sh" "$data_dir/agent/images/demo.tar"
+}
+
+# What joining needs stays off command lines, which everybody can read.
+settings() {
+	[ -n "${EYOT_URL:-}${EYOT_TOKEN:-}" ] || return 0
+	[ ! -e "$config_dir/config.yaml" ] || die "$config_dir/config.yaml is there already: put server and token into it"
+	(
+		umask 077
+		[ -z "${EYOT_URL:-}" ] || echo "server: $EYOT_URL"
+		[ -z "${EYOT_TOKEN:-}" ] || echo "token: $EYOT_TOKEN"
+	) >"$config_dir/config.yaml"
+	changed=true
 }
 
 with_systemd() { [ -d /run/systemd/system ]; }
@@ -125,14 +147,18 @@ wait_until_ready() {
 
 requirements
 build
-flags="$* ${INSTALL_EYOT_EXEC:-}"
+flags="$command $* ${INSTALL_EYOT_EXEC:-}"
 files
 if [ "${INSTALL_EYOT_SKIP_START:-}" = true ]; then
-	say "installed $bin_dir/eyot; start it with: eyot server"
+	say "installed $bin_dir/eyot; start it with: eyot $command"
 	exit
 fi
 if with_systemd; then start_with_systemd; else start_by_hand; fi
 [[ " $flags " == *" --disable-agent "* ]] || wait_until_ready
+if [ "$command" = agent ]; then
+	say "Eyot runs this node. On a server: sudo eyot kubectl get nodes; here: sudo eyot status"
+	exit
+fi
 cat <<-EOF
 	Eyot runs. The admin's kubeconfig is $kubeconfig (readable by root alone). Next:
 	  sudo eyot kubectl get nodes

@@ -7,7 +7,7 @@ echo $$ >@PID@
 child=
 trap 'trap - TERM; [ -n "$child" ] && kill "$child" && wait "$child"; rm -f @PID@; exit 0' TERM INT
 while true; do
-	@BIN@/eyot server @FLAGS@ >>@LOG@ 2>&1 </dev/null &
+	@BIN@/eyot @FLAGS@ >>@LOG@ 2>&1 </dev/null &
 	child=$!
 	wait "$child"
 	# Past 50 MB the log starts again; the one before is kept.

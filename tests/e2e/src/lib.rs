@@ -1,5 +1,6 @@
 //! A real server with real containers for tests: kept running as the installer's supervisor does, killed at will, and
 //! removed with all its traces when dropped.
+pub mod agents;
 pub mod sites;
 
 use anyhow::{Context, ensure};
@@ -205,7 +206,7 @@ fn supervise(dir: &Path, binary: &Path, instance: &str, number: u8) -> anyhow::R
     fs::write(&config, settings)?;
     let script = fs::read_to_string(repository().join("packaging/eyot-supervise.sh"))?
         .replace("@BIN@", &binary.parent().context("no directory")?.display().to_string())
-        .replace("@FLAGS@", &format!("--config {}", config.display()))
+        .replace("@FLAGS@", &format!("server --config {}", config.display()))
         .replace("@PID@", &dir.join("pid").display().to_string())
         .replace("@LOG@", &dir.join("log").display().to_string());
     let path = dir.join("supervise.sh");

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(90);
 /// How long a server may take to end.
 const END: Duration = Duration::from_secs(30);
-const PORT: u16 = 6443;
+/// The port of every server's API.
+pub(crate) const PORT: u16 = 6443;
 
 /// Servers `a`, `b`, `c`… without nodes; the first is the founder.
 pub struct Sites {
@@ -42,16 +43,25 @@ impl Sites {
         Ok(sites)
     }
 
+    /// Where everything is kept.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn binary(&self) -> &std::path::Path {
+        &self.binary
+    }
+
     /// The letter of a server, which is its node's name and its site's.
     pub fn letter(at: usize) -> char {
         char::from(b'a' + at as u8)
     }
 
-    fn namespace(&self, at: usize) -> String {
+    pub(crate) fn namespace(&self, at: usize) -> String {
         format!("{}{}", self.name, Self::letter(at))
     }
 
-    fn address(&self, at: usize) -> String {
+    pub(crate) fn address(&self, at: usize) -> String {
         format!("10.{}.0.{}", self.network, at + 1)
     }
 
@@ -59,7 +69,7 @@ impl Sites {
         run(Command::new("ip").args(args)).map(drop)
     }
 
-    fn wire(&self, at: usize) -> anyhow::Result<()> {
+    pub(crate) fn wire(&self, at: usize) -> anyhow::Result<()> {
         let namespace = self.namespace(at);
         self.ip(&["netns", "add", &namespace])?;
         self.ip(&["link", "add", &namespace, "type", "veth", "peer", "name", "eth0", "netns", &namespace])?;
@@ -91,7 +101,7 @@ impl Sites {
             .with_context(|| format!("the log of {letter} ends:\n{}", self.log(at)))
     }
 
-    fn data(&self, at: usize) -> PathBuf {
+    pub(crate) fn data(&self, at: usize) -> PathBuf {
         self.dir.path().join(format!("{}-data", Self::letter(at)))
     }
 

@@ -62,6 +62,8 @@ struct Shared {
     /// What we call ourselves: it names the fields that we own.
     program: HeaderValue,
     connections: Mutex<Vec<Connection>>,
+    /// Why no server answered when they were tried last.
+    why: parking_lot::Mutex<String>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -82,7 +84,8 @@ impl Api {
         shutdown: CancellationToken,
     ) -> Self {
         let program = HeaderValue::from_static(program);
-        Self { shared: Arc::new(Shared { servers, tls, program, connections: Mutex::default(), tracker, shutdown }) }
+        let (connections, why) = (Mutex::default(), parking_lot::Mutex::default());
+        Self { shared: Arc::new(Shared { servers, tls, program, connections, why, tracker, shutdown }) }
     }
 
     /// A client over it.
@@ -169,7 +172,12 @@ impl Shared {
                 }
             }
         }
-        Err(Error::NoServer(why.join("; ")))
+        // All of them may be left alone for a moment, since they failed just now.
+        let mut last = self.why.lock();
+        if !why.is_empty() {
+            *last = why.join("; ");
+        }
+        Err(Error::NoServer(last.clone()))
     }
 
     async fn connect_to(&self, address: &str) -> anyhow::Result<Connection> {

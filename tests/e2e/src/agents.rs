@@ -1,0 +1,147 @@
+//! A node without a server, in a network namespace of its own, which nobody can dial.
+use crate::run;
+use crate::sites::{PORT, Sites};
+use anyhow::Context;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The agent's place among the servers of [`Sites`]: its address, and the letter that is its node's name.
+const AT: usize = 9;
+/// How long it may take to end.
+const END: Duration = Duration::from_secs(40);
+/// What a router without port forwarding lets in.
+const BEHIND_NAT: &str = "table inet nat {\n chain input {\n  type filter hook input priority 0; policy accept;\n\
+    \x20 iifname \"eth0\" ct state established,related accept\n  iifname \"eth0\" drop\n }\n}\n";
+
+/// A node `j`.
+pub struct Agent {
+    binary: PathBuf,
+    namespace: String,
+    dir: PathBuf,
+    server: String,
+    token: String,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// Makes its place beside the servers, with the demo image; nothing runs yet.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn place(sites: &Sites) -> anyhow::Result<Self> {
+        sites.wire(AT)?;
+        let agent = Self {
+            binary: sites.binary().to_owned(),
+            namespace: sites.namespace(AT),
+            dir: sites.data(AT),
+            server: format!("https://{}:{PORT}", sites.address(0)),
+            token: fs::read_to_string(sites.data(0).join("server/token"))?.trim().to_owned(),
+            child: None,
+        };
+        let rules = agent.dir.with_extension("nft");
+        fs::write(&rules, BEHIND_NAT)?;
+        run(agent.inside().arg("nft").arg("-f").arg(rules))?;
+        let image = crate::repository().join("embedded/demo-image/build.sh");
+        run(Command::new(image).arg(agent.dir.join("agent/images/demo.tar")))?;
+        Ok(agent)
+    }
+
+    /// The name of its node.
+    pub fn name() -> String {
+        Sites::letter(AT).to_string()
+    }
+
+    /// In its network alone: control groups must stay where they are.
+    fn inside(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.namespace));
+        command
+    }
+
+    fn command(&self, token: &str, data: &std::path::Path) -> Command {
+        let mut command = self.inside();
+        command.arg(&self.binary).args(["agent", "--instance", &self.namespace, "--node-name", &Self::name()]);
+        command.args(["--eviction-hard", "", "--server", &self.server, "--token", token]).arg("-d").arg(data);
+        command
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn boot(&mut self) -> anyhow::Result<()> {
+        let log = fs::File::options().create(true).append(true).open(self.dir.with_extension("log"))?;
+        let mut command = self.command(&self.token, &self.dir);
+        self.child = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
+        Ok(())
+    }
+
+    /// What an agent with another token, or an empty directory, says before it ends.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn refused(&self, token: Option<&str>) -> anyhow::Result<Output> {
+        let other = self.dir.with_extension("other");
+        let token = token.unwrap_or(&self.token);
+        Ok(self.command(token, &other).stdin(Stdio::null()).output()?)
+    }
+
+    /// The token that it joins with.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Power fails: the process and all containers are gone, the disk stays.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn lose_power(&mut self) -> anyhow::Result<()> {
+        let mut child = self.child.take().context("it does not run")?;
+        child.kill()?;
+        child.wait()?;
+        self.clean_up()
+    }
+
+    fn clean_up(&self) -> anyhow::Result<()> {
+        let mut command = self.inside();
+        command.arg(&self.binary).args(["cleanup", "--instance", &self.namespace]).arg("-d").arg(&self.dir);
+        run(&mut command).map(drop)
+    }
+
+    /// `eyot status` on the node.
+    pub fn status(&self) -> String {
+        let mut command = self.inside();
+        let output = command.arg(&self.binary).arg("status").arg("-d").arg(&self.dir).output();
+        output.map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The last lines of its log.
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of the agent ends:\n{}", self.log());
+        }
+        if let Some(mut child) = self.child.take() {
+            let _ = run(Command::new("kill").arg(child.id().to_string()));
+            let begun = Instant::now();
+            while begun.elapsed() < END && matches!(child.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if let Err(error) = self.clean_up() {
+            eprintln!("cleaning up after the agent: {error:#}");
+        }
+        let _ = run(Command::new("ip").args(["netns", "delete", &self.namespace]));
+    }
+}

@@ -1,0 +1,87 @@
+//! A node without a server, where nobody can dial it: it runs pods, is reached by way of its own links, survives the loss
+//! of each server, and of all with its power.
+use e2e::agents::Agent;
+use e2e::sites::Sites;
+use std::fs;
+
+/// A pod whose process is known by this number.
+const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"terminationGracePeriodSeconds":0,
+"containers":[{"name":"c","image":"eyot.dev/demo:1","imagePullPolicy":"Never",
+"command":["sh","-c","echo I run; exec sleep 271828"]}]}}"#;
+
+/// Whether the pod's process runs on this machine.
+fn runs() -> bool {
+    let commands = fs::read_dir("/proc").into_iter().flatten().flatten();
+    commands.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok()).any(|line| line == b"sleep\x00271828\x00")
+}
+
+#[test]
+fn a_node_without_a_server() -> anyhow::Result<()> {
+    let mut sites = Sites::start(3, 2)?;
+    let mut agent = Agent::place(&sites)?;
+    let node = Agent::name();
+    agent.boot()?;
+    let ready = |sites: &Sites, at: usize| {
+        let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+        sites.kubectl(at, &["get", "node", &node, "-o", path]).is_ok_and(|status| status == "True")
+    };
+    for at in 0..2 {
+        sites.until("the node is Ready", || ready(&sites, at))?;
+    }
+    // Whoever comes with another secret, or another token, gets no certificate.
+    let said = |token: Option<&str>| -> anyhow::Result<String> {
+        let output = agent.refused(token)?;
+        assert!(!output.status.success());
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert!(said(None)?.contains("is another machine"));
+    let wrong = agent.token().rsplit_once(':').map(|(cluster, _)| format!("{cluster}:wrong")).unwrap_or_default();
+    assert!(said(Some(&wrong))?.contains("does not know the token's password"));
+    let other = agent.token().replacen("K10", "K10", 1).replace(&agent.token()[3..13], "0123456789");
+    assert!(said(Some(&other))?.contains("another cluster"));
+
+    // A pod runs, and both servers reach it, though nobody can dial its node.
+    let manifest = sites.dir().join("pod.json");
+    fs::write(&manifest, POD)?;
+    sites.until("the default account is there", || sites.kubectl(0, &["get", "serviceaccount", "default"]).is_ok())?;
+    sites.kubectl(0, &["create", "-f", &manifest.display().to_string()])?;
+    let logs = |sites: &Sites, at: usize| sites.kubectl(at, &["logs", "p"]).is_ok_and(|logs| logs == "I run\n");
+    let exec = |sites: &Sites, at: usize| {
+        sites.kubectl(at, &["exec", "p", "--", "echo", "inside"]).is_ok_and(|said| said == "inside\n")
+    };
+    for at in 0..2 {
+        sites.until("its log is read", || logs(&sites, at))?;
+        sites.until("a command runs in it", || exec(&sites, at))?;
+    }
+    assert!(runs());
+    let status = agent.status();
+    assert!(status.contains("Ready") && status.contains("server   a at a") && status.contains("1 Running"), "{status}");
+
+    // One server is lost: the node goes on with the other.
+    sites.kill(0)?;
+    let renewed = |sites: &Sites, at: usize| {
+        let args = ["get", "lease", "-n", "kube-node-lease", &node, "-o", "jsonpath={.spec.renewTime}"];
+        sites.kubectl(at, &args).unwrap_or_default()
+    };
+    let before = renewed(&sites, 1);
+    sites.until("it renews its lease at the other", || renewed(&sites, 1) > before)?;
+    assert!(ready(&sites, 1) && exec(&sites, 1));
+
+    // All are lost, and its power: its pod runs again from what it keeps.
+    sites.kill(1)?;
+    agent.lose_power()?;
+    assert!(!runs());
+    agent.boot()?;
+    sites.until("the pod runs again", runs)?;
+
+    // Servers return.
+    for at in 0..2 {
+        sites.boot(at)?;
+        let before = renewed(&sites, at);
+        sites.until("the node is back", || renewed(&sites, at) > before && ready(&sites, at))?;
+        sites.until("its log is read", || logs(&sites, at))?;
+        sites.until("a command runs in it", || exec(&sites, at))?;
+    }
+    assert!(runs(), "the same pod, once");
+    Ok(())
+}
