@@ -17,7 +17,7 @@ fn runs() -> bool {
 
 #[test]
 fn a_node_without_a_server() -> anyhow::Result<()> {
-    let mut sites = Sites::start(3, 2)?;
+    let mut sites = Sites::start(5, 2)?;
     let mut agent = Agent::place(&sites)?;
     let node = Agent::name();
     agent.boot()?;
@@ -37,7 +37,7 @@ fn a_node_without_a_server() -> anyhow::Result<()> {
     assert!(said(None)?.contains("is another machine"));
     let wrong = agent.token().rsplit_once(':').map(|(cluster, _)| format!("{cluster}:wrong")).unwrap_or_default();
     assert!(said(Some(&wrong))?.contains("does not know the token's password"));
-    let other = agent.token().replacen("K10", "K10", 1).replace(&agent.token()[3..13], "0123456789");
+    let other = agent.token().replace(&agent.token()[3..13], "0123456789");
     assert!(said(Some(&other))?.contains("another cluster"));
 
     // A pod runs, and both servers reach it, though nobody can dial its node.

@@ -3,9 +3,11 @@ use super::connect::{self, Api};
 use super::identity::{Identity, Refusal, Wanted};
 use super::servers::Servers;
 use crate::nodes::message::{SERVERS, Servers as Answer};
+use ::api::home::Ownership;
 use futures::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How often the cluster's servers are asked for, and the way to each is measured.
 const LOOK: Duration = Duration::from_secs(30);
@@ -23,6 +25,8 @@ pub struct Service {
     /// The node's own first: it asks for the list.
     pub apis: [Api; 3],
     pub identity: Arc<Identity>,
+    /// What the network is told of sites out of reach.
+    pub ownership: watch::Sender<Ownership>,
     pub wanted: Wanted,
 }
 
@@ -34,8 +38,11 @@ impl Service {
 
     async fn follow(&self) {
         let client = self.apis[0].client();
+        let mut alone = false;
         loop {
             let learned = self.learn(&client).await;
+            tell(&mut alone, learned.as_ref().err());
+            let learned = learned.is_ok();
             if learned {
                 self.measure().await;
                 self.move_nearer().await;
@@ -44,18 +51,13 @@ impl Service {
         }
     }
 
-    async fn learn(&self, client: &kube::Client) -> bool {
-        let Ok(request) = http::Request::get(SERVERS).body(Vec::new()) else { return false };
-        match client.request::<Answer>(request).await {
-            Ok(answer) => {
-                self.servers.learn(answer.servers);
-                true
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the list of servers can't be read");
-                false
-            }
-        }
+    async fn learn(&self, client: &kube::Client) -> Result<(), kube::Error> {
+        let request = http::Request::get(SERVERS).body(Vec::new()).map_err(kube::Error::HttpError)?;
+        let answer = client.request::<Answer>(request).await?;
+        self.servers.learn(answer.servers);
+        let view = answer.sites.map(|sites| sites.view()).unwrap_or_default();
+        self.ownership.send_if_modified(|old| std::mem::replace(old, view.clone()) != view);
+        Ok(())
     }
 
     /// Measures the way to every server: those that don't answer are not tried first when one is needed.
@@ -109,4 +111,14 @@ impl Service {
         }
         false
     }
+}
+
+/// One line when the last server is lost, and one when there is one again.
+fn tell(alone: &mut bool, error: Option<&kube::Error>) {
+    match error {
+        Some(error) if !*alone => tracing::warn!(%error, "the node goes on by itself"),
+        None if *alone => tracing::info!("a server answers again"),
+        _ => {}
+    }
+    *alone = error.is_some();
 }

@@ -93,6 +93,7 @@ impl Node {
         let (node, network, storage) =
             (api(identity.node(), "kubelet"), api(identity.network(), "eyot"), api(identity.storage(), "eyot"));
         let informers = |client| Informers::new(client, tasks.tracker.clone(), tasks.shutdown.clone());
+        let ownership = watch::Sender::new(Ownership::default());
         let parts = Parts {
             instance: config.instance,
             data_dir: config.data_dir,
@@ -100,7 +101,7 @@ impl Node {
             name: name.clone(),
             address: self.address,
             cluster: membership.cluster,
-            ownership: watch::channel(Ownership::default()).1,
+            ownership: ownership.subscribe(),
         };
         let runtime = parts.start_runtime(tasks);
         let shared = informers(network.client()).whole(Whole::PodsOf(name));
@@ -114,7 +115,8 @@ impl Node {
         let tunnels = tunnel::Service { servers: servers.clone(), tls: identity.node(), kubelet };
         let (shutdown, tracker) = (tasks.shutdown.clone(), tasks.tracker.clone());
         tasks.tracker.spawn(async move { tunnels.run(tracker, shutdown).await });
-        let follow = follow::Service { servers, apis: [node, network, storage], identity, wanted: self.wanted };
+        let apis = [node, network, storage];
+        let follow = follow::Service { servers, apis, identity, ownership, wanted: self.wanted };
         let shutdown = tasks.shutdown.clone();
         tasks.tracker.spawn(async move { shutdown.run_until_cancelled(follow.run()).await });
         Ok(parts.start_agent(options, runtime, tasks))

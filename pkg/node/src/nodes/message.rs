@@ -1,6 +1,7 @@
 //! What nodes without a server and servers say to each other.
 use crate::agent::servers::Server;
 use crate::config::Cluster;
+use ::api::home::{Link, Ownership, Site};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -66,8 +67,50 @@ pub struct Admission {
     pub servers: Vec<Server>,
 }
 
-/// The cluster's servers.
+/// The cluster's servers, and its sites as the one that answers sees them.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Servers {
     pub servers: Vec<Server>,
+    /// None: sites are not told apart.
+    pub sites: Option<Sites>,
+}
+
+/// How a server stands with the sites.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sites {
+    pub own: String,
+    pub reached: Vec<String>,
+    pub lost: Vec<String>,
+}
+
+impl Sites {
+    /// Those of a server's view; none: it tells no sites apart.
+    pub fn of(view: &Ownership) -> Option<Self> {
+        let (reached, lost): (Vec<_>, Vec<_>) = view.others.iter().partition(|(_, link)| **link == Link::Up);
+        let names = |sites: Vec<(&Site, &Link)>| sites.into_iter().map(|(site, _)| site.to_string()).collect();
+        view.marked.then(|| Self { own: view.site.to_string(), reached: names(reached), lost: names(lost) })
+    }
+
+    /// The view of a node there.
+    pub fn view(&self) -> Ownership {
+        let down = || Link::Down { for_s: 0, taken: None };
+        let view =
+            self.reached.iter().fold(Ownership::of(&self.own, &self.own), |view, site| view.with(site, Link::Up));
+        self.lost.iter().fold(view, |view, site| view.with(site, down()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_view_of_sites_is_its_servers() {
+        assert_eq!(Sites::of(&Ownership::default()), None);
+        let lost = Link::Down { for_s: 7, taken: None };
+        let view = Ownership::of("north", "south").with("south", Link::Up).with("west", lost);
+        let told = Sites::of(&view).unwrap();
+        assert_eq!((&told.reached[..], &told.lost[..]), (&["south".to_owned()][..], &["west".to_owned()][..]));
+        assert_eq!(Sites::of(&told.view()), Some(told));
+    }
 }

@@ -109,7 +109,8 @@ impl Extension {
         if node_of(user).is_none() {
             return Err(forbidden(user, "read the list of servers as a node does"));
         }
-        answer(&message::Servers { servers: self.servers() })
+        let sites = message::Sites::of(&self.ownership.borrow());
+        answer(&message::Servers { servers: self.servers(), sites })
     }
 }
 
