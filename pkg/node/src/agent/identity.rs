@@ -103,6 +103,7 @@ impl Dir {
             return Ok(kept.trim().to_owned());
         }
         let secret = token::random_password()?;
+        files::private_dir(&self.0)?;
         files::write(&path, format!("{secret}\n").as_bytes(), 0o600)?;
         Ok(secret)
     }
