@@ -123,7 +123,7 @@ async fn of_agent(place: &Place) -> Report {
         api: Some(failed.map_or(Ok(found.version), Err)),
         nodes: found.node.iter().map(readiness).collect(),
         servers: servers.collect(),
-        pods_by_phase: BTreeMap::new(),
+        ..Report::default()
     };
     report.count(found.pods);
     report
