@@ -56,6 +56,7 @@ fn a_cut_site_goes_on_and_converges() -> anyhow::Result<()> {
     assert!(merged.contains("island") && merged.contains("mainland"), "both labels: {merged}");
     let names = sites.agree(&["get", "configmaps", "-n", "default", "-o", "name"])?;
     assert!(names.contains("after-boot") && !names.contains("from-a"), "{names}");
+    sites.agree(&["get", "--raw", "/v1-eyot/digest"])?;
     let conflicts = sites.eyot(0, &["conflicts"])?;
     assert!(conflicts.contains("data.color") && conflicts.contains("red"), "{conflicts}");
     let events =

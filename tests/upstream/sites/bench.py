@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import net
@@ -110,8 +111,6 @@ def cut(system, at):
         time.sleep(CUT_SECONDS)
         system.net.cut(at, False)
 
-    import threading
-
     thread = threading.Thread(target=scissors)
     thread.start()
     reports = programs(system.net, range(FEW), *flags)
@@ -151,9 +150,40 @@ def pods(system, kubeconfig):
     return {"created_to_bound": both(found["created_to_bound_ms"]), "created": both(found["create_ms"]), "unbound": found["unbound"]}
 
 
-def say(what, found):
+def attempt(what, measure, *args):
+    """What was measured, or why it can't be: the rest is worth having without it."""
+    try:
+        found = measure(*args)
+    except (AssertionError, LookupError, OSError, ValueError, subprocess.SubprocessError) as error:
+        found = {"error": str(error)}
     print(f"{time.strftime('%H:%M:%S')} {what}: {json.dumps(found)}", file=sys.stderr, flush=True)
     return found
+
+
+def size(system, count):
+    """What every number of servers is measured for."""
+    found = {}
+    for rtt in (0, 50):
+        system.net.shape(rtt)
+        found[f"{rtt} ms"] = attempt(f"{system.name}, {count} servers, {rtt} ms", steady, system, count)
+    found["hard"] = attempt(f"{system.name}, {count} servers, as fast as they go", hard, system, count)
+    return found
+
+
+def links(system):
+    found = {}
+    for name, link in LINKS.items():
+        system.net.shape(*link)
+        found[name] = attempt(f"{system.name}, {MIDDLE} servers, {name}", steady, system, MIDDLE, "-watch", "-linger", "1s")
+    system.net.shape(50)
+    return found
+
+
+def cuts(system, away):
+    return {
+        "cut": attempt(f"{system.name}, cut", cut, system, away),
+        "heal": [attempt(f"{system.name}, healed", heal, system, away, seconds) for seconds in (5, 30)],
+    }
 
 
 def of_eyot(network, work):
@@ -164,32 +194,16 @@ def of_eyot(network, work):
         for count in SIZES:
             network.shape(0)
             eyot.grow(count)
-            size = found["sizes"][count] = {}
-            for rtt in (0, 50):
-                network.shape(rtt)
-                size[f"{rtt} ms"] = say(f"eyot, {count} servers, {rtt} ms", steady(eyot, count))
-            size["hard"] = say(f"eyot, {count} servers, as fast as they go", hard(eyot, count))
-            settle(eyot, count)
+            found["sizes"][count] = size(eyot, count)
+            if count != SIZES[-1]:
+                attempt("eyot, settled", settle, eyot, count)
             if count == FEW:
-                found["cut"] = say("eyot, cut", cut(eyot, 2))
-                found["heal"] = [say("eyot, healed", heal(eyot, 2, seconds)) for seconds in (5, 30)]
-                found["pods"] = say("eyot, pods", pods(eyot, eyot.kubeconfig(0)))
+                found |= cuts(eyot, 2)
+                found["pods"] = attempt("eyot, pods", pods, eyot, eyot.kubeconfig(0))
             if count == MIDDLE:
                 found["links"] = links(eyot)
     finally:
         eyot.close()
-    return found
-
-
-def links(system):
-    found = {}
-    for name, link in LINKS.items():
-        system.net.shape(*link)
-        try:
-            found[name] = say(f"{system.name}, {MIDDLE} servers, {name}", steady(system, MIDDLE, "-watch", "-linger", "1s"))
-        except (ValueError, subprocess.SubprocessError) as error:
-            found[name] = say(f"{system.name}, {name}", {"error": str(error)})
-    system.net.shape(50)
     return found
 
 
@@ -200,20 +214,10 @@ def of_etcd(network, work):
         network.shape(0)
         etcd = Etcd(network, work, count, 50)
         try:
-            size = found["sizes"][count] = {}
-            for rtt in (0, 50):
-                network.shape(rtt)
-                size[f"{rtt} ms"] = say(f"etcd, {count} servers, {rtt} ms", steady(etcd, count))
-            size["hard"] = say(f"etcd, {count} servers, as fast as they go", hard(etcd, count))
+            found["sizes"][count] = size(etcd, count)
             if count == FEW:
-                away = next(at for at in range(FEW) if not etcd.is_leader(at))
-                found["cut"] = say("etcd, cut", cut(etcd, away))
-                found["heal"] = [say("etcd, healed", heal(etcd, away, seconds)) for seconds in (5, 30)]
-                upstream = Upstream(network, work, 0)
-                try:
-                    found["pods"] = say("upstream, pods", pods(etcd, upstream.kubeconfig))
-                finally:
-                    upstream.close()
+                found |= cuts(etcd, next(at for at in range(FEW) if not etcd.is_leader(at)))
+                found["pods"] = attempt("upstream, pods", beside, etcd)
         finally:
             etcd.close()
     network.shape(0)
@@ -223,6 +227,15 @@ def of_etcd(network, work):
     finally:
         etcd.close()
     return found
+
+
+def beside(etcd):
+    """Pods of upstream's API server and scheduler beside etcd's first member."""
+    upstream = Upstream(etcd.net, etcd.work, 0)
+    try:
+        return pods(etcd, upstream.kubeconfig)
+    finally:
+        upstream.close()
 
 
 def main():

@@ -29,3 +29,4 @@ build_follow() {
 	)
 }
 needs iproute2 ip -V >/dev/null
+needs kubernetes-client kubectl version --client >/dev/null

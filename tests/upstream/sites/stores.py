@@ -1,4 +1,5 @@
 """Servers at sites: Eyot's that replicate, and members of an etcd."""
+import json
 import os
 import shutil
 import subprocess
@@ -100,8 +101,12 @@ class Etcd:
             command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
             command += ["--heartbeat-interval", str(heartbeat), "--election-timeout", str(heartbeat * 10)]
             self.running[at] = network.start(at, command, f"{work}/etcd-{at}.log")
-        for at in range(count):
-            net.wait(f"etcd's member {at} answers", lambda at=at: self.ctl(at, "get", "/none") is not None, 120, 0.3)
+        try:
+            for at in range(count):
+                net.wait(f"etcd's member {at} answers", lambda at=at: self.ctl(at, "get", "/none") is not None, 120, 0.3)
+        except TimeoutError:
+            self.close()
+            raise
 
     def data(self, at):
         return f"{self.work}/etcd-{at}"
@@ -111,8 +116,6 @@ class Etcd:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def is_leader(self, at):
-        import json
-
         status = json.loads(self.ctl(at, "endpoint", "status", "-w", "json"))[0]["Status"]
         return status["leader"] == status["header"]["member_id"]
 
@@ -148,7 +151,11 @@ class Upstream:
         serving += ["--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={self.dir}/ca.key"]
         serving += [f"--service-account-signing-key-file={self.dir}/ca.key", "--disable-admission-plugins=ServiceAccount"]
         self.running = [network.start(at, [f"{BIN}/kube-apiserver", *serving], f"{work}/apiserver.log")]
-        net.wait("kube-apiserver is ready", lambda: self.kubectl("get", "--raw", "/readyz") == "ok", 120)
+        try:
+            net.wait("kube-apiserver is ready", lambda: self.kubectl("get", "--raw", "/readyz") == "ok", 120)
+        except TimeoutError:
+            self.close()
+            raise
         scheduling = [f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", f"--cert-dir={self.dir}", "--secure-port=10259"]
         self.running.append(network.start(at, [f"{BIN}/kube-scheduler", *scheduling], f"{work}/scheduler.log"))
 

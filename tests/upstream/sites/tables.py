@@ -1,6 +1,10 @@
 """Shows what bench.py measured: tables in Markdown, and put latency over the number of servers as a picture.
 
-    tables.py FIGURES.json PICTURE      writes PICTURE.png and PICTURE.svg, prints the tables"""
+    tables.py FIGURES.json PICTURE [PAGE]      writes PICTURE.png and PICTURE.svg, prints the tables
+
+A page that has the marks below gets the tables between them."""
+import contextlib
+import io
 import json
 import sys
 
@@ -10,16 +14,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 EYOT, ETCD = "#0b6e8a", "#c8553d"
+BEGIN, END = "<!-- what tests/upstream/sites-bench.sh printed -->", "<!-- its end -->"
 
 
 def ms(value):
-    return "-" if value is None else f"{value:.3g}"
+    return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def puts(cell):
     """p50 / p99 and what failed."""
-    if not cell or "error" in cell:
-        return "no service"
+    if not cell or "error" in cell or cell.get("p50_ms") is None:
+        return "none"
     failed = f", {100 * cell['failed'] / cell['writes']:.0f} % failed" if cell["failed"] else ""
     return f"{ms(cell['p50_ms'])} / {ms(cell['p99_ms'])}{failed}"
 
@@ -46,14 +51,14 @@ def sizes(eyot, etcd):
         head("servers", "Eyot", "etcd", "etcd's p50 / Eyot's", "cores used, Eyot", "etcd", "bytes on the links, Eyot", "etcd")
         for count, mine in eyot["sizes"].items():
             theirs = etcd["sizes"][count]
-            shares = [cell[rtt]["server_cores"] for cell in (mine, theirs)]
+            shares = [cell[rtt].get("server_cores", "-") for cell in (mine, theirs)]
             shares += [f"{cell[rtt]['sent_to_own_bytes']}x" if "sent_to_own_bytes" in cell[rtt] else "-" for cell in (mine, theirs)]
             row(count, puts(mine[rtt]), puts(theirs[rtt]), ratio(mine[rtt], theirs[rtt]), *shares)
     print("\nPuts a second, one client at each server, round trip 50 ms, each write after the one before\n")
     head("servers", "Eyot", "etcd", "")
     for count, mine in eyot["sizes"].items():
         theirs = etcd["sizes"][count]["hard"]
-        row(count, f"{mine['hard']['per_second']:.0f}", f"{theirs['per_second']:.0f}", ratio(theirs, mine["hard"], "per_second"))
+        row(count, *(f"{cell.get('per_second', 0):.0f}" for cell in (mine["hard"], theirs)), ratio(theirs, mine["hard"], "per_second"))
 
 
 def links(eyot, etcd):
@@ -69,18 +74,27 @@ def cuts(eyot, etcd):
     print("\nOne of 3 servers cut off, round trip 50 ms\n")
     head("", "Eyot", "etcd")
     for name, key in (("at the cut site, cut for 5 s", "cut_site"), ("at the others", "other_sites")):
-        row(f"failed writes {name}", *(f"{cell['cut'][key]['failed']} of {cell['cut'][key]['writes']}" for cell in (eyot, etcd)))
+        row(f"failed writes {name}", *(failures(side["cut"].get(key)) for side in (eyot, etcd)))
     for mine, theirs in zip(eyot["heal"], etcd["heal"]):
-        row(f"all equal after a cut of {mine['cut_seconds']} s", *(f"{ms(cell['equal_after_ms'])} ms" for cell in (mine, theirs)))
-        row("bytes sent / the changes' own", *(f"{cell['sent_bytes'] / 1e6:.2f} / {cell['own_bytes'] / 1e6:.2f} MB: {cell['ratio']}x" for cell in (mine, theirs)))
+        seconds = mine.get("cut_seconds") or theirs.get("cut_seconds")
+        row(f"all equal after a cut of {seconds} s", *(f"{cell['equal_after_ms']} ms" if cell.get("equal_after_ms") else "not in time" for cell in (mine, theirs)))
+        row("bytes sent / the changes' own", *(transfer(cell) for cell in (mine, theirs)))
+
+
+def failures(cell):
+    return f"{cell['failed']} of {cell['writes']}" if cell else "-"
+
+
+def transfer(cell):
+    return "-" if "error" in cell else f"{cell['sent_bytes'] / 1e6:.2f} / {cell['own_bytes'] / 1e6:.2f} MB: {cell['ratio']}x"
 
 
 def pods(eyot, etcd):
     print("\nPods on 3 servers, round trip 50 ms: p50 / p99 ms\n")
     head("", "Eyot", "kube-apiserver and kube-scheduler on etcd", "")
     for name, key in (("create answered", "created"), ("created to bound", "created_to_bound")):
-        mine, theirs = eyot["pods"][key], etcd["pods"][key]
-        row(name, puts({**mine, "failed": 0}), puts({**theirs, "failed": 0}), ratio(mine, theirs))
+        mine, theirs = ({**side["pods"].get(key, {}), "failed": 0} for side in (eyot, etcd))
+        row(name, puts(mine), puts(theirs), ratio(mine, theirs))
 
 
 def draw(found, path):
@@ -89,6 +103,7 @@ def draw(found, path):
     for panel, rtt in zip(panels, ("0 ms", "50 ms")):
         for name, label, colour, marker in (("etcd", "etcd 3.7", ETCD, "s"), ("eyot", "Eyot", EYOT, "o")):
             counts = sorted(found[name]["sizes"], key=int)
+            counts = [count for count in counts if found[name]["sizes"][count][rtt].get("p50_ms")]
             cells = [found[name]["sizes"][count][rtt] for count in counts]
             at = [int(count) for count in counts]
             low, high = [cell["p50_ms"] for cell in cells], [cell["p99_ms"] for cell in cells]
@@ -118,16 +133,34 @@ def draw(found, path):
     figure.savefig(f"{path}.svg", metadata={"Date": None})
 
 
+def shown(found):
+    """All tables, as text."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        eyot, etcd = found["eyot"], found["etcd"]
+        print(f"{found['rate']:g} writes a second, spread over all servers, for {found['seconds']:g} s; {found['took_s']} s in all.")
+        sizes(eyot, etcd)
+        links(eyot, etcd)
+        cuts(eyot, etcd)
+        pods(eyot, etcd)
+    return out.getvalue()
+
+
+def insert(text, page):
+    with open(page) as file:
+        before, rest = file.read().split(BEGIN)
+    after = rest.split(END)[1]
+    with open(page, "w") as file:
+        file.write(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+
+
 def main():
     with open(sys.argv[1]) as file:
         found = json.load(file)
-    eyot, etcd = found["eyot"], found["etcd"]
-    print(f"{found['rate']:g} writes a second, spread over all servers, for {found['seconds']:g} s; {found['took_s']} s in all")
-    sizes(eyot, etcd)
-    links(eyot, etcd)
-    cuts(eyot, etcd)
-    pods(eyot, etcd)
+    text = shown(found)
+    print(text, end="")
     draw(found, sys.argv[2])
+    for page in sys.argv[3:]:
+        insert(text, page)
 
 
 main()

@@ -7,6 +7,8 @@ use std::fmt::Write;
 
 /// Bytes of the hash that are shown: enough that two states don't meet by chance.
 const SHOWN: usize = 8;
+/// Heartbeats never rest: with them no two servers would tell the same for long.
+const HEARTBEATS: &[u8] = b"/registry/leases/kube-node-lease/";
 
 /// What all keys and values come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,10 +17,10 @@ pub struct Digest {
     pub keys: usize,
 }
 
-/// Digests keys in their order, with their values. What means something on one server only is left out.
+/// Digests keys in their order, with their values. What means something on one server only, and heartbeats, are left out.
 pub fn of<'a>(entries: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Digest {
     let (mut hasher, mut keys) = (Sha256::new(), 0);
-    for (key, value) in entries.filter(|(key, _)| policy(key) != Policy::Local) {
+    for (key, value) in entries.filter(|(key, _)| is_shared(key)) {
         let value = shared(key, value);
         // Lengths, or bytes could move from a key to its value unnoticed.
         for part in [key, &value] {
@@ -32,6 +34,10 @@ pub fn of<'a>(entries: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Digest {
         text
     });
     Digest { hash, keys }
+}
+
+fn is_shared(key: &[u8]) -> bool {
+    policy(key) != Policy::Local && !key.starts_with(HEARTBEATS)
 }
 
 /// The part of a value that servers share. JSON comes in one order of fields: that of a merged object is nobody's.
@@ -61,6 +67,7 @@ mod tests {
         assert_eq!(base.keys, 1);
         assert_eq!(base, digest(&[(pod, r#"{"b":[1,2],"a":1}"#)]));
         assert_eq!(base, digest(&[(pod, r#"{"a":1,"b":[1,2]}"#), ("/registry/ranges/serviceips", "x")]));
+        assert_eq!(base, digest(&[("/registry/leases/kube-node-lease/n", "{}"), (pod, r#"{"a":1,"b":[1,2]}"#)]));
         assert_ne!(base, digest(&[(pod, r#"{"a":1,"b":[2,1]}"#)]));
         assert_ne!(base, digest(&[("/registry/pods/default/q", r#"{"a":1,"b":[1,2]}"#)]));
         assert_ne!(digest(&[("/mine", "a")]), digest(&[("/mine", "b")]), "opaque bytes");
