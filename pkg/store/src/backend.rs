@@ -24,6 +24,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The position of its last change in the log.
+    pub(crate) fn position(&self) -> u64 {
+        self.mod_revision.get() + u64::from(self.index)
+    }
+
     /// The same entry with another reading of what is stored.
     pub fn with_value(&self, value: Bytes, summary: Summary) -> Self {
         Self {

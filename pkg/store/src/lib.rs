@@ -23,6 +23,7 @@ pub mod snapshot;
 mod staged;
 mod state;
 mod store;
+mod sweep;
 mod watch;
 mod writer;
 

@@ -2,21 +2,33 @@
 //!
 //! A row's position is its revision plus its index in the transaction: the low bits of a revision are the same
 //! for all of one server's, so positions of different revisions never meet. `parent` is the position of the
-//! key's row before this one; a row that is somebody's parent is superseded, which makes compaction a walk.
+//! key's row before this one in the same life, so that a key's history is a walk from its newest row, which memory knows,
+//! or from a deletion, of which alone there is an index. A row that is somebody's parent is superseded.
 use crate::damage::check_wal;
 use crate::{Error, LeaseId, Result, Revision};
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Most writes in one transaction, and the bits below the clock that positions may use.
 pub const MAX_OPS: usize = 1 << (Revision::LOW_BITS - 1);
+/// Of new databases: fewer frames of the write-ahead log, each with its own two writes, than with SQLite's 4 KiB.
+const PAGE_BYTES: u32 = 8192;
 /// SQLite's page cache, per connection.
 const CACHE_KIB: i64 = 2048;
 /// What the write-ahead log may keep of the disk once it is begun anew: while somebody reads for long, as a snapshot does,
 /// it grows with all that is written meanwhile.
 pub const WAL_KEEP_BYTES: i64 = 16 << 20;
+/// Pages in the write-ahead log when they are moved to the database: 4 MiB, which a disk must have beside the database.
+const CHECKPOINT_PAGES: u32 = 512;
+/// A row as [`read`] takes it. By name, because older databases have the columns in another order.
+const COLUMNS: &str = "position, idx, key, value, create_revision, version, lease, parent, crc, merged";
+/// Free pages that stay for what is written next, of all pages: giving each back at once would move others for nothing.
+const KEEP_FREE: u64 = 4;
+/// And so many at least.
+const KEEP_FREE_PAGES: u64 = 512;
 /// How long a connection waits for another's lock.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
@@ -94,9 +106,11 @@ impl Log {
     fn prepare(&self) -> rusqlite::Result<()> {
         self.connection.busy_timeout(LOCK_WAIT)?;
         self.connection.set_prepared_statement_cache_capacity(32);
+        self.connection.pragma_update(None, "page_size", PAGE_BYTES)?;
         self.connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         self.connection.pragma_update(None, "journal_mode", "WAL")?;
         self.connection.pragma_update(None, "synchronous", "FULL")?;
+        self.connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         self.connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         self.connection.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES)?;
         self.connection.execute_batch(
@@ -106,14 +120,17 @@ impl Log {
                  position INTEGER PRIMARY KEY,
                  idx INTEGER NOT NULL,
                  key BLOB NOT NULL,
-                 value BLOB,
                  create_revision INTEGER NOT NULL,
                  version INTEGER NOT NULL,
                  lease INTEGER,
                  parent INTEGER NOT NULL,
                  crc INTEGER NOT NULL,
-                 merged INTEGER NOT NULL DEFAULT 0);
-             CREATE INDEX IF NOT EXISTS log_key ON log (key, position);",
+                 merged INTEGER NOT NULL DEFAULT 0,
+                 -- Last: what is before it is read without the pages that it may fill.
+                 value BLOB);
+             CREATE INDEX IF NOT EXISTS log_deleted ON log (key, position) WHERE value IS NULL;
+             -- Older databases have an index of all rows by key, of which each write changed another page.
+             DROP INDEX IF EXISTS log_key;",
         )?;
         self.migrate()
     }
@@ -160,7 +177,10 @@ impl Log {
     pub fn append(&self, record: &Record) -> Result<()> {
         let value = record.value.as_deref();
         self.connection
-            .prepare_cached("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+            .prepare_cached(
+                "INSERT INTO log (position, idx, key, value, create_revision, version, lease, parent, crc, merged)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )
             .and_then(|mut insert| {
                 insert.execute(params![
                     record.position() as i64,
@@ -179,13 +199,47 @@ impl Log {
             .map_err(|e| self.explain(e))
     }
 
-    /// The newest record of every key that exists, in order of keys.
+    /// The newest record of every key that exists, in the order in which they were written.
     pub fn current(&self, each: impl FnMut(Record)) -> Result<()> {
-        self.select(
-            "SELECT * FROM log WHERE position IN (SELECT max(position) FROM log GROUP BY key) AND value NOT NULL",
-            [],
-            each,
-        )
+        let mut newest: Vec<u64> = self.newest()?.into_values().collect();
+        newest.sort_unstable();
+        let mut each = each;
+        for position in newest {
+            match self.at_position(position)? {
+                Some(record) => each(record),
+                None => return Err(self.corrupt(format!("the row at {position} was there a moment ago"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Positions of what exists, by key. Each row must go on where its key's row before it ended: what is lost, or
+    /// under another name, shows here; what is newest is checked when it is read.
+    fn newest(&self) -> Result<HashMap<Vec<u8>, u64>> {
+        let mut newest = HashMap::new();
+        let mut walk = || -> rusqlite::Result<Option<i64>> {
+            let mut rows = self.connection.prepare("SELECT position, key, parent, value IS NULL FROM log")?;
+            let mut rows = rows.query([])?;
+            while let Some(row) = rows.next()? {
+                let (position, parent): (i64, i64) = (row.get(0)?, row.get(2)?);
+                let key = row.get_ref(1)?.as_blob()?;
+                // Compaction takes away the beginning of a history.
+                if newest.get(key).is_some_and(|known| *known != parent as u64) {
+                    return Ok(Some(position));
+                }
+                match row.get(3)? {
+                    true => drop(newest.remove(key)),
+                    false => drop(newest.insert(key.to_vec(), position as u64)),
+                }
+            }
+            Ok(None)
+        };
+        match walk().map_err(|e| self.explain(e))? {
+            Some(position) => {
+                Err(self.corrupt(format!("the row at {position} does not follow its key's row before it")))
+            }
+            None => Ok(newest),
+        }
     }
 
     /// The newest position in the log, 0 when it is empty.
@@ -203,55 +257,74 @@ impl Log {
         found.map(Option::unwrap_or_default).map_err(|e| self.explain(e))
     }
 
-    /// A key's newest record at or before a revision; a deletion counts as one.
-    pub fn get(&self, key: &[u8], at: Revision) -> Result<Option<Record>> {
-        let mut found = None;
-        self.select(
-            "SELECT * FROM log WHERE key = ? AND position <= ? ORDER BY position DESC LIMIT 1",
-            params![key, end_of(at)],
-            |record| found = Some(record),
-        )?;
-        Ok(found)
+    /// The newest record at or before a revision, on the way back from the row at `position` through what was before.
+    pub fn back(&self, position: u64, to: Revision) -> Result<Option<Record>> {
+        let mut at = position;
+        while at != 0 {
+            match self.at_position(at)? {
+                Some(record) if record.position() as i64 > end_of(to) => at = record.parent,
+                found => return Ok(found),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether there is such a record; no value is read.
+    pub fn has_back(&self, position: u64, to: Revision) -> Result<bool> {
+        let mut at = position;
+        let mut walk = || -> rusqlite::Result<bool> {
+            let mut parent = self.connection.prepare_cached("SELECT parent FROM log WHERE position = ?")?;
+            while at as i64 > end_of(to) {
+                at = parent.query_row([at as i64], |row| row.get::<_, i64>(0)).optional()?.unwrap_or(0) as u64;
+            }
+            Ok(at != 0)
+        };
+        walk().map_err(|e| self.explain(e))
+    }
+
+    /// The keys of a range that were deleted after a revision, each with the position of its first deletion since. An
+    /// empty `end` means no end.
+    pub fn deleted(&self, start: &[u8], end: &[u8], after: Revision) -> Result<Vec<(Bytes, u64)>> {
+        let until = if end.is_empty() { "" } else { "AND key < ?3" };
+        let read = || -> rusqlite::Result<Vec<_>> {
+            let mut statement = self.connection.prepare_cached(&format!(
+                "SELECT key, min(position) FROM log INDEXED BY log_deleted
+                 WHERE value IS NULL AND position > ?1 AND key >= ?2 {until} GROUP BY key"
+            ))?;
+            let row =
+                |row: &Row<'_>| Ok((Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?), row.get::<_, i64>(1)? as u64));
+            match end.is_empty() {
+                true => statement.query_map(params![end_of(after), start], row)?.collect(),
+                false => statement.query_map(params![end_of(after), start, end], row)?.collect(),
+            }
+        };
+        read().map_err(|e| self.explain(e))
     }
 
     /// The record at a position.
     pub fn at_position(&self, position: u64) -> Result<Option<Record>> {
         let mut found = None;
-        self.select("SELECT * FROM log WHERE position = ?", [position as i64], |record| found = Some(record))?;
+        let sql = format!("SELECT {COLUMNS} FROM log WHERE position = ?");
+        self.select(&sql, [position as i64], |record| found = Some(record))?;
         Ok(found)
-    }
-
-    /// Positions of what existed in a range of keys at a revision, in order of keys; no value is read. An empty `end`
-    /// means no end.
-    pub fn positions(&self, start: &[u8], end: &[u8], at: Revision) -> Result<Vec<u64>> {
-        let read = || {
-            // The inner select walks the index alone; `typeof` looks at a row's header, not at its value.
-            let mut statement = self.connection.prepare_cached(
-                "SELECT newest.position FROM (
-                     SELECT key, max(position) AS position FROM log
-                     WHERE key >= ?1 AND (length(?2) = 0 OR key < ?2) AND position <= ?3 GROUP BY key) AS newest
-                 JOIN log ON log.position = newest.position
-                 WHERE typeof(log.value) <> 'null' ORDER BY newest.key",
-            )?;
-            let rows = statement.query_map(params![start, end, end_of(at)], |row| row.get::<_, i64>(0))?;
-            rows.map(|position| position.map(|position| position as u64)).collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(|e| self.explain(e))
     }
 
     /// Up to `limit` records after a position, in order.
     pub fn after(&self, position: u64, up_to: Revision, limit: usize, each: impl FnMut(Record)) -> Result<()> {
         self.select(
-            "SELECT * FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?",
+            &format!("SELECT {COLUMNS} FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"),
             params![position as i64, end_of(up_to), limit as i64],
             each,
         )
     }
 
-    /// Whether a key was written after a revision.
-    pub fn wrote_after(&self, key: &[u8], after: Revision) -> Result<bool> {
+    /// Whether a key was deleted after a revision.
+    pub fn deleted_after(&self, key: &[u8], after: Revision) -> Result<bool> {
         self.connection
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM log WHERE key = ? AND position > ?)")
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM log INDEXED BY log_deleted
+                 WHERE value IS NULL AND key = ? AND position > ?)",
+            )
             .and_then(|mut select| select.query_row(params![key, end_of(after)], |row| row.get(0)))
             .map_err(|e| self.explain(e))
     }
@@ -316,41 +389,51 @@ impl Log {
         self.connection.execute("DELETE FROM lease WHERE id = ?", [id.0]).map(drop).map_err(|e| self.explain(e))
     }
 
-    /// One step of compaction: of at most `limit` records after `from` and up to `target`, deletes what they
-    /// superseded, and themselves if they are deletions. Returns where it got to; none: nothing is left to do.
-    pub fn compact_step(&self, from: u64, target: Revision, limit: usize) -> Result<Option<u64>> {
-        let mut seen = Vec::new();
-        let mut step = || -> rusqlite::Result<()> {
+    /// What the next rows after `from` and up to `target`, `limit` at most, make superfluous: those that they superseded,
+    /// and themselves if they are deletions. Also where that got to; none: there is nothing up to the target.
+    pub fn superfluous(&self, from: u64, target: Revision, limit: usize) -> Result<(Vec<u64>, Option<u64>)> {
+        let (mut found, mut reached) = (Vec::new(), None);
+        let mut look = || -> rusqlite::Result<()> {
             let mut rows = self.connection.prepare_cached(
                 "SELECT position, parent, value IS NULL FROM log
                  WHERE position > ? AND position <= ? ORDER BY position LIMIT ?",
             )?;
             let mut rows = rows.query(params![from as i64, end_of(target), limit as i64])?;
             while let Some(row) = rows.next()? {
-                seen.push((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, bool>(2)?));
-            }
-            let mut delete = self.connection.prepare_cached("DELETE FROM log WHERE position = ?")?;
-            for (position, parent, is_deletion) in &seen {
-                if *parent != 0 {
-                    delete.execute([parent])?;
-                }
-                if *is_deletion {
-                    delete.execute([position])?;
-                }
+                let (position, parent): (i64, i64) = (row.get(0)?, row.get(1)?);
+                found.extend(Some(parent as u64).filter(|parent| *parent != 0));
+                found.extend(row.get::<_, bool>(2)?.then_some(position as u64));
+                reached = Some(position as u64);
             }
             Ok(())
         };
-        step().map_err(|e| self.explain(e))?;
-        Ok(seen.last().map(|(position, ..)| *position as u64))
+        look().map_err(|e| self.explain(e))?;
+        Ok((found, reached))
     }
 
-    /// Gives up to `pages` free pages back to the file system.
-    pub fn vacuum_step(&self, pages: u32) -> Result<()> {
-        let run = || {
+    /// Deletes rows; those that are gone already don't matter.
+    pub fn delete(&self, positions: &[u64]) -> Result<()> {
+        let run = || -> rusqlite::Result<()> {
+            let mut delete = self.connection.prepare_cached("DELETE FROM log WHERE position = ?")?;
+            positions.iter().try_for_each(|position| delete.execute([*position as i64]).map(drop))
+        };
+        run().map_err(|e| self.explain(e))
+    }
+
+    /// Gives up to `pages` free pages back to the file system, if there are more than are kept for what is written next.
+    /// True: there are still.
+    pub fn vacuum_step(&self, pages: u32) -> Result<bool> {
+        let count = |name: &str| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let run = || -> rusqlite::Result<bool> {
+            let (free, all) = (count("freelist_count")? as u64, count("page_count")? as u64);
+            let keep = (all / KEEP_FREE).max(KEEP_FREE_PAGES);
+            if free <= keep {
+                return Ok(false);
+            }
             let mut statement = self.connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
             let mut rows = statement.query([])?;
             while rows.next()?.is_some() {}
-            Ok(())
+            Ok(free > keep + u64::from(pages))
         };
         run().map_err(|e| self.explain(e))
     }
@@ -411,5 +494,92 @@ pub(crate) fn explain(path: &Path, error: rusqlite::Error) -> Error {
             Error::Corrupt { path: at, what: error.to_string() }
         }
         _ => Error::Sqlite { path: at, source: error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(position: u64, key: &'static str, value: Option<&'static str>, parent: u64) -> Record {
+        Record {
+            revision: Revision::from_u64(position),
+            index: 0,
+            key: key.into(),
+            value: value.map(Bytes::from),
+            create_revision: Revision::from_u64(position),
+            version: 1,
+            lease: None,
+            parent,
+            merged: false,
+        }
+    }
+
+    fn names(log: &Log) -> Result<Vec<(Bytes, Option<Bytes>)>> {
+        let mut all = Vec::new();
+        log.current(|record| all.push((record.key, record.value))).map(|()| all)
+    }
+
+    /// The columns of before, and the index that each write changed.
+    const OLDER: &str = "CREATE TABLE log (
+             position INTEGER PRIMARY KEY, idx INTEGER NOT NULL, key BLOB NOT NULL, value BLOB,
+             create_revision INTEGER NOT NULL, version INTEGER NOT NULL, lease INTEGER, parent INTEGER NOT NULL,
+             crc INTEGER NOT NULL);
+         CREATE INDEX log_key ON log (key, position);";
+
+    #[test]
+    fn an_older_database_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        Connection::open(&path).unwrap().execute_batch(OLDER).unwrap();
+        for _ in 0..2 {
+            let log = Log::open_checked(&path).unwrap();
+            let (first, second) = (log.last_position().unwrap() + 4096, log.last_position().unwrap() + 8192);
+            let parent = log.newest().unwrap().get(&b"/a"[..]).copied().unwrap_or(0);
+            log.append(&record(first, "/a", Some("1"), parent)).unwrap();
+            log.append(&record(second, "/a", Some("2"), first)).unwrap();
+            assert_eq!(names(&log).unwrap(), [("/a".into(), Some("2".into()))]);
+            let back = log.back(second, Revision::from_u64(first)).unwrap().unwrap();
+            assert_eq!(back.value.as_deref(), Some(&b"1"[..]));
+        }
+    }
+
+    #[test]
+    fn a_history_with_a_hole_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open_checked(&dir.path().join("store.db")).unwrap();
+        let rows = [(4096, Some("1"), 0), (8192, Some("2"), 4096), (12288, None, 8192), (16384, Some("3"), 0)];
+        for (position, value, parent) in rows {
+            log.append(&record(position, "/a", value, parent)).unwrap();
+        }
+        log.append(&record(20480, "/b", Some("other"), 0)).unwrap();
+        assert_eq!(names(&log).unwrap().len(), 2);
+        // Compaction takes the oldest first: that is none.
+        log.delete(&[4096]).unwrap();
+        assert_eq!(names(&log).unwrap().len(), 2);
+        log.delete(&[12288]).unwrap();
+        assert!(matches!(names(&log), Err(Error::Corrupt { .. })), "the end of the first life is lost");
+    }
+
+    #[test]
+    fn rows_are_found_from_either_end_of_a_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open_checked(&dir.path().join("store.db")).unwrap();
+        let rows = [(4096, Some("1"), 0), (8192, None, 4096), (12288, Some("2"), 0), (16384, None, 12288)];
+        for (position, value, parent) in rows {
+            log.append(&record(position, "/a", value, parent)).unwrap();
+        }
+        let ended = |after, end: &str| log.deleted(b"/", end.as_bytes(), Revision::from_u64(after)).unwrap();
+        assert_eq!(ended(4096, ""), [("/a".into(), 8192)]);
+        assert_eq!(ended(8192, "/b"), [("/a".into(), 16384)]);
+        assert_eq!(ended(4096, "/a"), []);
+        assert!(log.deleted_after(b"/a", Revision::from_u64(12288)).unwrap());
+        assert!(!log.deleted_after(b"/a", Revision::from_u64(16384)).unwrap());
+        for (at, value) in [(4096, None), (8192, None), (12288, Some("2"))] {
+            let back = log.back(16384, Revision::from_u64(at)).unwrap();
+            assert_eq!(back.and_then(|record| record.value), value.map(Bytes::from), "its second life at {at}");
+            assert_eq!(log.has_back(16384, Revision::from_u64(at)).unwrap(), value.is_some());
+        }
+        assert_eq!(log.superfluous(0, Revision::from_u64(12288), 9).unwrap(), (vec![4096, 8192], Some(12288)));
     }
 }

@@ -3,7 +3,9 @@ use crate::log::{Log, Record};
 use crate::watch::change;
 use crate::{Change, Entry, Page, Range, Result, Revision};
 use api::summary::Summarize;
+use bytes::Bytes;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub struct Reader {
@@ -23,23 +25,17 @@ impl Reader {
         done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    pub async fn get(&self, key: Vec<u8>, at: Revision) -> Result<Option<Arc<Entry>>> {
-        let record = self.run(move |log| log.get(&key, at)).await?;
-        Ok(record.and_then(|record| entry(&record, &*self.summarize)))
+    /// A key at a revision; `newest` is what it holds now.
+    pub async fn get(&self, key: Bytes, at: Revision, newest: Option<Arc<Entry>>) -> Result<Option<Arc<Entry>>> {
+        let page = self.list(Range::key(key), at, 1, newest.into_iter().collect()).await?;
+        Ok(page.entries.into_iter().next())
     }
 
-    pub async fn list(&self, range: Range, at: Revision, limit: usize) -> Result<Page> {
+    /// A range at a revision; `newest` is what it holds now, or held at a moment after that revision.
+    pub async fn list(&self, range: Range, at: Revision, limit: usize, newest: Vec<Arc<Entry>>) -> Result<Page> {
         let limit = if limit == 0 { usize::MAX } else { limit };
-        let (records, count) = self
-            .run(move |log| {
-                let positions = log.positions(&range.start, &range.end, at)?;
-                // None: compaction took it between the two reads; the caller checks for that.
-                let records =
-                    positions.iter().take(limit).filter_map(|position| log.at_position(*position).transpose());
-                Ok((records.collect::<Result<Vec<_>>>()?, positions.len() as u64))
-            })
-            .await?;
-        let entries: Vec<_> = records.iter().filter_map(|record| entry(record, &*self.summarize)).collect();
+        let (past, count) = self.run(move |log| existed(log, &range, at, limit, newest)).await?;
+        let entries: Vec<_> = past.iter().filter_map(|past| past.entry(&*self.summarize)).collect();
         Ok(Page { revision: at, more: count > entries.len() as u64, entries, count })
     }
 
@@ -65,6 +61,56 @@ impl Reader {
         })
         .await
     }
+}
+
+/// What a key held at a revision.
+enum Past {
+    /// What it held later, too.
+    Same(Arc<Entry>),
+    Other(Record),
+}
+
+impl Past {
+    fn entry(&self, summarize: &dyn Summarize) -> Option<Arc<Entry>> {
+        match self {
+            Self::Same(entry) => Some(entry.clone()),
+            Self::Other(record) => entry(record, summarize),
+        }
+    }
+}
+
+/// The first `limit` of what existed in a range at a revision, in order of keys, and how much did. `newest` is the range
+/// as it was at a moment since.
+fn existed(log: &Log, range: &Range, at: Revision, limit: usize, newest: Vec<Arc<Entry>>) -> Result<(Vec<Past>, u64)> {
+    let mut way: BTreeMap<Bytes, Way> = BTreeMap::new();
+    // A life that has ended since is found from its end. Asked after `newest` was taken: what was deleted meanwhile is
+    // in both.
+    way.extend(log.deleted(&range.start, &range.end, at)?.into_iter().map(|(key, end)| (key, Way::From(end))));
+    for entry in newest {
+        match entry.mod_revision <= at {
+            true => drop(way.insert(entry.key.clone(), Way::Is(entry))),
+            false => drop(way.entry(entry.key.clone()).or_insert(Way::From(entry.position()))),
+        }
+    }
+    let (mut found, mut count) = (Vec::new(), 0);
+    for way in way.into_values() {
+        match way {
+            // Past the limit it is only counted.
+            Way::Is(_) if found.len() == limit => count += 1,
+            Way::From(position) if found.len() == limit => count += u64::from(log.has_back(position, at)?),
+            Way::Is(entry) => found.push(Past::Same(entry)),
+            Way::From(position) => found.extend(log.back(position, at)?.map(Past::Other)),
+        }
+    }
+    count += found.len() as u64;
+    Ok((found, count))
+}
+
+/// How to find what a key held at a revision.
+enum Way {
+    Is(Arc<Entry>),
+    /// From the row at this position, back through those before it.
+    From(u64),
 }
 
 /// The entry that a record left; none for a deletion.

@@ -105,7 +105,7 @@ impl<'a, F: Fn(LeaseId) -> bool> Staged<'a, F> {
             create_revision: entry.as_ref().map_or(Revision::ZERO, |entry| entry.create_revision),
             version: entry.as_ref().map_or(0, |entry| entry.version),
             lease: entry.as_ref().and_then(|entry| entry.lease),
-            parent: previous.as_ref().map_or(0, |entry| entry.mod_revision.get() + u64::from(entry.index)),
+            parent: previous.as_ref().map_or(0, |entry| entry.position()),
             merged: self.batch.merged,
         };
         self.changes.push(change(&record, entry.clone(), previous));

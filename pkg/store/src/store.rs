@@ -8,6 +8,7 @@ use crate::log::{Log, MAX_OPS};
 use crate::reader::{Reader, entry};
 use crate::replicator::{Replicated, Replicator};
 use crate::state::State;
+use crate::sweep::Sweep;
 use crate::watch::Watcher;
 use crate::writer::{Command, Reply, Shared, Writer, now_ms};
 use crate::{
@@ -244,23 +245,27 @@ impl Backend for Store {
     }
 
     async fn get(&self, key: &[u8], at: Option<Revision>) -> Result<Option<Arc<Entry>>> {
-        let Some(at) = at else { return Ok(self.shared.state.read().get(key)) };
+        let newest = self.shared.state.read().get(key);
+        let Some(at) = at else { return Ok(newest) };
         self.check(at)?;
-        let found = self.reader.get(key.to_vec(), at).await?;
+        let found = self.reader.get(Bytes::copy_from_slice(key), at, newest).await?;
         self.check(at)?;
         Ok(found)
     }
 
     async fn list(&self, range: &Range, at: Option<Revision>, limit: usize) -> Result<Page> {
-        {
+        let (at, newest) = {
             let state = self.shared.state.read();
-            if at.is_none_or(|at| at == state.revision) {
-                return Ok(state.page(range, limit));
+            match at {
+                Some(at) if at < state.revision => (at, state.page(range, 0).entries),
+                Some(requested) if requested > state.revision => {
+                    return Err(Error::Future { requested, current: state.revision });
+                }
+                _ => return Ok(state.page(range, limit)),
             }
-        }
-        let at = at.expect("a list of now was answered above");
+        };
         self.check(at)?;
-        let page = self.reader.list(range.clone(), at, limit).await?;
+        let page = self.reader.list(range.clone(), at, limit, newest).await?;
         // Compaction may have passed by while the page was read.
         self.check(at)?;
         Ok(page)
@@ -476,7 +481,9 @@ impl Parts {
             noted: None,
         };
         let writer = Writer {
-            compaction: (log.meta("swept")?.unwrap_or(0), *shared.compacted.read()),
+            sweep: Sweep::new(log.meta("swept")?.unwrap_or(0)),
+            compact_to: *shared.compacted.read(),
+            vacuuming: false,
             log,
             shared: shared.clone(),
             clock,

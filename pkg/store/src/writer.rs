@@ -5,6 +5,7 @@ use crate::hub::Hub;
 use crate::lease::Leases;
 use crate::log::{Log, MAX_OPS};
 use crate::state::State;
+use crate::sweep::Sweep;
 use crate::{Error, Lease, LeaseId, Result, Revision, TxnResult};
 use api::summary::Summary;
 use bytes::Bytes;
@@ -18,8 +19,6 @@ use tokio::sync::{oneshot, watch};
 
 /// Transactions in one batch at most.
 const BATCH_TXNS: usize = 512;
-/// Rows that one step of compaction looks at; between steps writes go first.
-const COMPACT_ROWS: usize = 500;
 /// Free pages given back to the file system after a step.
 const VACUUM_PAGES: u32 = 64;
 /// How often the store compacts by itself.
@@ -91,8 +90,11 @@ pub struct Writer {
     pub leases: Leases,
     /// History younger than this is kept.
     pub keep: Duration,
-    /// Position that compaction has got to, and the revision that it is to reach.
-    pub compaction: (u64, Revision),
+    pub sweep: Sweep,
+    /// The revision that compaction is to reach.
+    pub compact_to: Revision,
+    /// Whether there are free pages to give back.
+    pub vacuuming: bool,
     pub next_compaction: Instant,
     /// Position up to which changes are derived: what lies after it is not compacted.
     pub derived: Arc<AtomicU64>,
@@ -133,10 +135,10 @@ impl Writer {
     }
 
     fn patience(&self) -> Duration {
-        if self.compacting() {
+        if self.compacting() || self.vacuuming {
             return STEP_PAUSE;
         }
-        if self.compaction.0 < self.compaction.1.get() {
+        if self.sweep.swept() < self.compact_to.get() {
             return DERIVER_WAIT;
         }
         let until = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
@@ -247,7 +249,7 @@ impl Writer {
     fn wrote_after(&self, key: &[u8], derived: Revision) -> Result<bool> {
         match self.shared.state.read().entries.get(key) {
             Some(entry) => Ok(entry.mod_revision > derived),
-            None => self.log.wrote_after(key, derived),
+            None => self.log.deleted_after(key, derived),
         }
     }
 
@@ -294,18 +296,18 @@ impl Writer {
         }
         self.log.set_meta("compacted", revision.get())?;
         *self.shared.compacted.write() = revision;
-        self.compaction.1 = revision;
+        self.compact_to = revision;
         Ok(())
     }
 
     /// Where compaction may go now: to its own goal, but not past what is derived.
     fn goal(&self) -> Revision {
         let derived = self.derived.load(Ordering::Acquire).saturating_sub(MAX_OPS as u64 - 1);
-        self.compaction.1.min(Revision::from_u64(derived))
+        self.compact_to.min(Revision::from_u64(derived))
     }
 
     fn compacting(&self) -> bool {
-        self.compaction.0 < self.goal().get()
+        self.sweep.swept() < self.goal().get()
     }
 
     /// Sets a new goal when it is time, and takes one step towards the present one.
@@ -323,27 +325,21 @@ impl Writer {
                 tracing::warn!(%error, "setting the goal of compaction");
             }
         }
-        if self.compacting()
+        if (self.compacting() || self.vacuuming)
             && let Err(error) = self.compact_step()
         {
             tracing::warn!(%error, "compaction stopped; trying again later");
-            self.compaction.1 = Revision::ZERO;
+            self.compact_to = Revision::ZERO;
+            self.vacuuming = false;
         }
     }
 
     fn compact_step(&mut self) -> Result<()> {
-        let (from, goal) = (self.compaction.0, self.goal());
-        self.log.begin()?;
-        let step = self.log.compact_step(from, goal, COMPACT_ROWS);
-        let step = step.and_then(|reached| {
-            let reached = reached.unwrap_or(goal.get());
-            self.log.set_meta("swept", reached)?;
-            self.log.commit()?;
-            Ok(reached)
-        });
-        self.compaction.0 = step.inspect_err(|_| self.log.rollback())?;
-        self.shared.swept.send_replace(self.compaction.0);
-        self.log.vacuum_step(VACUUM_PAGES)
+        if self.compacting() && self.sweep.step(&self.log, self.goal())? {
+            self.shared.swept.send_replace(self.sweep.swept());
+        }
+        self.vacuuming = self.log.vacuum_step(VACUUM_PAGES)?;
+        Ok(())
     }
 }
 

@@ -106,9 +106,12 @@ async fn a_page_of_the_past_reads_only_its_own_values() {
     }
     write(&store, Op::Delete { key: "/p/0".into() }).await;
     let then = store.current_revision();
-    write(&store, put("/p/9", "x")).await;
+    for n in [1, 2, 3, 9] {
+        write(&store, put(&format!("/p/{n}"), "y")).await;
+    }
     let database = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
-    database.execute("UPDATE log SET crc = crc + 1 WHERE key = CAST('/p/3' AS BLOB)", []).unwrap();
+    let damage = "UPDATE log SET crc = crc + 1 WHERE key = CAST('/p/3' AS BLOB) AND version = 1";
+    assert_eq!(database.execute(damage, []).unwrap(), 1);
     let range = Range::prefix("/p/");
     let page = store.list(&range, Some(then), 2).await.unwrap();
     let keys: Vec<_> = page.entries.iter().map(|entry| entry.key.clone()).collect();
