@@ -16,6 +16,7 @@ mod lease;
 mod maintenance;
 mod options;
 pub mod remote;
+mod ride;
 mod service;
 pub mod snapshot;
 mod watch;

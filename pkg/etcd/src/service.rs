@@ -6,6 +6,7 @@ use crate::pb::{
     maintenance_server::MaintenanceServer, watch_server::WatchServer,
 };
 use crate::proto::health::health_server::HealthServer;
+use crate::ride::Riding;
 use crate::{auth, cluster, health, kv, lease, maintenance, watch};
 use http::{Request, Response};
 use http_body_util::Full;
@@ -33,6 +34,10 @@ const STREAMS_A_CONNECTION: u32 = 16_384;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// From a connection's first byte to the end of an HTTP/1 request's headers.
 const HEADERS: Duration = Duration::from_secs(10);
+/// What a client may send before it is told to go on, on one stream and on all of a connection. Fixed: with windows as small
+/// as they begin, each twentieth small request would cost a frame that says so.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
 /// Silence after which a client is asked whether it is there, and how long it has to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// How long calls under way may take to end at shutdown.
@@ -161,8 +166,9 @@ impl Connections {
             .max_concurrent_streams(STREAMS_A_CONNECTION)
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
-            .adaptive_window(true);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        let connection = builder.serve_connection(TokioIo::new(Riding::new(stream)), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => ended,
