@@ -4,7 +4,7 @@
 #   etcdbench.sh EYOT [OUT]      figures go to OUT (default target/etcdbench), a file a server, and the table to OUT/table.md
 # CHURN=10000000 writes so often to 10,000 keys instead, with history compacted, and fails if memory or disk grow with that;
 # the curve goes to OUT/NAME.csv.
-# SECONDS_EACH is the length of each load (default 5), ONLY a pattern of loads, SERVERS some of "eyot etcd-3.7 etcd-3.4 kine",
+# SECONDS_EACH is the length of each load (default 4; all of it then takes some ten minutes), ONLY a pattern of loads, SERVERS some of "eyot etcd-3.7 etcd-3.4 kine",
 # UPSTREAM_BIN as with programs.sh, which builds what is missing. Needs Go.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
@@ -65,7 +65,7 @@ for name in "${servers[@]}"; do
 	if [ -n "${CHURN:-}" ]; then
 		"$module/etcdbench" -endpoint "http://127.0.0.1:$port" -pid "$server" -churn "$CHURN" -dir "$work/data" -csv "$out/$name.csv"
 	else
-		"$module/etcdbench" -endpoint "http://127.0.0.1:$port" -pid "$server" -seconds "${SECONDS_EACH:-5}" -only "${ONLY:-}" -json "$out/$name.json"
+		"$module/etcdbench" -endpoint "http://127.0.0.1:$port" -pid "$server" -seconds "${SECONDS_EACH:-4}" -only "${ONLY:-}" -json "$out/$name.json"
 	fi
 	end
 	rm -rf "$work/data"
