@@ -4,10 +4,15 @@ use e2e::agents::Agent;
 use e2e::sites::Sites;
 use std::fs;
 
-/// A pod whose process is known by this number.
-const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"terminationGracePeriodSeconds":0,
+/// A pod whose process is known by this number, with a volume of its node's disk.
+const POD: &str = r#"{"apiVersion":"v1","kind":"List","items":[
+{"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"c"},"spec":{"storageClassName":"local-path",
+"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Mi"}}}},
+{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"terminationGracePeriodSeconds":0,
+"volumes":[{"name":"v","persistentVolumeClaim":{"claimName":"c"}}],
 "containers":[{"name":"c","image":"eyot.dev/demo:1","imagePullPolicy":"Never",
-"command":["sh","-c","echo I run; exec sleep 271828"]}]}}"#;
+"volumeMounts":[{"name":"v","mountPath":"/data"}],
+"command":["sh","-c","echo I run; echo kept >> /data/file; exec sleep 271828"]}]}}]}"#;
 
 /// Whether the pod's process runs on this machine.
 fn runs() -> bool {
@@ -49,9 +54,14 @@ fn a_node_without_a_server() -> anyhow::Result<()> {
     let exec = |sites: &Sites, at: usize| {
         sites.kubectl(at, &["exec", "p", "--", "echo", "inside"]).is_ok_and(|said| said == "inside\n")
     };
+    let phase = |sites: &Sites, at: usize| {
+        let phase = sites.kubectl(at, &["get", "pod", "p", "-o", "jsonpath={.status.phase}"]);
+        phase.is_ok_and(|phase| phase == "Running")
+    };
     for at in 0..2 {
         sites.until("its log is read", || logs(&sites, at))?;
         sites.until("a command runs in it", || exec(&sites, at))?;
+        sites.until("its status is told", || phase(&sites, at))?;
     }
     assert!(runs());
     let status = agent.status();
@@ -82,6 +92,7 @@ fn a_node_without_a_server() -> anyhow::Result<()> {
         sites.until("its log is read", || logs(&sites, at))?;
         sites.until("a command runs in it", || exec(&sites, at))?;
     }
-    assert!(runs(), "the same pod, once");
+    let file = sites.kubectl(1, &["exec", "p", "--", "cat", "/data/file"])?;
+    assert_eq!(file, "kept\nkept\n", "the same pod, its volume, one start each");
     Ok(())
 }

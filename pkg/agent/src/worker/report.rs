@@ -10,10 +10,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A container that somebody waits for is not told to run until it has done so for this long.
 const BRIEF: Duration = Duration::from_millis(500);
+
+/// A pod that is shown while a server says that there is none is reported to again after this.
+const DOUBT: Duration = Duration::from_secs(3);
 
 /// How a patch ended.
 pub enum Sent {
@@ -41,7 +44,8 @@ impl Kept {
 pub struct Reporter {
     last: Option<Kept>,
     next: Option<Kept>,
-    gone: bool,
+    /// Since when a server says that there is no such pod.
+    gone: Option<Instant>,
     /// It had ended before we knew it: its last words were said then, and their files are gone.
     ended: bool,
 }
@@ -51,7 +55,7 @@ impl Reporter {
     pub fn new(pod: &Pod) -> Self {
         let known = pod.status.as_ref().filter(|status| status.container_statuses.is_some());
         let last = known.and_then(|status| serde_json::to_value(status).ok()).as_ref().map(Kept::of);
-        Self { last, next: None, gone: false, ended: status::has_ended(pod) }
+        Self { last, next: None, gone: None, ended: status::has_ended(pod) }
     }
 
     /// Another object shows the status from now on.
@@ -66,7 +70,7 @@ impl Reporter {
 
     /// Whether the server knows everything.
     pub fn is_settled(&self) -> bool {
-        self.gone || self.ended || (self.next.is_none() && self.last.is_some())
+        self.gone.is_some() || self.ended || (self.next.is_none() && self.last.is_some())
     }
 
     /// True when it must be tried again.
@@ -81,20 +85,29 @@ impl Reporter {
                 false
             }
             Sent::Gone => {
-                self.gone = true;
+                self.gone = Some(Instant::now());
                 self.next = None;
                 false
             }
             Sent::Refused => true,
         }
     }
+
+    /// Whether nobody is told anything more. Of several servers, one may not have heard of a pod yet that another has
+    /// shown: as long as it is shown, the status is sent anew after a while.
+    fn is_over(&mut self, shown: bool, now: Instant) -> bool {
+        if shown && self.gone.is_some_and(|since| now.duration_since(since) >= DOUBT) {
+            self.gone = None;
+        }
+        self.gone.is_some() || self.ended
+    }
 }
 
 impl Worker {
     /// Sends the status if it differs from what the server has; the time until there may be more to say.
     pub(super) fn report(&mut self, ending: bool, finished: bool) -> Duration {
-        if self.gone || self.reporter.gone || self.reporter.ended {
-            return super::REFRESH;
+        if self.reporter.is_over(!self.gone, Instant::now()) || self.gone {
+            return if self.gone || self.reporter.ended { super::REFRESH } else { DOUBT };
         }
         let Some(uid) = self.shown_uid() else { return super::REFRESH };
         let now_ns = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
@@ -252,6 +265,18 @@ mod tests {
         let condition = patch["status"]["conditions"][0].as_object().expect("object");
         assert_eq!(condition.get("reason"), Some(&Value::Null));
         assert_eq!(condition.get("message"), None);
+    }
+
+    #[test]
+    fn a_server_that_has_not_heard_of_a_pod_yet_is_told_again() {
+        let mut reporter = Reporter::new(&Pod::default());
+        let now = Instant::now();
+        assert!(!reporter.is_over(true, now));
+        reporter.sent(Sent::Gone);
+        assert!(reporter.is_settled() && reporter.is_over(true, now), "a moment to learn that it was deleted");
+        let later = now + DOUBT + DOUBT;
+        assert!(reporter.is_over(false, later), "it was");
+        assert!(!reporter.is_over(true, later) && !reporter.is_settled(), "it was not");
     }
 
     #[test]

@@ -187,6 +187,7 @@ impl Shared {
         builder.keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         self.servers.answered(address, took);
+        self.servers.keep_to(address);
         let (shutdown, name) = (self.shutdown.clone(), address.to_owned());
         self.tracker.spawn(async move {
             if let Some(Err(error)) = shutdown.run_until_cancelled(connection).await {

@@ -72,12 +72,13 @@ impl Service {
         futures::stream::iter(measured).buffer_unordered(MEASURED).collect::<Vec<()>>().await;
     }
 
-    /// New requests go to a better server where there is one; what is under way ends where it is.
+    /// New requests of all go to a better server where there is one; what is under way ends where it is.
     async fn move_nearer(&self) {
-        for api in &self.apis {
-            let Some(present) = api.present().await else { continue };
-            if self.servers.has_better(&present) {
-                tracing::info!(from = present, "moving to a nearer server");
+        let Some(present) = self.apis[0].present().await else { return };
+        if self.servers.has_better(&present) {
+            tracing::info!(from = present, "moving to a nearer server");
+            self.servers.leave_present();
+            for api in &self.apis {
                 api.reconnect().await;
             }
         }

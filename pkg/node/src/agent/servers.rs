@@ -142,6 +142,8 @@ struct Kept {
 /// One book for all that dial.
 pub struct Servers {
     book: Mutex<Book>,
+    /// The one that is spoken to: all who dial keep to it, so that what one of them reads is what another writes to.
+    present: Mutex<Option<String>>,
     path: PathBuf,
     changed: Notify,
 }
@@ -159,7 +161,8 @@ impl Servers {
                 servers.push(Server { name: None, site: None, address: given.to_owned() });
             }
         }
-        Ok(Self { book: Mutex::new(Book::new(site, servers)), path, changed: Notify::new() })
+        let book = Mutex::new(Book::new(site, servers));
+        Ok(Self { book, present: Mutex::default(), path, changed: Notify::new() })
     }
 
     /// Takes the cluster's present servers, and keeps them.
@@ -188,8 +191,23 @@ impl Servers {
         self.book.lock().all()
     }
 
+    /// Addresses to try now, the present one first.
     pub fn order(&self) -> Vec<String> {
-        self.book.lock().order(Instant::now())
+        let mut order = self.book.lock().order(Instant::now());
+        if let Some(at) = self.present.lock().as_ref().and_then(|present| order.iter().position(|a| a == present)) {
+            order[..=at].rotate_right(1);
+        }
+        order
+    }
+
+    /// From now on this one is spoken to.
+    pub fn keep_to(&self, address: &str) {
+        *self.present.lock() = Some(address.to_owned());
+    }
+
+    /// The best one may be another from now on.
+    pub fn leave_present(&self) {
+        *self.present.lock() = None;
     }
 
     pub fn answered(&self, address: &str, took: Duration) {
@@ -290,6 +308,21 @@ mod tests {
         assert!(book.has_better("c:6443") && !book.has_better("a:6443"));
         book.failed("a:6443", Instant::now());
         assert!(!book.has_better("c:6443"));
+    }
+
+    #[test]
+    fn all_keep_to_one_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let servers = Servers::open(dir.path().join("servers.json"), None, None).unwrap();
+        servers.learn(vec![server("a", "x"), server("b", "x"), server("c", "x")]);
+        servers.answered("a:6443", ms(1));
+        servers.keep_to("c:6443");
+        assert_eq!(servers.order(), ["c:6443", "a:6443", "b:6443"]);
+        servers.failed("c:6443");
+        assert_eq!(servers.order(), ["a:6443", "b:6443"]);
+        servers.keep_to("a:6443");
+        servers.leave_present();
+        assert_eq!(servers.order(), ["a:6443", "b:6443"]);
     }
 
     #[test]
