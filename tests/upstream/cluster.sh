@@ -24,14 +24,9 @@ run() { # PROGRAM ARGUMENTS...: in the background, known by its pid
 	echo "$!" >"$dir/pid.$name"
 }
 
-until_true() { # SECONDS COMMAND...
-	local tries=$(($1 * 20))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		((tries-- > 0)) || { echo "cluster.sh: in vain: $*; logs are in $dir" >&2; exit 1; }
-		sleep 0.05
-	done
-}
+fail() { echo "cluster.sh: $*; logs are in $dir" >&2; exit 1; }
+# shellcheck source=wait.bash
+. "$(dirname "$(readlink -f "$0")")/wait.bash"
 
 # A certificate signed by the cluster's CA, and a kubeconfig that uses it.
 identity() { # NAME SUBJECT [ALTERNATIVE NAMES]

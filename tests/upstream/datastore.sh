@@ -29,14 +29,8 @@ fail() {
 	exit 1
 }
 
-until_true() { # SECONDS COMMAND...
-	local end=$((SECONDS + $1))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		[ $SECONDS -lt $end ] || fail "in vain: $*"
-		sleep 0.3
-	done
-}
+# shellcheck source=wait.bash
+. tests/upstream/wait.bash
 
 k() { "$bin/kubectl" --kubeconfig "$work/upstream/admin.kubeconfig" "$@"; }
 

@@ -47,14 +47,8 @@ refused() { # WHY: what standard input has
 	grep -qF "$1" "$work/answer" || { cat "$work/answer" >&2; fail "refused for another reason than $1"; }
 	echo "ok: refused: $1"
 }
-until_true() { # SECONDS COMMAND...
-	local tries=$(($1 * 5))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		((tries-- > 0)) || fail "in vain: $*"
-		sleep 0.2
-	done
-}
+# shellcheck source=wait.bash
+. "$(dirname "$(readlink -f "$0")")/wait.bash"
 issuer() { printf 'apiVersion: cert-manager.io/v1\nkind: Issuer\nmetadata: {name: %s}\nspec: %s\n' "$1" "$2"; }
 certificate() { printf 'apiVersion: cert-manager.io/v1\nkind: Certificate\nmetadata: {name: %s}\nspec: %s\n' "$1" "$2"; }
 secret() { kubectl get secret "$1" -o "jsonpath={.data.${2//./\\.}}" | base64 -d; }

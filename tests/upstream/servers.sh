@@ -18,14 +18,8 @@ fail() {
 # Builds what is not there yet.
 needs() { "$(dirname "${BASH_SOURCE[0]}")/programs.sh" "$@"; }
 
-until_true() { # SECONDS COMMAND...
-	local tries=$(($1 * 5))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		((tries-- > 0)) || fail "in vain: $*"
-		sleep 0.2
-	done
-}
+# shellcheck source=wait.bash
+. "$(dirname "${BASH_SOURCE[0]}")/wait.bash"
 
 end() { # NAME SIGNAL
 	kill "-$2" "${pid[$1]}"

@@ -98,10 +98,22 @@ func check(err error) {
 
 func main() {
 	kubeconfig := flag.String("kubeconfig", "", "the cluster's")
+	other := flag.String("other", "", "that of a second server of the same cluster: informers move between the two, and nothing else is tried")
 	flag.Parse()
 	config, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
 	check(err)
 	config.QPS, config.Burst = -1, 0
+	if *other != "" {
+		second, err := clientcmd.BuildConfigFromFlags("", *other)
+		check(err)
+		second.QPS, second.Burst = -1, 0
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		defer cancel()
+		if flag.NArg() != commandCount || !failover(ctx, config, second, flag.Args()) {
+			os.Exit(1)
+		}
+		return
+	}
 	protobuf := rest.CopyConfig(config)
 	protobuf.ContentType = "application/vnd.kubernetes.protobuf"
 	protobuf.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
