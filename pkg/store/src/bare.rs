@@ -1,12 +1,16 @@
 //! A store on its caller's thread and clock, for simulations: the same writer and the same replicator, without threads
 //! between them, so that a run can be repeated from its seed.
 use crate::batch::PreparedTxn;
+pub use crate::changes::{Documents, Sizes};
+use crate::hub::Queue;
+use crate::log::MAX_OPS;
 use crate::replicator::{Merger, Replicator};
 use crate::state::State;
 use crate::store::{Options, Parts, begin, kept};
-use crate::writer::{Merge, Merged, Writer};
-use crate::{Begin, ConflictRecord, Entry, Range, Result, Revision, Row, SnapshotPage, Txn, TxnResult};
+use crate::writer::{Merge, Merged, Shared, Writer};
+use crate::{Begin, ConflictRecord, Entry, Range, Result, Revision, Row, SnapshotPage, Txn, TxnResult, WatchItem};
 use api::summary::Summarize;
+use bytes::Bytes;
 use crdt::{Actor, Vector};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -29,6 +33,48 @@ impl Merger for RefCell<Writer> {
     }
 }
 
+/// A watch without waiting.
+pub struct Watching {
+    shared: Arc<Shared>,
+    id: u64,
+    queue: Arc<Queue>,
+    /// What the log had.
+    missed: Vec<Seen>,
+}
+
+/// One change that a watcher sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub key: Bytes,
+    pub revision: Revision,
+    /// None: deleted.
+    pub value: Option<Bytes>,
+}
+
+impl Watching {
+    /// All that has come since it was last asked.
+    ///
+    /// # Errors
+    /// It asked so seldom that it was cut off.
+    pub fn take(&mut self) -> Result<Vec<Seen>> {
+        let mut all = std::mem::take(&mut self.missed);
+        while let Some(WatchItem::Changes(changes)) = self.queue.take()? {
+            all.extend(changes.iter().map(|change| Seen {
+                key: change.key.clone(),
+                revision: change.revision,
+                value: change.entry.as_ref().map(|entry| entry.value.clone()),
+            }));
+        }
+        Ok(all)
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.shared.hub.unregister(self.id, &self.queue);
+    }
+}
+
 impl Bare {
     /// Opens or makes a store, whose first incarnation is `fresh`; `now_ms` says the milliseconds since the Unix epoch. The caller sees to it that nobody
     /// else has it open.
@@ -48,6 +94,16 @@ impl Bare {
 
     pub fn vector(&self) -> Vector {
         self.replicator.replicated.vector.read().clone()
+    }
+
+    /// See [`crate::Replica::is_whole`].
+    pub fn is_whole(&self) -> bool {
+        self.replicator.replicated.is_whole((self.now_ms)())
+    }
+
+    /// Forgets all changes but the newest, as when there are too many: who lacks them gets whole documents.
+    pub fn keep_changes(&mut self, most: u32) -> Result<bool> {
+        self.replicator.changes.forget_changes(0, most.into())
     }
 
     pub fn revision(&self) -> Revision {
@@ -88,8 +144,29 @@ impl Bare {
         self.replicator.receive(rows, &self.writer, (self.now_ms)())
     }
 
-    pub fn page(&self, after: Option<&[u8]>, limit_bytes: usize) -> Result<SnapshotPage> {
-        self.replicator.changes.page(after, limit_bytes)
+    /// All documents as they are now.
+    pub fn documents(&self) -> Result<Documents> {
+        self.replicator.changes.documents()
+    }
+
+    /// What is kept for and of peers.
+    pub fn sizes(&self) -> Result<Sizes> {
+        self.replicator.changes.sizes()
+    }
+
+    /// Follows a range from after a revision on.
+    pub fn watch(&self, range: Range, after: Revision) -> Result<Watching> {
+        let shared = self.replicator.shared.clone();
+        let registered = shared.hub.register(range.clone(), after)?;
+        let mut missed = Vec::new();
+        if let Some(up_to) = registered.catch_up_to {
+            let last_position = after.get() + MAX_OPS as u64 - 1;
+            self.replicator.log.after(last_position, up_to, usize::MAX >> 1, |record| {
+                missed.push(Seen { key: record.key, revision: record.revision, value: record.value });
+            })?;
+            missed.retain(|seen| range.contains(&seen.key));
+        }
+        Ok(Watching { shared, id: registered.id, queue: registered.queue, missed })
     }
 
     pub fn join(&mut self, page: &SnapshotPage, seen: &Vector) -> Result<()> {
@@ -97,7 +174,7 @@ impl Bare {
     }
 
     pub fn complete(&mut self, seen: &Vector, snapshot: bool) -> Result<()> {
-        self.replicator.complete(seen, snapshot, &self.writer)
+        self.replicator.complete(seen, snapshot, &self.writer, (self.now_ms)())
     }
 
     pub fn tick(&mut self) -> Result<()> {

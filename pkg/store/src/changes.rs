@@ -7,6 +7,7 @@ use crate::{Error, Result};
 use bytes::Bytes;
 use crdt::{Actor, Conflict, Document, Stamp, Vector};
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// SQLite's page cache.
@@ -16,7 +17,7 @@ const VERSION: i64 = 2;
 /// Conflicts remembered at most; the oldest are forgotten.
 const CONFLICTS: i64 = 10_000;
 /// Changes kept for members that lack them, at most; who lacks older ones gets whole documents.
-const CHANGES: i64 = 500_000;
+pub const CHANGES: i64 = 500_000;
 /// Rows deleted in one step.
 const FORGET_ROWS: i64 = 2_000;
 /// Free pages given back in one step.
@@ -25,6 +26,43 @@ const VACUUM_PAGES: u32 = 256;
 pub struct Changes {
     connection: Connection,
     path: PathBuf,
+}
+
+/// All documents as they were at one moment, however long it takes to read them: a transaction of its own. What is
+/// written meanwhile stays in the write-ahead log until it ends.
+pub struct Documents {
+    changes: Changes,
+    seen: Vector,
+}
+
+impl Documents {
+    /// What the documents hold, exactly: whoever merges them all has everything of it, and nothing that is later.
+    pub fn seen(&self) -> &Vector {
+        &self.seen
+    }
+
+    /// See [`Changes::page`].
+    pub fn page(&self, after: Option<&[u8]>, limit_bytes: usize) -> Result<SnapshotPage> {
+        self.changes.page(after, limit_bytes)
+    }
+}
+
+/// A snapshot that is not all in: what is written now may rest on what no peer can be told yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owed {
+    /// Known when the snapshot is in.
+    pub vector: Vector,
+    /// After this it is no longer waited for: whoever gave the snapshot may be gone for ever.
+    pub until_ms: u64,
+}
+
+/// What is kept, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    pub documents: u64,
+    pub document_bytes: u64,
+    pub changes: u64,
+    pub conflicts: u64,
 }
 
 /// How much of an actor's writing is known, and up to where it is no longer kept as changes.
@@ -40,6 +78,27 @@ impl Changes {
         let changes = Self { connection, path: path.to_owned() };
         changes.sql(prepare)?;
         Ok(changes)
+    }
+
+    /// The documents as they are now.
+    pub fn documents(&self) -> Result<Documents> {
+        let changes = Self::open(&self.path)?;
+        changes.sql(|db| db.execute_batch("BEGIN"))?;
+        // The first read decides what moment it is.
+        let seen = changes.known()?.vector;
+        Ok(Documents { changes, seen })
+    }
+
+    pub fn sizes(&self) -> Result<Sizes> {
+        let sql = "SELECT (SELECT count(*) FROM document), (SELECT coalesce(sum(length(bytes)), 0) FROM document),
+                          (SELECT count(*) FROM change), (SELECT count(*) FROM conflict)";
+        self.sql(|db| {
+            db.query_row(sql, [], |row| {
+                let number = |column| row.get::<_, i64>(column).map(|number| number as u64);
+                let (documents, document_bytes) = (number(0)?, number(1)?);
+                Ok(Sizes { documents, document_bytes, changes: number(2)?, conflicts: number(3)? })
+            })
+        })
     }
 
     fn sql<T>(&self, run: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
@@ -70,6 +129,20 @@ impl Changes {
         self.sql(|db| {
             db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('derived', ?)")?.execute([derived as i64]).map(drop)
         })
+    }
+
+    /// What documents hold that came in whole, though not all of it is known yet; and until when that is waited for, in
+    /// milliseconds since the Unix epoch.
+    pub fn owed(&self) -> Result<Owed> {
+        let found: Option<Vec<u8>> =
+            self.sql(|db| db.query_row("SELECT value FROM meta WHERE name = 'owed'", [], |row| row.get(0)).optional())?;
+        let read = |bytes: Vec<u8>| postcard::from_bytes(&bytes);
+        found.map_or(Ok(Owed::default()), read).map_err(|error| self.corrupt(format!("what is owed: {error}")))
+    }
+
+    pub fn set_owed(&self, owed: &Owed) -> Result<()> {
+        let bytes = postcard::to_allocvec(owed).expect("memory is the only limit of what is written there");
+        self.sql(|db| db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('owed', ?)")?.execute([bytes]).map(drop))
     }
 
     /// Whether documents and changes are kept.
@@ -264,10 +337,10 @@ impl Changes {
         damaged.map_or(Ok((rows, reached)), |what| Err(self.corrupt(what)))
     }
 
-    /// Forgets some changes that all members have (`stable`: everything up to that time), and the oldest beyond the
-    /// bound. Returns whether more may be forgotten.
-    pub fn forget_changes(&self, stable: u64) -> Result<bool> {
-        let bound = (self.newest()? as i64).saturating_sub(CHANGES);
+    /// Forgets some changes that all members have (`stable`: everything up to that time), and the oldest where there are
+    /// more than `most`. Returns whether more may be forgotten.
+    pub fn forget_changes(&self, stable: u64, most: i64) -> Result<bool> {
+        let bound = (self.newest()? as i64).saturating_sub(most);
         let oldest: Vec<(i64, Stamp)> = self.sql(|db| {
             let mut select = db.prepare_cached("SELECT sequence, actor, time FROM change ORDER BY sequence LIMIT ?")?;
             let rows = select.query_map([FORGET_ROWS], |row| {

@@ -121,7 +121,7 @@ impl Follower {
                 drop(reply.send(replicator.join(&page, &seen, &writer, now_ms())));
             }
             Request::Complete(seen, snapshot, writer, reply) => {
-                drop(reply.send(replicator.complete(&seen, snapshot, &writer)));
+                drop(reply.send(replicator.complete(&seen, snapshot, &writer, now_ms())));
             }
             Request::Tick(writer, reply) => drop(reply.send(replicator.tick(&writer))),
             Request::Forget(stable, reply) => drop(reply.send(replicator.forget(stable))),

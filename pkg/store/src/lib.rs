@@ -29,6 +29,7 @@ mod writer;
 
 pub use backend::*;
 pub use crdt::HybridClock;
-pub use replica::{Begin, ConflictRecord, Replica, Row, SnapshotPage};
+pub use replica::{Begin, ConflictRecord, Documents, Replica, Row, SnapshotPage};
+pub use replicator::MAX_AHEAD_MS;
 pub use revision::Revision;
 pub use store::{KEEP, Options, Store};

@@ -48,6 +48,16 @@ pub enum Begin {
     Snapshot,
 }
 
+/// All documents as they were at one moment: what a receiver then writes rests on nothing that it can't tell others.
+#[async_trait]
+pub trait Documents: Send + Sync {
+    /// What they hold, exactly.
+    fn seen(&self) -> &Vector;
+
+    /// Documents after a key, up to about `limit_bytes`.
+    async fn page(&self, after: Option<Bytes>, limit_bytes: usize) -> Result<SnapshotPage>;
+}
+
 /// A store as replication sees it.
 #[async_trait]
 pub trait Replica: Send + Sync {
@@ -56,6 +66,10 @@ pub trait Replica: Send + Sync {
 
     /// Everything that this server has, durably. Its own entry is how far its writes are ready to be told.
     fn vector(&self) -> Vector;
+
+    /// Whether all that its documents hold is in its vector. While a snapshot is half in, it is not: what is written then
+    /// may rest on what a third server lacks, and is told when that has it.
+    fn is_whole(&self) -> bool;
 
     /// Documents and changes are kept for peers from now on, and those of everything that there is are made first. A
     /// server that never had a peer has none.
@@ -75,10 +89,10 @@ pub trait Replica: Send + Sync {
     /// returns.
     async fn receive(&self, rows: Vec<Row>) -> Result<()>;
 
-    /// A page of all documents.
-    async fn page(&self, after: Option<Bytes>, limit_bytes: usize) -> Result<SnapshotPage>;
+    /// All documents as they are now, to be read in pages.
+    async fn documents(&self) -> Result<Box<dyn Documents>>;
 
-    /// Takes in a page from a peer that had `seen` when it began to send pages.
+    /// Takes in a page of documents that hold `seen`.
     async fn join(&self, page: SnapshotPage, seen: Vector) -> Result<()>;
 
     /// All that a peer with `seen` had is in: as changes, or (`snapshot`) as pages, and then it can't be told on as

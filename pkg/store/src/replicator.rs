@@ -4,7 +4,7 @@
 //! A merge is first written to the log, marked as merged, if none of its keys was written here meanwhile; only then are
 //! the documents kept. A crash between the two loses nothing: the mark keeps the deriver from telling others' writes as
 //! this server's, and peers tell again what was not confirmed.
-use crate::changes::Changes;
+use crate::changes::{CHANGES, Changes, Owed};
 use crate::log::{Log, MAX_OPS, Record};
 use crate::replica::{Row, SnapshotPage};
 use crate::writer::{Merge, MergeItem, Merged, Shared};
@@ -28,6 +28,8 @@ const NOTE_EVERY: Duration = Duration::from_secs(1);
 const PRUNE_DOCUMENTS: usize = 200;
 /// A change stamped further ahead of this server's clock is refused.
 pub const MAX_AHEAD_MS: u64 = 10 * 60 * 1000;
+/// The rest of a snapshot is waited for as long after its last page.
+const OWED_MS: u64 = 10 * 60 * 1000;
 
 /// The writer as the replicator sees it.
 pub trait Merger {
@@ -43,6 +45,16 @@ pub struct Replicated {
     pub derived: Arc<AtomicU64>,
     /// Sequence number of the newest change.
     pub newest: tokio::sync::watch::Sender<u64>,
+    /// Of a snapshot that is half in.
+    pub owed: RwLock<Owed>,
+}
+
+impl Replicated {
+    /// See [`crate::Replica::is_whole`].
+    pub fn is_whole(&self, now_ms: u64) -> bool {
+        let owed = self.owed.read();
+        owed.vector.is_empty() || owed.until_ms <= now_ms
+    }
 }
 
 pub struct Replicator {
@@ -67,6 +79,8 @@ struct Merging {
     rows: Vec<Row>,
     conflicts: Vec<(Bytes, Conflict)>,
     vector: Vector,
+    /// What whole documents hold, which is known when all of them are in.
+    owed: Vector,
 }
 
 impl Replicator {
@@ -173,11 +187,7 @@ impl Replicator {
 
     /// Takes in what a peer told. What is known already is passed over.
     pub fn receive(&mut self, rows: &[Row], writer: &dyn Merger, now_ms: u64) -> Result<()> {
-        let limit = HybridClock::at(now_ms.saturating_add(MAX_AHEAD_MS));
-        if let Some(row) = rows.iter().find(|row| row.stamp.time > limit) {
-            let ahead_ms = HybridClock::ms(row.stamp.time).saturating_sub(now_ms);
-            return Err(Error::Ahead { actor: row.stamp.actor, ahead_ms });
-        }
+        not_ahead(rows.iter().map(|row| row.stamp), now_ms)?;
         self.merge(writer, now_ms, |replicator| replicator.merge_rows(rows))
     }
 
@@ -206,6 +216,7 @@ impl Replicator {
 
     /// Takes in whole documents of a peer that has `seen`.
     pub fn join(&mut self, page: &SnapshotPage, seen: &Vector, writer: &dyn Merger, now_ms: u64) -> Result<()> {
+        not_ahead(seen.iter(), now_ms)?;
         self.merge(writer, now_ms, |replicator| replicator.merge_page(page, seen))
     }
 
@@ -222,6 +233,7 @@ impl Replicator {
         let mut merging = Merging::default();
         for (key, theirs) in theirs {
             let mut document = self.document_of(&self.changes, &key)?;
+            merging.owed.merge(theirs.version());
             let conflicts = document.join(theirs, &mine, seen);
             merging.conflicts.extend(conflicts.into_iter().map(|conflict| (key.clone(), conflict)));
             merging.documents.insert(key, document);
@@ -279,6 +291,13 @@ impl Replicator {
     }
 
     fn keep(&self, merging: Merging, now_ms: u64) -> Result<()> {
+        let vector = self.known_with(merging.vector.iter());
+        let mut owed = self.replicated.owed.read().clone();
+        if !merging.owed.is_empty() {
+            owed.vector.merge(&merging.owed);
+            owed.until_ms = now_ms.saturating_add(OWED_MS);
+        }
+        let owed = if vector.includes(&owed.vector) { Owed::default() } else { owed };
         self.changes.step(|changes| {
             merging.documents.iter().try_for_each(|(key, document)| match document.is_empty() {
                 true => changes.forget_document(key),
@@ -286,28 +305,50 @@ impl Replicator {
             })?;
             merging.rows.iter().try_for_each(|row| changes.add(row))?;
             merging.conflicts.iter().try_for_each(|(key, conflict)| changes.add_conflict(key, now_ms, conflict))?;
-            merging.vector.iter().try_for_each(|stamp| changes.advance(stamp))
+            merging.vector.iter().try_for_each(|stamp| changes.advance(stamp))?;
+            self.note_owed(changes, &owed)
         })?;
-        self.replicated.vector.write().merge(&merging.vector);
+        *self.replicated.vector.write() = vector;
+        *self.replicated.owed.write() = owed;
         self.announce()
     }
 
+    fn known_with(&self, stamps: impl Iterator<Item = Stamp>) -> Vector {
+        let mut vector = self.replicated.vector.read().clone();
+        stamps.for_each(|stamp| vector.advance(stamp));
+        vector
+    }
+
+    fn note_owed(&self, changes: &Changes, owed: &Owed) -> Result<()> {
+        if *owed == *self.replicated.owed.read() { Ok(()) } else { changes.set_owed(owed) }
+    }
+
     /// A peer's snapshot is in: all that it had seen is known here, though not as changes that could be told on.
-    pub fn complete(&mut self, seen: &Vector, snapshot: bool, writer: &dyn Merger) -> Result<()> {
+    pub fn complete(&mut self, seen: &Vector, snapshot: bool, writer: &dyn Merger, now_ms: u64) -> Result<()> {
+        not_ahead(seen.iter(), now_ms)?;
         // What is written here from now on is later than all that others may have forgotten by now.
         let derived = self.shared.state.read().revision;
         writer.merge(Merge { derived, observed: seen.latest(), items: Vec::new() })?;
-        let others = || seen.iter().filter(|stamp| stamp.actor != self.actor);
+        let known = self.replicated.vector.read().clone();
+        let news = |stamp: &Stamp| stamp.actor != self.actor && (snapshot || !known.covers(*stamp));
+        let news: Vec<Stamp> = seen.iter().filter(news).collect();
+        if news.is_empty() {
+            return Ok(());
+        }
+        let vector = self.known_with(news.iter().copied());
+        let owed = self.replicated.owed.read().clone();
+        let owed = if vector.includes(&owed.vector) { Owed::default() } else { owed };
         self.changes.step(|changes| {
-            for stamp in others() {
-                changes.advance(stamp)?;
+            for stamp in &news {
+                changes.advance(*stamp)?;
                 if snapshot {
-                    changes.raise_floor(stamp)?;
+                    changes.raise_floor(*stamp)?;
                 }
             }
-            Ok(())
+            self.note_owed(changes, &owed)
         })?;
-        others().for_each(|stamp| self.replicated.vector.write().advance(stamp));
+        *self.replicated.vector.write() = vector;
+        *self.replicated.owed.write() = owed;
         self.announce()
     }
 
@@ -323,13 +364,25 @@ impl Replicator {
 
     /// Forgets some of what is kept for members that may lack it. Returns whether there may be more.
     pub fn forget(&mut self, stable: u64) -> Result<bool> {
-        let more = self.changes.forget_changes(stable)?;
+        let more = self.changes.forget_changes(stable, CHANGES)?;
         let mut keys = self.changes.keys(self.pruned.as_deref(), None)?;
         let last_page = keys.len() <= PRUNE_DOCUMENTS;
         keys.truncate(PRUNE_DOCUMENTS);
         self.changes.step(|changes| keys.iter().try_for_each(|key| prune(changes, key, stable)))?;
         self.pruned = if last_page { None } else { keys.pop() };
         Ok(more || !last_page)
+    }
+}
+
+/// Whoever takes in what is stamped far ahead goes on from there itself: a wrong clock would spread.
+fn not_ahead(stamps: impl Iterator<Item = Stamp>, now_ms: u64) -> Result<()> {
+    let limit = HybridClock::at(now_ms.saturating_add(MAX_AHEAD_MS));
+    match stamps.max_by_key(|stamp| stamp.time).filter(|stamp| stamp.time > limit) {
+        None => Ok(()),
+        Some(stamp) => {
+            let ahead_ms = HybridClock::ms(stamp.time).saturating_sub(now_ms);
+            Err(Error::Ahead { actor: stamp.actor, ahead_ms })
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The store as a [`Backend`]: reads of now from memory, reads of the past from SQLite, writes through the writer.
 use crate::batch::{Batch, PreparedTxn};
-use crate::changes::Changes;
+use crate::changes::{self, Changes};
 use crate::follow::{Follower, Handle, Request};
 use crate::hub::Hub;
 use crate::lease::Leases;
@@ -12,8 +12,8 @@ use crate::sweep::Sweep;
 use crate::watch::Watcher;
 use crate::writer::{Command, Reply, Shared, Writer, now_ms};
 use crate::{
-    Backend, Begin, ConflictRecord, Entry, Error, Lease, LeaseId, Op, Page, Range, Replica, Result, Revision, Row,
-    SnapshotPage, Txn, TxnResult, Watch, WatchFrom,
+    Backend, Begin, ConflictRecord, Documents, Entry, Error, Lease, LeaseId, Op, Page, Range, Replica, Result,
+    Revision, Row, SnapshotPage, Txn, TxnResult, Watch, WatchFrom,
 };
 use api::summary::Summarize;
 use async_trait::async_trait;
@@ -349,6 +349,25 @@ impl Store {
     }
 }
 
+/// Documents of one moment, read off the runtime's threads.
+struct Reading {
+    documents: Arc<Mutex<changes::Documents>>,
+    seen: Vector,
+}
+
+#[async_trait]
+impl Documents for Reading {
+    fn seen(&self) -> &Vector {
+        &self.seen
+    }
+
+    async fn page(&self, after: Option<Bytes>, limit_bytes: usize) -> Result<SnapshotPage> {
+        let documents = self.documents.clone();
+        let read = move || documents.lock().page(after.as_deref(), limit_bytes);
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+}
+
 #[async_trait]
 impl Replica for Store {
     fn actor(&self) -> Actor {
@@ -357,6 +376,10 @@ impl Replica for Store {
 
     fn vector(&self) -> Vector {
         self.replicated.vector.read().clone()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.replicated.is_whole(now_ms())
     }
 
     async fn enable(&self) -> Result<()> {
@@ -380,8 +403,10 @@ impl Replica for Store {
         self.request(|reply| Request::Receive(rows, handle, reply)).await
     }
 
-    async fn page(&self, after: Option<Bytes>, limit_bytes: usize) -> Result<SnapshotPage> {
-        self.read_changes(move |changes| changes.page(after.as_deref(), limit_bytes)).await
+    async fn documents(&self) -> Result<Box<dyn Documents>> {
+        let documents = self.read_changes(Changes::documents).await?;
+        let seen = documents.seen().clone();
+        Ok(Box::new(Reading { documents: Arc::new(Mutex::new(documents)), seen }))
     }
 
     async fn join(&self, page: SnapshotPage, seen: Vector) -> Result<()> {
@@ -468,6 +493,7 @@ impl Parts {
             vector: RwLock::new(known.vector),
             derived: derived.clone(),
             newest: tokio::sync::watch::Sender::new(changes.newest()?),
+            owed: RwLock::new(changes.owed()?),
         });
         let replicator = Replicator {
             log: Log::open(&path)?,

@@ -144,17 +144,30 @@ fn who_was_away_too_long_gets_whole_documents_and_keeps_its_own_writes() {
     one.tick().unwrap();
     while one.stable(one.vector().latest()).unwrap() {}
     assert_eq!(one.begin(&two.vector()).unwrap(), Begin::Snapshot);
-    let (seen, mut after) = (one.vector(), None);
+    let documents = one.documents().unwrap();
+    let (seen, mut after) = (documents.seen().clone(), None);
+    // Written after the snapshot began: none of it is in there.
+    run(&mut one, vec![put(49, "later")]);
+    while !one.derive().unwrap() {}
     loop {
-        let page = one.page(after.as_deref(), 500).unwrap();
+        let page = documents.page(after.as_deref(), 500).unwrap();
         two.join(&page, &seen).unwrap();
+        assert!(!two.is_whole(), "what is written now is told when all is in");
         after = page.up_to;
         if after.is_none() {
             break;
         }
     }
+    assert_eq!(two.get(&key(49)).unwrap().value, config(49, "x"));
+    two = {
+        drop(two);
+        pair.open(1)
+    };
+    assert!(!two.is_whole(), "not even a restart makes it forget");
     two.complete(&seen, true).unwrap();
-    assert_eq!(one.begin(&two.vector()).unwrap(), Begin::After(one.sequence()));
+    assert!(two.is_whole());
+    assert_eq!(one.begin(&two.vector()).unwrap(), Begin::After(one.sequence() - 1));
+    assert_eq!(send(&one, &mut two), 1);
     send(&two, &mut one);
     assert_eq!(all(&one), all(&two));
     assert!(two.get(&key(100)).is_some() && two.get(&key(1)).is_some_and(|entry| entry.value == config(1, "y")));
@@ -172,6 +185,13 @@ fn a_clock_far_ahead_is_refused() {
     let refused = two.receive(&rows).unwrap_err();
     assert!(matches!(refused, Error::Ahead { ahead_ms, .. } if ahead_ms > 600_000), "{refused}");
     assert!(all(&two).is_empty() && two.vector().is_empty());
+    let whole = one.documents().unwrap();
+    let refused = two.join(&whole.page(None, LIMIT).unwrap(), whole.seen()).unwrap_err();
+    assert!(matches!(refused, Error::Ahead { .. }), "{refused}");
+    let refused = two.complete(whole.seen(), false).unwrap_err();
+    assert!(matches!(refused, Error::Ahead { .. }), "{refused}");
+    run(&mut two, vec![put(2, "b")]);
+    assert!(two.revision().clock() < HybridClock::at(1_000_000 + 60_000), "the wrong clock spread");
 }
 
 #[test]
@@ -200,7 +220,7 @@ fn a_thousand_edits_leave_one_document_and_no_changes_once_all_have_them() {
     while one.stable(one.vector().latest()).unwrap() {}
     assert!(one.changes(0, &one.vector(), LIMIT).unwrap().unwrap().0.is_empty());
     assert_eq!(one.changes(0, &Vector::default(), LIMIT).unwrap(), None, "forgotten changes are passed over");
-    let page = one.page(None, LIMIT).unwrap();
+    let page = one.documents().unwrap().page(None, LIMIT).unwrap();
     assert_eq!(page.documents.len(), 1);
     assert!(page.documents[0].1.len() < 1000, "{} bytes", page.documents[0].1.len());
 }

@@ -5,6 +5,8 @@
 //! run it over a stream; the service keeps links to the members that can be reached.
 
 mod frame;
+#[cfg(test)]
+mod hostile;
 mod link;
 mod members;
 mod message;

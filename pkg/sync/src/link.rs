@@ -2,13 +2,14 @@
 use crate::frame::{self, Codec};
 use crate::message::{Hello, Message};
 use crate::service::Shared;
-use crate::session::{MESSAGE_BYTES, Session, Task, Want};
+use crate::session::{MESSAGE_BYTES, Session, Task, WINDOW_MESSAGES, Want};
 use futures::{SinkExt, StreamExt};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use store::Replica;
+use store::{Begin, Documents, Replica};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::Instant;
 use tokio_util::codec::{FramedRead, FramedWrite};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A peer that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(16);
+/// What waits to be written to a peer at most: both sides' windows, answers and first and last words. More waits only for
+/// one that does not read.
+pub const OUT: usize = 4 * WINDOW_MESSAGES;
 /// The last word is not waited for longer.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -45,6 +49,10 @@ pub enum Error {
     Silent,
     #[error("it closed the link")]
     Closed,
+    #[error("it does not read what it is told")]
+    Deaf,
+    #[error("it sends on and on, and waits for no answer")]
+    Hasty,
 }
 
 /// One link while it lasts.
@@ -52,7 +60,11 @@ pub(crate) struct Link {
     pub shared: Arc<Shared>,
     pub session: Session,
     pub peer: Peer,
-    out: mpsc::UnboundedSender<Message>,
+    out: mpsc::Sender<Message>,
+    /// What came and can't be taken in yet, in order: the peer's clock is far ahead, or ours behind.
+    parked: VecDeque<Task>,
+    /// What is being sent whole.
+    documents: Option<Box<dyn Documents>>,
     /// Ends the link when a better one to the same peer is there.
     replaced: CancellationToken,
 }
@@ -69,10 +81,17 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let (read, write) = tokio::io::split(wire);
-    // What waits in it is bounded by the session's window.
-    let (out, queue) = mpsc::unbounded_channel();
+    let (out, queue) = mpsc::channel(OUT);
     let replaced = CancellationToken::new();
-    let mut link = Link { shared: shared.clone(), session: Session::new(me), peer, out, replaced: replaced.clone() };
+    let mut link = Link {
+        shared: shared.clone(),
+        session: Session::new(me),
+        peer,
+        out,
+        parked: VecDeque::new(),
+        documents: None,
+        replaced: replaced.clone(),
+    };
     let writing = write_all(write, queue);
     let talking = async {
         let done = tokio::select! {
@@ -100,7 +119,7 @@ pub(crate) async fn run(
     }
 }
 
-async fn write_all(write: WriteHalf<Box<dyn Wire>>, mut queue: mpsc::UnboundedReceiver<Message>) -> Result<(), Error> {
+async fn write_all(write: WriteHalf<Box<dyn Wire>>, mut queue: mpsc::Receiver<Message>) -> Result<(), Error> {
     let mut write = FramedWrite::new(write, Codec::default());
     while let Some(message) = queue.recv().await {
         write.feed(message).await?;
@@ -114,7 +133,10 @@ async fn write_all(write: WriteHalf<Box<dyn Wire>>, mut queue: mpsc::UnboundedRe
 
 impl Link {
     fn say(&self, message: Message) -> Result<(), Error> {
-        self.out.send(message).map_err(|_| Error::Closed)
+        self.out.try_send(message).map_err(|error| match error {
+            TrySendError::Full(_) => Error::Deaf,
+            TrySendError::Closed(_) => Error::Closed,
+        })
     }
 
     fn leave(&self, reason: &str) -> Result<(), Error> {
@@ -143,6 +165,7 @@ impl Link {
                         return Err(Error::Silent);
                     }
                     self.session.beat();
+                    self.work().await?;
                 }
             }
         }
@@ -152,19 +175,29 @@ impl Link {
     async fn send(&mut self) -> Result<(), Error> {
         let replica = self.shared.replica.clone();
         loop {
-            let vector = replica.vector();
+            // Asked first: what is whole now is so before anything else comes.
+            let (whole, vector) = (replica.is_whole(), replica.vector());
             let message = match self.session.want() {
                 Want::Nothing => return Ok(()),
                 Want::Begin(have) => {
-                    self.session.began(replica.begin(have).await?, vector);
+                    let begin = replica.begin(have).await?;
+                    if begin == Begin::Snapshot {
+                        let documents = replica.documents().await?;
+                        self.session.began(begin, documents.seen().clone());
+                        self.documents = Some(documents);
+                    } else {
+                        self.documents = None;
+                        self.session.began(begin, vector);
+                    }
                     None
                 }
                 Want::Changes { after, have } => {
                     let found = replica.changes(after, have, MESSAGE_BYTES).await?;
-                    self.session.changes(found, vector, self.shared.lows())
+                    self.session.changes(found, vector, self.shared.lows(), whole)
                 }
                 Want::Page { after } => {
-                    let page = replica.page(after, MESSAGE_BYTES).await?;
+                    let Some(documents) = &self.documents else { return Err(store::Error::Closed.into()) };
+                    let page = documents.page(after, MESSAGE_BYTES).await?;
                     self.session.page(page)
                 }
             };
@@ -178,12 +211,40 @@ impl Link {
         if meeting {
             self.meet()?;
         }
+        if task == Task::Nothing {
+            self.progress();
+            return Ok(());
+        }
+        self.parked.push_back(task);
+        if self.parked.len() > WINDOW_MESSAGES {
+            return Err(Error::Hasty);
+        }
+        if self.parked.len() == 1 { self.work().await } else { Ok(()) }
+    }
+
+    /// Takes in what came. What is stamped far ahead waits, and what came after it: the link stays, since what we have to
+    /// tell may be taken in there.
+    async fn work(&mut self) -> Result<(), Error> {
+        while let Some(task) = self.parked.front().cloned() {
+            match self.perform(task).await {
+                Err(Error::Store(error @ store::Error::Ahead { .. })) => {
+                    tracing::warn!(peer = self.session.peer().map(|hello| &hello.name), %error, "it waits until then");
+                    return Ok(());
+                }
+                done => done?,
+            }
+            self.parked.pop_front();
+            self.progress();
+            let ack = self.session.done(self.shared.replica.vector());
+            self.say(ack)?;
+        }
+        Ok(())
+    }
+
+    async fn perform(&mut self, task: Task) -> Result<(), Error> {
         let replica: &Arc<dyn Replica> = &self.shared.replica;
         match task {
-            Task::Nothing => {
-                self.progress();
-                return Ok(());
-            }
+            Task::Nothing => {}
             Task::Receive(rows) => replica.receive(rows).await?,
             Task::Join { page, seen } => {
                 let last = page.up_to.is_none();
@@ -200,9 +261,7 @@ impl Link {
                 }
             }
         }
-        self.progress();
-        let ack = self.session.done(self.shared.replica.vector());
-        self.say(ack)
+        Ok(())
     }
 
     fn progress(&self) {

@@ -2,14 +2,16 @@
 //! what to do with what came. Both sides run the same.
 use crate::message::{Hello, Message, PROTOCOL};
 use bytes::Bytes;
-use crdt::Vector;
+use crdt::{Delta, Stamp, Vector};
 use std::collections::VecDeque;
 use store::{Begin, Row, SnapshotPage};
 
 /// Bytes of changes in one message, about.
 pub const MESSAGE_BYTES: usize = 128 << 10;
 /// Bytes that may be under way unacknowledged.
-const WINDOW_BYTES: usize = 1 << 20;
+pub const WINDOW_BYTES: usize = 1 << 20;
+/// Messages that may be under way unacknowledged; a peer that sends more without waiting is refused.
+pub const WINDOW_MESSAGES: usize = 128;
 
 /// What the session wants from the store in order to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub enum Want {
     Begin(Vector),
     /// The vector first, then [`store::Replica::changes`], then [`Session::changes`].
     Changes { after: u64, have: Vector },
-    /// [`store::Replica::page`], then [`Session::page`].
+    /// [`store::Documents::page`], then [`Session::page`].
     Page { after: Option<Bytes> },
     /// Nothing until something happens.
     Nothing,
@@ -68,6 +70,8 @@ pub struct Session {
     news: bool,
     /// The peer is to hear from us even when nothing changed.
     heartbeat: bool,
+    /// When the first of our writes was made that the peer can't be told yet: it rests on what the peer lacks.
+    held: Option<u64>,
     /// The last vector that the peer was told.
     told: Vector,
     /// Sizes of what is under way.
@@ -88,6 +92,7 @@ impl Session {
             cursor: Cursor::Waiting,
             news: true,
             heartbeat: false,
+            held: None,
             told: Vector::default(),
             under_way: VecDeque::new(),
             acknowledged: 0,
@@ -121,9 +126,13 @@ impl Session {
         (self.news, self.heartbeat) = (true, true);
     }
 
+    fn is_full(&self) -> bool {
+        self.under_way.len() >= WINDOW_MESSAGES || self.under_way.iter().sum::<usize>() >= WINDOW_BYTES
+    }
+
     /// What to read next in order to send it.
     pub fn want(&self) -> Want {
-        if self.under_way.iter().sum::<usize>() >= WINDOW_BYTES {
+        if self.is_full() {
             return Want::Nothing;
         }
         match &self.cursor {
@@ -135,28 +144,39 @@ impl Session {
         }
     }
 
-    /// The answer to [`Want::Begin`]; `vector` is what we had before it was asked.
-    pub fn began(&mut self, begin: Begin, vector: Vector) {
+    /// The answer to [`Want::Begin`]; `seen` is what the documents hold that are to be sent, if they are.
+    pub fn began(&mut self, begin: Begin, seen: Vector) {
+        self.held = None;
         self.cursor = match begin {
             Begin::After(after) => Cursor::After(after),
-            Begin::Snapshot => Cursor::Pages { after: None, seen: vector },
+            Begin::Snapshot => Cursor::Pages { after: None, seen },
         };
     }
 
-    /// The answer to [`Want::Changes`]; `vector` is what we had before it was asked.
+    /// The answer to [`Want::Changes`]; `vector` is what we had before it was asked. `whole`: all that our documents hold is
+    /// in it ([`store::Replica::is_whole`]).
     pub fn changes(
         &mut self,
         found: Option<(Vec<Row>, u64)>,
         vector: Vector,
         lows: Vec<(u16, u64)>,
+        whole: bool,
     ) -> Option<Message> {
-        let Some((rows, next)) = found else {
-            self.cursor = Cursor::Pages { after: None, seen: vector };
+        let Some((mut rows, next)) = found else {
+            self.cursor = Cursor::Starting;
             return None;
         };
         self.cursor = Cursor::After(next);
-        if rows.is_empty() {
+        let last = rows.is_empty();
+        if !whole || self.held.is_some() {
+            rows = self.without_held(rows);
+        }
+        if !last && rows.is_empty() {
+            return None;
+        }
+        if last {
             self.news = false;
+            let vector = self.tellable(vector);
             let silent = vector == self.told && !std::mem::take(&mut self.heartbeat);
             self.told = vector.clone();
             return (!silent).then(|| self.send(Message::Seen { vector, lows }, 0));
@@ -164,6 +184,31 @@ impl Session {
         rows.iter().for_each(|row| self.sent.advance(row.stamp));
         let bytes = rows.iter().map(|row| row.key.len() + row.delta.len()).sum();
         Some(self.send(Message::Rows(rows), bytes))
+    }
+
+    /// What of these changes the peer can be told. Ours may rest on half a snapshot, and wait until the peer has what they
+    /// rest on; others' come with their causes before them.
+    fn without_held(&mut self, rows: Vec<Row>) -> Vec<Row> {
+        let (me, mut known, mut told) = (self.me.actor, self.sent.clone(), Vec::new());
+        for transaction in rows.chunk_by(|row, _| row.more) {
+            let stamp = transaction[0].stamp;
+            let rests = |row: &Row| Delta::decode(&row.delta).is_ok_and(|delta| known.includes(&delta.context));
+            if stamp.actor == me && (self.held.is_some() || !transaction.iter().all(rests)) {
+                self.held.get_or_insert(stamp.time);
+                continue;
+            }
+            known.advance(stamp);
+            told.extend_from_slice(transaction);
+        }
+        told
+    }
+
+    /// Up to where everything is told.
+    fn tellable(&self, vector: Vector) -> Vector {
+        let Some(held) = self.held else { return vector };
+        let me = self.me.actor;
+        let up_to = |stamp: Stamp| if stamp.actor == me { stamp.time.min(held - 1) } else { stamp.time };
+        vector.iter().map(|stamp| Stamp { time: up_to(stamp), ..stamp }).collect()
     }
 
     /// The answer to [`Want::Page`].
@@ -236,6 +281,10 @@ impl Session {
         self.acknowledged = count;
         self.confirmed.merge(vector);
         self.sent.merge(vector);
+        if self.held.is_some() && matches!(self.cursor, Cursor::After(_)) {
+            // What was held may go now.
+            (self.cursor, self.news) = (Cursor::Starting, true);
+        }
         Ok(())
     }
 
@@ -249,7 +298,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crdt::{Actor, Stamp};
+    use crdt::{Actor, Document};
 
     fn hello(n: u8) -> Hello {
         Hello {
@@ -296,7 +345,7 @@ mod tests {
         session.began(Begin::After(0), Vector::default());
         for n in 1..=8 {
             assert!(matches!(session.want(), Want::Changes { .. }), "after {n}");
-            session.changes(Some((vec![row(n, MESSAGE_BYTES)], n)), Vector::default(), Vec::new()).unwrap();
+            session.changes(Some((vec![row(n, MESSAGE_BYTES)], n)), Vector::default(), Vec::new(), true).unwrap();
         }
         assert_eq!(session.want(), Want::Nothing);
         session.receive(Message::Ack { count: 1, vector: Vector::default() }).unwrap();
@@ -304,11 +353,53 @@ mod tests {
     }
 
     #[test]
+    fn heartbeats_to_a_silent_peer_have_a_bound() {
+        let mut session = met();
+        session.began(Begin::After(0), Vector::default());
+        for _ in 0..WINDOW_MESSAGES {
+            session.beat();
+            assert!(session.changes(Some((Vec::new(), 0)), Vector::default(), Vec::new(), true).is_some());
+        }
+        session.beat();
+        assert_eq!(session.want(), Want::Nothing);
+    }
+
+    /// A write by `actor` to a key of which it knows what is in the document.
+    fn write(document: &mut Document, actor: u8, time: u64) -> Row {
+        let stamp = Stamp { time, actor: Actor([actor; 16]) };
+        let delta = document.write(b"k", Some(time.to_string().as_bytes()), stamp).unwrap();
+        Row { stamp, more: false, key: Bytes::from_static(b"k"), delta: delta.encode().into() }
+    }
+
+    #[test]
+    fn a_write_on_half_a_snapshot_waits_until_the_peer_has_what_it_rests_on() {
+        let mut session = met();
+        session.began(Begin::After(0), Vector::default());
+        let mut document = Document::default();
+        let first = write(&mut document, 1, 4);
+        let theirs = write(&mut document, 3, 5);
+        let (ours, later) = (write(&mut document, 1, 7), write(&mut Document::default(), 1, 9));
+        let relayed = write(&mut Document::default(), 4, 8);
+        let found = vec![first.clone(), ours, relayed.clone(), later];
+        let message = session.changes(Some((found, 3)), Vector::default(), Vec::new(), false);
+        assert_eq!(message, Some(Message::Rows(vec![first, relayed])), "others' go on, ours in order or not at all");
+        let vector: Vector = [Stamp { time: 9, actor: Actor([1; 16]) }].into_iter().collect();
+        let seen = session.changes(Some((Vec::new(), 3)), vector, Vec::new(), true);
+        let told: Vector = [Stamp { time: 6, actor: Actor([1; 16]) }].into_iter().collect();
+        assert_eq!(seen, Some(Message::Seen { vector: told, lows: Vec::new() }));
+        let has = [theirs.stamp].into_iter().collect();
+        session.receive(Message::Ack { count: 1, vector: has }).unwrap();
+        assert!(matches!(session.want(), Want::Begin(have) if have.get(Actor([1; 16])) == 4), "from there on, again");
+    }
+
+    #[test]
     fn what_is_no_longer_kept_is_sent_as_documents_and_then_changes_go_on() {
         let mut session = met();
         session.began(Begin::After(5), Vector::default());
         let vector: Vector = [Stamp { time: 9, actor: Actor([1; 16]) }].into_iter().collect();
-        assert_eq!(session.changes(None, vector.clone(), Vec::new()), None);
+        assert_eq!(session.changes(None, Vector::default(), Vec::new(), true), None);
+        assert!(matches!(session.want(), Want::Begin(_)));
+        session.began(Begin::Snapshot, vector.clone());
         assert_eq!(session.want(), Want::Page { after: None });
         let page = SnapshotPage { up_to: Some("a".into()), ..SnapshotPage::default() };
         session.page(page).unwrap();
@@ -323,11 +414,11 @@ mod tests {
         session.began(Begin::After(0), Vector::default());
         let vector: Vector = [Stamp { time: 9, actor: Actor([1; 16]) }].into_iter().collect();
         let none = Some((Vec::new(), 0));
-        assert!(matches!(session.changes(none.clone(), vector.clone(), Vec::new()), Some(Message::Seen { .. })));
+        assert!(matches!(session.changes(none.clone(), vector.clone(), Vec::new(), true), Some(Message::Seen { .. })));
         assert_eq!(session.want(), Want::Nothing);
         session.wake();
-        assert_eq!(session.changes(none.clone(), vector.clone(), Vec::new()), None);
+        assert_eq!(session.changes(none.clone(), vector.clone(), Vec::new(), true), None);
         session.beat();
-        assert!(matches!(session.changes(none, vector, Vec::new()), Some(Message::Seen { .. })));
+        assert!(matches!(session.changes(none, vector, Vec::new(), true), Some(Message::Seen { .. })));
     }
 }

@@ -9,6 +9,8 @@ pub struct Ledger {
     next: u64,
     /// Words that must be found.
     open: BTreeSet<String>,
+    /// Words of writes that lost, as some server recorded.
+    told: BTreeSet<String>,
 }
 
 impl Ledger {
@@ -27,15 +29,15 @@ impl Ledger {
         self.open.extend(after.difference(&before).cloned());
     }
 
-    /// Words that are neither in any of these values nor in any of these texts.
-    pub fn lost(
-        &self,
-        state: impl IntoIterator<Item = Value>,
-        conflicts: impl IntoIterator<Item = String>,
-    ) -> Vec<String> {
-        let mut found: BTreeSet<String> = state.into_iter().flat_map(|value| words(Some(&value))).collect();
-        found.extend(conflicts.into_iter().flat_map(|text| words_of(&text)));
-        self.open.difference(&found).cloned().collect()
+    /// A conflict told of this value, which lost.
+    pub fn told(&mut self, loser: Option<&Value>) {
+        self.told.extend(words(loser));
+    }
+
+    /// Words that are neither in any of these values nor were told of.
+    pub fn lost<'a>(&self, state: impl IntoIterator<Item = &'a Value>) -> Vec<String> {
+        let found: BTreeSet<String> = state.into_iter().flat_map(|value| words(Some(value))).collect();
+        self.open.iter().filter(|word| !found.contains(*word) && !self.told.contains(*word)).cloned().collect()
     }
 
     pub fn len(&self) -> usize {

@@ -1,17 +1,21 @@
 //! One server: a store on a virtual clock that may be wrong, and its conversations.
-use crdt::{Actor, Vector};
-use std::collections::BTreeMap;
+use crate::owners::Contacts;
+use crate::watcher::Watcher;
+use crdt::{Actor, Stamp};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
-use store::bare::Bare;
-use store::{Begin, Revision};
+use store::bare::{Bare, Documents};
+use store::{Begin, Op, Revision, Txn};
 use sync::{Hello, Member, Members, Message, PROTOCOL, Session, Task, Want};
 
 /// Bytes in one message: small, so that transfers take many.
 const MESSAGE_BYTES: usize = 4 << 10;
 const CLUSTER: [u8; 16] = [1; 16];
+/// What a crash may tear: the end of the log, or of what follows from it.
+const WALS: [&str; 2] = ["store.db-wal", "changes.db-wal"];
 
 struct Nothing;
 
@@ -24,19 +28,40 @@ impl api::summary::Summarize for Nothing {
 /// Everybody's clock, as it would be if nobody's were wrong: milliseconds since the Unix epoch.
 pub type Clock = Arc<AtomicU64>;
 
+/// One side of a conversation.
+pub struct Talk {
+    session: Session,
+    /// What came and can't be taken in yet: one of two clocks is far off.
+    parked: VecDeque<Task>,
+    /// What is being sent whole.
+    documents: Option<Documents>,
+}
+
 pub struct Server {
     pub number: u16,
     pub bare: Bare,
-    dir: PathBuf,
+    root: PathBuf,
+    /// How often it died: each life has a directory of its own.
+    life: u32,
     clock: Clock,
     /// How far this server's clock is wrong.
     pub skew_ms: Arc<AtomicI64>,
     pub members: Members,
-    pub sessions: BTreeMap<u16, Session>,
+    /// Who has left, and the write that says so: members are objects, and travel as all else does.
+    left: Vec<(u16, Stamp)>,
+    pub talks: BTreeMap<u16, Talk>,
     /// The newest revision that was seen.
     pub revision: Revision,
     /// It has had everything of a member that was ready; one that joins is not written before.
     pub ready: bool,
+    /// Nobody writes here any more; it goes when another has all that was written here, up to this time.
+    pub leaving: Option<u64>,
+    pub contacts: Contacts,
+    pub watcher: Watcher,
+    /// The newest conflict that was read.
+    pub conflict: u64,
+    /// The newest change that sessions were woken for.
+    sequence: u64,
 }
 
 fn open(dir: &Path, number: u16, clock: &Clock, skew_ms: &Arc<AtomicI64>) -> Bare {
@@ -44,32 +69,104 @@ fn open(dir: &Path, number: u16, clock: &Clock, skew_ms: &Arc<AtomicI64>) -> Bar
     let now = move || clock.load(Ordering::Relaxed).saturating_add_signed(skew_ms.load(Ordering::Relaxed));
     let keep = Duration::from_secs(300);
     // Named by its number, not by chance: a seed says all that happens.
-    let actor = Actor([number as u8; 16]);
+    let mut actor = [0; 16];
+    actor[..2].copy_from_slice(&number.to_be_bytes());
+    let actor = Actor(actor);
     let options = store::Options { dir: dir.into(), server: number, summarize: Arc::new(Nothing), keep };
     Bare::open(&options, actor, Arc::new(now)).expect("a store opens")
 }
 
 impl Server {
     pub fn new(root: &Path, number: u16, clock: &Clock) -> Self {
-        let (dir, skew_ms) = (root.join(number.to_string()), Arc::new(AtomicI64::new(0)));
-        let bare = open(&dir, number, clock, &skew_ms);
+        let skew_ms = Arc::new(AtomicI64::new(0));
+        let bare = open(&dir(root, number, 0), number, clock, &skew_ms);
         let revision = bare.revision();
-        let (members, sessions) = (Members::default(), BTreeMap::new());
-        Self { number, bare, dir, clock: clock.clone(), skew_ms, members, sessions, revision, ready: false }
+        let watcher = Watcher::new(&bare).expect("a store is watched");
+        Self {
+            number,
+            bare,
+            root: root.to_owned(),
+            life: 0,
+            clock: clock.clone(),
+            skew_ms,
+            members: Members::default(),
+            left: Vec::new(),
+            talks: BTreeMap::new(),
+            revision,
+            ready: false,
+            leaving: None,
+            contacts: Contacts::default(),
+            watcher,
+            conflict: 0,
+            sequence: 0,
+        }
     }
 
-    /// Dies and comes back: what was acknowledged is there, conversations are not.
-    pub fn crash(&mut self) {
-        self.sessions.clear();
-        self.bare = open(&self.dir, self.number, &self.clock, &self.skew_ms);
+    /// Dies and comes back: what was acknowledged is there, conversations are not. `tear` chooses how many of so many
+    /// bytes reach the disk of what was being written just then: a write to the log, or the documents that follow from it.
+    pub fn crash(&mut self, op: Option<Op>, mut tear: impl FnMut(u64) -> u64) {
+        self.talks.clear();
+        let (old, new) = (dir(&self.root, self.number, self.life), dir(&self.root, self.number, self.life + 1));
+        let lengths = || WALS.map(|wal| std::fs::metadata(old.join(wal)).map_or(0, |file| file.len()));
+        // What is told follows from what is durable: the log is whole before documents are begun.
+        let in_log = op.is_some();
+        if in_log {
+            while !self.bare.derive().expect("a store derives") {}
+        }
+        let before = lengths();
+        match op {
+            Some(op) => drop(self.bare.txn(Txn { then: vec![op], ..Txn::default() })),
+            None => drop(self.bare.derive()),
+        }
+        let after = lengths();
+        std::fs::create_dir_all(&new).expect("a directory is made");
+        for file in std::fs::read_dir(&old).expect("a directory is read").flatten() {
+            if !file.file_name().to_string_lossy().ends_with("-shm") {
+                std::fs::copy(file.path(), new.join(file.file_name())).expect("a file is copied");
+            }
+        }
+        let torn = usize::from(!in_log);
+        if after[torn] > before[torn] {
+            let kept = before[torn] + tear(after[torn] - before[torn]);
+            let wal = std::fs::OpenOptions::new().write(true).open(new.join(WALS[torn]));
+            wal.and_then(|wal| wal.set_len(kept)).expect("a file is cut");
+        }
+        self.life += 1;
+        self.bare = open(&new, self.number, &self.clock, &self.skew_ms);
+        std::fs::remove_dir_all(&old).expect("a directory is removed");
+        self.watcher.resume(&self.bare).expect("a store is watched");
     }
 
     pub fn name(&self) -> String {
         format!("server-{}", self.number)
     }
 
-    pub fn set_members(&mut self, members: &[Member]) {
-        self.members.set(members.iter().cloned());
+    /// A member is there.
+    pub fn add_members(&mut self, members: &[Member]) {
+        let gone = |number: u16| self.left.iter().any(|(left, _)| *left == number);
+        let mut all: BTreeMap<u16, Member> = self.members.iter().map(|one| (one.number, one.clone())).collect();
+        all.extend(members.iter().filter(|one| !gone(one.number)).map(|one| (one.number, one.clone())));
+        self.members.set(all.into_values());
+    }
+
+    /// A member has left, as whoever has that write learns.
+    pub fn hear_of_leaving(&mut self, number: u16, write: Stamp) {
+        self.left.push((number, write));
+        self.forget_left();
+    }
+
+    fn forget_left(&mut self) {
+        if self.left.is_empty() {
+            return;
+        }
+        let vector = self.bare.vector();
+        let (known, waits): (Vec<_>, Vec<_>) = self.left.drain(..).partition(|(_, write)| vector.covers(*write));
+        self.left = waits;
+        if !known.is_empty() {
+            let gone = |number: u16| known.iter().any(|(left, _)| *left == number);
+            let all: Vec<Member> = self.members.iter().filter(|one| !gone(one.number)).cloned().collect();
+            self.members.set(all);
+        }
     }
 
     pub fn member(&self) -> Member {
@@ -96,63 +193,114 @@ impl Server {
         };
         let session = Session::new(hello);
         let first = session.hello();
-        self.sessions.insert(peer, session);
+        self.talks.insert(peer, Talk { session, parked: VecDeque::new(), documents: None });
         first
+    }
+
+    pub fn beat(&mut self) -> store::Result<()> {
+        self.talks.values_mut().for_each(|talk| talk.session.beat());
+        self.bare.tick()
+    }
+
+    /// What every link does when there are new changes.
+    fn wake(&mut self) {
+        let sequence = self.bare.sequence();
+        if std::mem::replace(&mut self.sequence, sequence) != sequence {
+            self.talks.values_mut().for_each(|talk| talk.session.wake());
+        }
     }
 
     /// One thing to say to a peer, if there is one.
     pub fn speak(&mut self, peer: u16) -> store::Result<Option<Message>> {
+        self.wake();
+        let Some(talk) = self.talks.get_mut(&peer) else { return Ok(None) };
+        let session = &mut talk.session;
+        if session.want() == Want::Nothing {
+            return Ok(None);
+        }
         let vector = self.bare.vector();
         self.members.observe_vector(self.number, &vector);
         let lows = self.members.lows();
-        let Some(session) = self.sessions.get_mut(&peer) else { return Ok(None) };
         loop {
             let message = match session.want() {
                 Want::Nothing => return Ok(None),
                 Want::Begin(have) => {
-                    let begin: Begin = self.bare.begin(&have)?;
-                    session.began(begin, vector.clone());
+                    let begin = self.bare.begin(&have)?;
+                    if begin == Begin::Snapshot {
+                        let documents = self.bare.documents()?;
+                        session.began(begin, documents.seen().clone());
+                        talk.documents = Some(documents);
+                    } else {
+                        talk.documents = None;
+                        session.began(begin, vector.clone());
+                    }
                     continue;
                 }
                 Want::Changes { after, have } => {
                     let found = self.bare.changes(after, &have, MESSAGE_BYTES)?;
                     let more = matches!(&found, None | Some((_, _)) if found.as_ref().is_none_or(|(rows, _)| !rows.is_empty()));
-                    match session.changes(found, vector.clone(), lows.clone()) {
+                    match session.changes(found, vector.clone(), lows.clone(), self.bare.is_whole()) {
                         None if more => continue,
                         message => message,
                     }
                 }
-                Want::Page { after } => session.page(self.bare.page(after.as_deref(), MESSAGE_BYTES)?),
+                Want::Page { after } => {
+                    let documents = talk.documents.as_ref().expect("pages are of documents that were opened");
+                    session.page(documents.page(after.as_deref(), MESSAGE_BYTES)?)
+                }
             };
             return Ok(message);
         }
     }
 
-    /// Takes in what a peer said; returns the answer. An error text: the conversation is over.
-    pub fn listen(&mut self, peer: u16, peer_ready: bool, message: Message) -> Result<Option<Message>, String> {
-        let Some(session) = self.sessions.get_mut(&peer) else { return Ok(None) };
-        let failed = |error: store::Error| error.to_string();
-        match session.receive(message)? {
+    /// Takes in what a peer said. An error text: the conversation is over.
+    pub fn listen(&mut self, peer: u16, message: Message) -> Result<(), String> {
+        let Some(talk) = self.talks.get_mut(&peer) else { return Ok(()) };
+        match talk.session.receive(message)? {
             Task::Nothing => {
-                let confirmed = session.confirmed().clone();
+                let confirmed = talk.session.confirmed().clone();
                 self.members.observe_vector(peer, &confirmed);
-                return Ok(None);
             }
-            Task::Receive(rows) => self.bare.receive(&rows).map_err(failed)?,
+            task => talk.parked.push_back(task),
+        }
+        Ok(())
+    }
+
+    /// Does the next of what came, if it can be done now; returns the answer.
+    pub fn work(&mut self, peer: u16, peer_ready: bool) -> Result<Option<Message>, String> {
+        let Some(task) = self.talks.get(&peer).and_then(|talk| talk.parked.front().cloned()) else { return Ok(None) };
+        match self.perform(task, peer_ready) {
+            // It waits until its time has come.
+            Err(store::Error::Ahead { .. }) => return Ok(None),
+            done => done.map_err(|error| error.to_string())?,
+        }
+        let vector = self.bare.vector();
+        self.contacts.observe(&vector, self.clock.load(Ordering::Relaxed));
+        self.forget_left();
+        Ok(self.talks.get_mut(&peer).map(|talk| {
+            talk.parked.pop_front();
+            talk.session.done(vector)
+        }))
+    }
+
+    fn perform(&mut self, task: Task, peer_ready: bool) -> store::Result<()> {
+        match task {
+            Task::Nothing => Ok(()),
+            Task::Receive(rows) => self.bare.receive(&rows),
             Task::Join { page, seen } => {
-                self.bare.join(&page, &seen).map_err(failed)?;
-                if page.up_to.is_none() {
-                    self.bare.complete(&seen, true).map_err(failed)?;
-                }
+                self.bare.join(&page, &seen)?;
+                if page.up_to.is_none() { self.bare.complete(&seen, true) } else { Ok(()) }
             }
             Task::Complete { seen, snapshot, lows } => {
-                self.bare.complete(&seen, snapshot).map_err(failed)?;
+                self.bare.complete(&seen, snapshot)?;
                 self.members.observe(lows);
-                self.ready |= peer_ready;
+                self.ready |= peer_ready && self.bare.is_whole();
+                Ok(())
             }
         }
-        self.sessions.values_mut().for_each(Session::wake);
-        let vector: Vector = self.bare.vector();
-        Ok(self.sessions.get_mut(&peer).map(|session| session.done(vector)))
     }
+}
+
+fn dir(root: &Path, number: u16, life: u32) -> PathBuf {
+    root.join(format!("{number}-{life}"))
 }

@@ -1,9 +1,10 @@
 //! The run: what happens next, and whether what must hold holds.
-use crate::edit;
 use crate::ledger::Ledger;
 use crate::net::{Net, pair};
 use crate::server::{Clock, Server};
+use crate::{edit, owners};
 use bytes::Bytes;
+use crdt::Stamp;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -19,11 +20,12 @@ use store::{Op, Range, Txn};
 const EPOCH_MS: u64 = 1_767_225_600_000;
 /// Clocks are wrong by less than what makes a peer refuse.
 const SKEW_MS: i64 = 4 * 60 * 1000;
-/// A document and its object's JSON may differ in size by this factor and rest.
-const DOCUMENT_FACTOR: usize = 4;
-const DOCUMENT_REST_BYTES: usize = 4096;
-/// Rounds in which a healed network must have come to rest.
-const ROUNDS: usize = 20_000;
+/// A clock may jump so far, and what it then stamps waits, or waits for it.
+const JUMP_MS: i64 = 40 * 60 * 1000;
+/// Changes kept by a server that keeps few: whoever lacks more gets whole documents.
+const FEW_CHANGES: u32 = 200;
+/// Steps between two times of rest.
+const REST_STEPS: u64 = 5000;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -43,6 +45,12 @@ pub struct Report {
     pub conflicts: u64,
     pub joined: u64,
     pub left: u64,
+    /// Writes that a crash tore, of which nothing was acknowledged.
+    pub torn: u64,
+    /// Events that watchers saw.
+    pub watched: u64,
+    /// Times that a part of the servers was long enough apart to be taken over.
+    pub apart: u64,
 }
 
 /// An invariant that did not hold.
@@ -65,23 +73,21 @@ impl fmt::Display for Failure {
     }
 }
 
-struct World {
-    plan: Plan,
-    rng: StdRng,
-    clock: Clock,
-    servers: BTreeMap<u16, Server>,
-    net: Net,
-    ledger: Ledger,
-    /// What servers recorded before they left.
-    conflicts: Vec<String>,
+pub(crate) struct World {
+    pub plan: Plan,
+    pub rng: StdRng,
+    pub clock: Clock,
+    pub servers: BTreeMap<u16, Server>,
+    pub net: Net,
+    pub ledger: Ledger,
     next_number: u16,
     lives: u64,
     root: PathBuf,
     step: u64,
-    report: Report,
+    pub report: Report,
 }
 
-type Checked = Result<(), Box<Failure>>;
+pub(crate) type Checked = Result<(), Box<Failure>>;
 
 /// Runs a plan in a directory that is empty.
 ///
@@ -95,7 +101,6 @@ pub fn run(plan: &Plan, root: PathBuf) -> Result<Report, Box<Failure>> {
         servers: BTreeMap::new(),
         net: Net::default(),
         ledger: Ledger::default(),
-        conflicts: Vec::new(),
         next_number: 1,
         lives: 0,
         root,
@@ -104,12 +109,18 @@ pub fn run(plan: &Plan, root: PathBuf) -> Result<Report, Box<Failure>> {
     };
     (0..plan.servers).for_each(|_| world.join());
     world.servers.values_mut().for_each(|server| server.ready = true);
+    for number in 1..=plan.servers {
+        world.commit(1, register_server(number))?;
+    }
     world.wire();
     for step in 0..plan.steps {
         world.step = step;
         world.step()?;
-        if step % 5000 == 4999 {
+        if step % REST_STEPS == REST_STEPS - 1 {
             world.settle()?;
+            if world.rng.random_bool(0.5) {
+                world.apart()?;
+            }
             world.wire();
         }
     }
@@ -117,21 +128,25 @@ pub fn run(plan: &Plan, root: PathBuf) -> Result<Report, Box<Failure>> {
     Ok(world.report)
 }
 
+fn register_server(number: u16) -> Op {
+    Op::Put { key: owners::server_key(number), value: owners::server_object(number).to_string().into(), lease: None }
+}
+
 impl World {
-    fn fail<T>(&self, invariant: &'static str, what: impl Into<String>) -> Result<T, Box<Failure>> {
+    pub fn fail<T>(&self, invariant: &'static str, what: impl Into<String>) -> Result<T, Box<Failure>> {
         Err(Box::new(Failure { plan: self.plan.clone(), step: self.step, invariant, what: what.into() }))
     }
 
-    fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         self.clock.load(Ordering::Relaxed)
     }
 
-    fn any(&mut self) -> u16 {
+    pub fn any(&mut self) -> u16 {
         let numbers: Vec<u16> = self.servers.keys().copied().collect();
         *numbers.choose(&mut self.rng).expect("there is always a server")
     }
 
-    fn server(&mut self, number: u16) -> &mut Server {
+    pub fn server(&mut self, number: u16) -> &mut Server {
         self.servers.get_mut(&number).expect("it is there")
     }
 
@@ -142,13 +157,15 @@ impl World {
             self.cut(a, b);
         }
         self.net.links.clear();
+        // Everybody with everybody where there are few, else with some.
+        let mesh = if numbers.len() > 12 { 4 } else { usize::MAX };
         let shape = self.rng.random_range(0..4);
         for (at, number) in numbers.iter().enumerate() {
             let others: Vec<u16> = match shape {
                 0 => numbers.get(at + 1).copied().into_iter().collect(),
                 1 => numbers.first().copied().into_iter().collect(),
                 2 => vec![numbers[(at + 1) % numbers.len()]],
-                _ => numbers[at + 1..].to_vec(),
+                _ => numbers[at + 1..].iter().copied().take(mesh).collect(),
             };
             for other in others.into_iter().filter(|other| other != number) {
                 self.net.links.entry(pair(*number, other)).or_insert(false);
@@ -162,27 +179,23 @@ impl World {
         self.next_number += 1;
         let server = Server::new(&self.root, number, &self.clock);
         self.servers.insert(number, server);
-        self.tell_members();
+        let members: Vec<_> = self.servers.values().map(Server::member).collect();
+        self.servers.values_mut().for_each(|server| server.add_members(&members));
         self.report.joined += 1;
     }
 
-    fn tell_members(&mut self) {
-        let members: Vec<_> = self.servers.values().map(Server::member).collect();
-        self.servers.values_mut().for_each(|server| server.set_members(&members));
-    }
-
-    fn cut(&mut self, a: u16, b: u16) {
+    pub fn cut(&mut self, a: u16, b: u16) {
         self.net.links.insert(pair(a, b), false);
         self.net.drop_streams(a, b);
         for (one, other) in [(a, b), (b, a)] {
             if let Some(server) = self.servers.get_mut(&one) {
-                server.sessions.remove(&other);
+                server.talks.remove(&other);
             }
         }
         self.report.cuts += 1;
     }
 
-    fn heal(&mut self, a: u16, b: u16) {
+    pub fn heal(&mut self, a: u16, b: u16) {
         if self.net.is_up(a, b) || !self.servers.contains_key(&a) || !self.servers.contains_key(&b) {
             return;
         }
@@ -220,7 +233,8 @@ impl World {
                 Some((a, b)) => self.deliver(b, a),
                 None => Ok(()),
             },
-            940..960 => self.tick(),
+            940..958 => self.tick(),
+            958..960 => self.judge(),
             960..970 => {
                 if let Some((a, b)) = self.any_link() {
                     self.cut(a, b);
@@ -243,7 +257,8 @@ impl World {
             }
             986..990 => self.crash(),
             990..993 => {
-                let (number, skew) = (self.any(), self.rng.random_range(-SKEW_MS..SKEW_MS));
+                let most = if self.rng.random_bool(0.1) { JUMP_MS } else { SKEW_MS };
+                let (number, skew) = (self.any(), self.rng.random_range(-most..most));
                 self.server(number).skew_ms.store(skew, Ordering::Relaxed);
                 Ok(())
             }
@@ -255,11 +270,12 @@ impl World {
     /// A user's or a controller's write; what it returns is acknowledged.
     fn write(&mut self) -> Checked {
         let number = self.any();
-        if !self.servers[&number].ready {
+        if !self.servers[&number].ready || self.servers[&number].leaving.is_some() {
             return Ok(());
         }
         if self.rng.random_bool(0.15) {
-            return self.write_register(number);
+            let op = self.register_op();
+            return self.commit(number, op);
         }
         let (key, kind) = edit::key(&mut self.rng);
         let before = self.read(number, &key);
@@ -281,17 +297,16 @@ impl World {
         Ok(())
     }
 
-    fn write_register(&mut self, number: u16) -> Checked {
+    fn register_op(&mut self) -> Op {
         let key = edit::register(&mut self.rng);
         let value = self.rng.random_range(0..u64::MAX).to_string();
-        let op = match self.rng.random_bool(0.1) {
+        match self.rng.random_bool(0.1) {
             true => Op::Delete { key },
             false => Op::Put { key, value: value.into(), lease: None },
-        };
-        self.commit(number, op)
+        }
     }
 
-    fn commit(&mut self, number: u16, op: Op) -> Checked {
+    pub fn commit(&mut self, number: u16, op: Op) -> Checked {
         self.report.writes += 1;
         let result = self.server(number).bare.txn(Txn { then: vec![op], ..Txn::default() });
         match result {
@@ -300,7 +315,7 @@ impl World {
         }
     }
 
-    fn check_revision(&mut self, number: u16) -> Checked {
+    pub fn check_revision(&mut self, number: u16) -> Checked {
         let server = self.server(number);
         let (before, now) = (server.revision, server.bare.revision());
         server.revision = now;
@@ -316,16 +331,21 @@ impl World {
     }
 
     /// Brings what has arrived, and lets both sides say what they have to say.
-    fn deliver(&mut self, from: u16, to: u16) -> Checked {
+    pub fn deliver(&mut self, from: u16, to: u16) -> Checked {
         if !self.net.is_up(from, to) {
             return Ok(());
         }
         let now = self.now();
-        if let Some(message) = self.net.arrived(from, to, now) {
-            let ready = self.servers[&from].ready;
-            match self.server(to).listen(from, ready, message) {
+        if let Some(message) = self.net.arrived(from, to, now)
+            && let Err(reason) = self.server(to).listen(from, message)
+        {
+            return self.fail("peers agree", format!("server {to} of {from}: {reason}"));
+        }
+        let ready = self.servers[&from].ready;
+        loop {
+            match self.server(to).work(from, ready) {
                 Ok(Some(answer)) => self.send(to, from, &answer),
-                Ok(None) => {}
+                Ok(None) => break,
                 Err(reason) => return self.fail("peers agree", format!("server {to} of {from}: {reason}")),
             }
             self.check_revision(to)?;
@@ -341,24 +361,50 @@ impl World {
 
     fn tick(&mut self) -> Checked {
         let number = self.any();
-        let server = self.server(number);
-        server.sessions.values_mut().for_each(sync::Session::beat);
-        let ticked = server.bare.tick();
-        ticked.or_else(|error| self.fail("ticks", error.to_string()))
+        let ticked = self.server(number).beat();
+        ticked.or_else(|error| self.fail("ticks", error.to_string()))?;
+        self.check_watch(number)
     }
 
+    /// A server looks who acts on what, and writes down whom it takes over.
+    fn judge(&mut self) -> Checked {
+        let number = self.any();
+        let (now, server) = (self.now(), &self.servers[&number]);
+        let (_, writes) = if server.ready { owners::look(server, now) } else { Default::default() };
+        writes.into_iter().try_for_each(|write| self.commit(number, write))
+    }
+
+    /// A server dies in the middle of a write, or of what follows from one.
     fn crash(&mut self) -> Checked {
         let number = self.any();
+        let op = self.rng.random_bool(0.5).then(|| self.register_op());
         let before = self.state(number);
-        self.server(number).crash();
+        let key = op.as_ref().and_then(|op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => Some(key.clone()),
+            _ => None,
+        });
+        let (share, mut torn) = (self.rng.random_range(0.0..1.2_f64), 0);
+        self.server(number).crash(op, |bytes| {
+            let left = ((bytes as f64 * share) as u64).min(bytes);
+            torn += u64::from(left < bytes);
+            left
+        });
         self.report.crashes += 1;
+        self.report.torn += torn;
         let peers: Vec<u16> = self.servers.keys().copied().filter(|peer| self.net.is_up(number, *peer)).collect();
         for peer in peers {
             self.cut(number, peer);
             self.heal(number, peer);
         }
-        match self.state(number) == before {
-            true => self.check_revision(number),
+        let (mut before, mut after) = (before, self.state(number));
+        if let Some(key) = key {
+            // It was not acknowledged: it may be there, or not.
+            before.remove(&key);
+            after.remove(&key);
+        }
+        self.check_revision(number)?;
+        match after == before {
+            true => self.check_watch(number),
             false => self.fail("no write is lost", format!("server {number} came back with another state")),
         }
     }
@@ -370,26 +416,50 @@ impl World {
         server.members.observe_vector(number, &vector);
         let stable = server.members.stable();
         let forgot = server.bare.stable(stable);
-        forgot.map(drop).or_else(|error| self.fail("forgets", error.to_string()))
+        forgot.map(drop).or_else(|error| self.fail("forgets", error.to_string()))?;
+        if self.rng.random_bool(0.05) {
+            let forgot = self.server(number).bare.keep_changes(FEW_CHANGES);
+            forgot.map(drop).or_else(|error| self.fail("forgets", error.to_string()))?;
+        }
+        Ok(())
     }
 
-    /// A server joins with an empty store, or one that has told everything leaves.
+    /// A server joins with an empty store, or one leaves when another has all that was written there.
     fn change_members(&mut self) -> Checked {
-        let many = usize::from(self.plan.servers) + 2;
-        if self.servers.len() < many && self.rng.random_bool(0.5) {
-            self.join();
-            let (new, peer) = (self.next_number - 1, self.any());
-            if new != peer {
-                self.heal(new, peer);
+        if self.servers.len() < usize::from(self.plan.servers) + 2 && self.rng.random_bool(0.5) {
+            return self.admit();
+        }
+        let leaving = self.servers.values().find_map(|server| Some((server.number, server.leaving?)));
+        match leaving {
+            Some((number, up_to)) => self.leave(number, up_to),
+            None if self.servers.len() > usize::from(self.plan.servers).max(2) => {
+                let number = self.any();
+                let told = self.server(number).bare.derive().is_ok_and(|whole| whole);
+                let clock = self.servers[&number].revision.clock();
+                self.server(number).leaving = told.then_some(clock);
+                Ok(())
             }
-            return Ok(());
+            None => Ok(()),
         }
-        if self.servers.len() <= usize::from(self.plan.servers).max(2) {
-            return Ok(());
-        }
-        self.settle()?;
-        let number = self.any();
-        self.record_conflicts(number)?;
+    }
+
+    fn admit(&mut self) -> Checked {
+        let ready: Vec<u16> = self.servers.values().filter(|server| server.ready).map(|server| server.number).collect();
+        let Some(peer) = ready.choose(&mut self.rng).copied() else { return Ok(()) };
+        self.join();
+        let new = self.next_number - 1;
+        self.heal(new, peer);
+        self.commit(peer, register_server(new))
+    }
+
+    fn leave(&mut self, number: u16, up_to: u64) -> Checked {
+        let actor = self.servers[&number].bare.actor();
+        let has_all = |server: &&Server| {
+            let stays = server.number != number && server.ready && server.leaving.is_none();
+            stays && server.bare.vector().get(actor) >= up_to
+        };
+        let Some(heir) = self.servers.values().find(has_all).map(|server| server.number) else { return Ok(()) };
+        self.read_conflicts(number)?;
         for peer in self.servers.keys().copied().collect::<Vec<_>>() {
             if self.net.is_up(number, peer) {
                 self.cut(number, peer);
@@ -397,139 +467,19 @@ impl World {
         }
         self.servers.remove(&number);
         self.net.forget(number);
-        self.tell_members();
         self.report.left += 1;
+        self.commit(heir, Op::Delete { key: owners::server_key(number) })?;
+        let derived = self.server(heir).bare.derive();
+        derived.map(drop).or_else(|error| self.fail("derives", error.to_string()))?;
+        let known = Stamp { time: self.servers[&heir].revision.clock(), actor: self.servers[&heir].bare.actor() };
+        self.servers.values_mut().for_each(|server| server.hear_of_leaving(number, known));
         self.wire();
         Ok(())
     }
 
-    fn record_conflicts(&mut self, number: u16) -> Checked {
-        match self.servers[&number].bare.conflicts(0, usize::MAX >> 1) {
-            Ok(found) => {
-                self.conflicts.extend(found.into_iter().map(|record| format!("{:?}", record.conflict)));
-                Ok(())
-            }
-            Err(error) => self.fail("conflicts are kept", error.to_string()),
-        }
-    }
-
-    fn state(&self, number: u16) -> BTreeMap<Bytes, Value> {
+    pub fn state(&self, number: u16) -> BTreeMap<Bytes, Value> {
         let entries = self.servers[&number].bare.list(&Range::prefix("/"));
         let read = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap_or(Value::Null);
         entries.iter().map(|entry| (entry.key.clone(), read(&entry.value))).collect()
     }
-
-    /// Heals the network, right clocks, waits for rest; then everybody must have the same, and nothing may be lost.
-    fn settle(&mut self) -> Checked {
-        self.servers.values().for_each(|server| server.skew_ms.store(0, Ordering::Relaxed));
-        self.net.streams.values_mut().for_each(|stream| stream.stalled = false);
-        let numbers: Vec<u16> = self.servers.keys().copied().collect();
-        // A line through everybody, whatever the shape was.
-        for two in numbers.windows(2) {
-            self.net.links.entry(pair(two[0], two[1])).or_insert(false);
-        }
-        for (a, b) in self.net.links.keys().copied().collect::<Vec<_>>() {
-            self.heal(a, b);
-        }
-        for round in 0.. {
-            if round == ROUNDS {
-                return self.fail("convergence", "the servers talk without end");
-            }
-            self.clock.fetch_add(50, Ordering::Relaxed);
-            for number in &numbers {
-                while !self.server(*number).bare.derive().or_else(|error| self.fail("derives", error.to_string()))? {}
-            }
-            if round % 50 == 0 {
-                self.beat_all()?;
-            }
-            for (a, b) in self.net.links.keys().copied().collect::<Vec<_>>() {
-                self.deliver(a, b)?;
-                self.deliver(b, a)?;
-            }
-            if round % 10 == 9 && self.at_rest() {
-                break;
-            }
-        }
-        self.check()
-    }
-
-    fn beat_all(&mut self) -> Checked {
-        for number in self.servers.keys().copied().collect::<Vec<_>>() {
-            let server = self.server(number);
-            server.sessions.values_mut().for_each(sync::Session::beat);
-            let ticked = server.bare.tick();
-            ticked.or_else(|error| self.fail("ticks", error.to_string()))?;
-        }
-        Ok(())
-    }
-
-    /// Whether everybody has everything that anybody wrote.
-    fn at_rest(&self) -> bool {
-        let written = self.servers.values().map(|server| (server.bare.actor(), server.revision.clock()));
-        let written: Vec<_> = written.collect();
-        self.servers.values().all(|server| {
-            let vector = server.bare.vector();
-            written.iter().all(|(actor, clock)| vector.get(*actor) >= *clock)
-        })
-    }
-
-    fn check(&mut self) -> Checked {
-        let numbers: Vec<u16> = self.servers.keys().copied().collect();
-        let first = self.state(numbers[0]);
-        for number in &numbers[1..] {
-            let other = self.state(*number);
-            if other != first {
-                let what = difference(numbers[0], &first, *number, &other);
-                let key = first.keys().chain(other.keys()).find(|key| first.get(*key) != other.get(*key));
-                let documents = [numbers[0], *number].map(|number| self.document(number, key));
-                return self.fail("convergence", format!("{what}\n{documents:#?}"));
-            }
-        }
-        let mut texts = self.conflicts.clone();
-        for number in &numbers {
-            match self.servers[number].bare.conflicts(0, usize::MAX >> 1) {
-                Ok(found) => texts.extend(found.into_iter().map(|record| format!("{:?}", record.conflict))),
-                Err(error) => return self.fail("conflicts are kept", error.to_string()),
-            }
-        }
-        self.report.conflicts = texts.len() as u64;
-        let lost = self.ledger.lost(first.values().cloned(), texts);
-        if !lost.is_empty() {
-            return self
-                .fail("no write is lost", format!("{} of {} words, first {}", lost.len(), self.ledger.len(), lost[0]));
-        }
-        self.check_bounds(&first)
-    }
-
-    fn document(&self, number: u16, key: Option<&Bytes>) -> Option<crdt::Document> {
-        let page = self.servers[&number].bare.page(None, usize::MAX).ok()?;
-        let (_, bytes) = page.documents.iter().find(|(other, _)| Some(other) == key)?;
-        crdt::Document::decode(bytes).ok()
-    }
-
-    fn check_bounds(&mut self, state: &BTreeMap<Bytes, Value>) -> Checked {
-        let json: usize = state.values().map(|value| value.to_string().len()).sum();
-        for number in self.servers.keys().copied().collect::<Vec<_>>() {
-            for _ in 0..3 {
-                self.beat_all()?;
-            }
-            let page = self.servers[&number].bare.page(None, usize::MAX);
-            let documents: usize = match page {
-                Ok(page) => page.documents.iter().map(|(_, bytes)| bytes.len()).sum(),
-                Err(error) => return self.fail("stores read", error.to_string()),
-            };
-            let limit = json * DOCUMENT_FACTOR + DOCUMENT_REST_BYTES * (state.len() + 8);
-            if documents > limit {
-                return self
-                    .fail("bounded", format!("server {number}: {documents} bytes of documents for {json} of objects"));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn difference(a: u16, one: &BTreeMap<Bytes, Value>, b: u16, other: &BTreeMap<Bytes, Value>) -> String {
-    let key = one.keys().chain(other.keys()).find(|key| one.get(*key) != other.get(*key));
-    let Some(key) = key else { return String::new() };
-    format!("{}: server {a} has {:?}, server {b} {:?}", String::from_utf8_lossy(key), one.get(key), other.get(key))
 }
