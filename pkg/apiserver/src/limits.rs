@@ -30,6 +30,8 @@ pub const STREAMS_A_CONNECTION: u32 = 250;
 
 /// From accepting a connection to the end of its TLS handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time for a client that was refused in the handshake to read why.
+pub const LINGER: Duration = Duration::from_secs(1);
 
 /// From a connection's first byte (or the end of the last request) to the end of a request's headers.
 pub const HEADERS: Duration = Duration::from_secs(90);

@@ -19,6 +19,7 @@ use rustls::pki_types::CertificateDer;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -228,7 +229,14 @@ impl Connections {
 
     async fn serve(self, stream: TcpStream) -> Result<(), BoxError> {
         stream.set_nodelay(true)?;
-        let stream = tokio::time::timeout(limits::HANDSHAKE, self.acceptor.accept(stream)).await??;
+        let accept = self.acceptor.accept(stream).into_fallible();
+        let stream = match tokio::time::timeout(limits::HANDSHAKE, accept).await? {
+            Ok(stream) => stream,
+            Err((error, refused)) => {
+                let _ = tokio::time::timeout(limits::LINGER, let_read(refused)).await;
+                return Err(error.into());
+            }
+        };
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
         let caller = Caller { front: self.front, certificate: certificate.map(|c| Arc::new(c.into_owned())) };
         let service = service_fn(move |request| caller.clone().call(request));
@@ -256,6 +264,13 @@ impl Connections {
             }
         }
     }
+}
+
+/// Waits until a client that was refused has ended the connection. It may have sent its request already: closing with
+/// that unread resets the connection, and the client sees a broken pipe in the place of the alert that tells why.
+async fn let_read(mut refused: TcpStream) {
+    let _ = refused.shutdown().await;
+    let _ = tokio::io::copy(&mut refused, &mut tokio::io::sink()).await;
 }
 
 /// A connection's client.
