@@ -448,13 +448,7 @@ fn instance(text: &str) -> Result<String, String> {
 
 /// A site's name is a label's value and part of objects' names.
 fn site(text: &str) -> Result<String, String> {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-    let bytes = text.as_bytes();
-    match bytes.len() <= 63 && bytes.iter().all(|b| allowed(*b)) && ends(bytes.first()) && ends(bytes.last()) {
-        true => Ok(text.to_owned()),
-        false => Err("use at most 63 lower-case letters, digits and dashes, not at the ends".into()),
-    }
+    node::config::site_name(text)
 }
 
 fn mode(text: &str) -> Result<u32, String> {

@@ -7,6 +7,9 @@ use std::net::Ipv4Addr;
 const LARGEST_PART: u64 = 16;
 /// The part of the giver's own numbers that one grant takes at most: a quarter, so that it never gives the last away.
 const GIVERS_PART: u64 = 4;
+/// Numbers of servers come in blocks of at most so many, and of this part of the giver's own.
+const LARGEST_BLOCK: u64 = 16;
+const BLOCKS_PART: u64 = 16;
 /// The smallest grants: addresses of Services, node ports.
 const MIN_ADDRESSES: u64 = 16;
 const MIN_PORTS: u64 = 8;
@@ -38,6 +41,8 @@ pub enum Error {
     Network(String),
     #[error("{0:?} is no range of ports such as 30000-30127")]
     Ports(String),
+    #[error("{0:?} is no range of numbers such as 2-1023")]
+    Range(String),
     #[error("no {0} are left to grant to another server: all are given or in use")]
     Exhausted(&'static str),
 }
@@ -71,6 +76,56 @@ fn ports(text: &str) -> Result<Span, Error> {
     let (first, last) = text.split_once('-').ok_or_else(wrong)?;
     let (first, last): (u16, u16) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
     if first > last { Err(wrong()) } else { Ok(Span { first: first.into(), end: u64::from(last) + 1 }) }
+}
+
+/// Ranges of numbers as a Server object has them in `spec.numbers`: `first-last`.
+///
+/// # Errors
+/// The first that can't be read.
+pub fn ranges(all: &[String]) -> Result<Spans, Error> {
+    let read = |text: &String| ports(text).map_err(|_| Error::Range(text.clone()));
+    Ok(Spans::new(all.iter().map(read).collect::<Result<_, _>>()?))
+}
+
+/// What a server that joins gets of the numbers that servers have, and what its giver has left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    pub number: u64,
+    /// For those that it will admit itself.
+    pub block: Spans,
+    pub left: Spans,
+}
+
+/// The lowest of the giver's `own` numbers, and a block from their end. A number is given once: what is given leaves `own`
+/// for ever. None: there are no more.
+pub fn admit(own: &Spans) -> Option<Admitted> {
+    let number = own.nth(0)?;
+    let rest = own.without(&Spans::new(vec![Span { first: number, end: number + 1 }]));
+    let size = LARGEST_BLOCK.min(rest.len() / BLOCKS_PART);
+    let end = rest.0.last().map_or(0, |last| last.end);
+    let block = rest.and(&Spans::new(vec![Span { first: end - size, end }]));
+    Some(Admitted { number, left: rest.without(&block), block })
+}
+
+impl From<&Numbers> for Grant {
+    fn from(numbers: &Numbers) -> Self {
+        Self {
+            service_ips: numbers.service_ips.networks(),
+            node_ports: numbers.node_ports.ranges(),
+            pod_cidrs: numbers.pod_ips.networks(),
+        }
+    }
+}
+
+impl Numbers {
+    /// What is in this and not in the other.
+    pub fn without(&self, other: &Self) -> Self {
+        Self {
+            service_ips: self.service_ips.without(&other.service_ips),
+            node_ports: self.node_ports.without(&other.node_ports),
+            pod_ips: self.pod_ips.without(&other.pod_ips),
+        }
+    }
 }
 
 /// Numbers from `first` up to, without, `end`.
@@ -150,6 +205,16 @@ impl Spans {
         Self::new(left)
     }
 
+    /// As `first-last`.
+    pub fn ranges(&self) -> Vec<String> {
+        self.0.iter().map(|span| range(*span)).collect()
+    }
+
+    /// The fewest networks that are together the same addresses.
+    pub fn networks(&self) -> Vec<String> {
+        self.0.iter().flat_map(|span| aligned(*span)).map(cidr).collect()
+    }
+
     /// All numbers less by as much; none may be below it.
     pub fn down_by(self, base: u64) -> Self {
         Self(self.0.into_iter().map(|span| Span { first: span.first - base, end: span.end - base }).collect())
@@ -182,16 +247,8 @@ pub struct Share {
 impl Share {
     /// The share of a server that was granted `own`; of the founder (none) what is not `others`'.
     pub fn of(whole: &Numbers, own: Option<&Numbers>, others: &[Numbers]) -> Self {
-        let limits = own.cloned().unwrap_or_else(|| {
-            let less = |whole: &Spans, of: &dyn Fn(&Numbers) -> Spans| {
-                others.iter().fold(whole.clone(), |left, other| left.without(&of(other)))
-            };
-            Numbers {
-                service_ips: less(&whole.service_ips, &|n| n.service_ips.clone()),
-                node_ports: less(&whole.node_ports, &|n| n.node_ports.clone()),
-                pod_ips: less(&whole.pod_ips, &|n| n.pod_ips.clone()),
-            }
-        });
+        let rest = || others.iter().fold(whole.clone(), |left, other| left.without(other));
+        let limits = own.cloned().unwrap_or_else(rest);
         Self { limits: Some(limits) }
     }
 }
@@ -216,6 +273,18 @@ fn part(whole: &Spans, own: &Spans, used: &Spans, least: u64) -> Option<Span> {
     let most = (whole.len() / LARGEST_PART).min(own.len() / GIVERS_PART).max(1);
     let sizes = std::iter::successors(Some(1 << most.ilog2()), |size| Some(size / 2));
     sizes.take_while(|size| *size >= least).find_map(|size| own.highest(size, used))
+}
+
+/// A span as spans that begin at multiples of their sizes, which are powers of two.
+fn aligned(mut span: Span) -> Vec<Span> {
+    let mut all = Vec::new();
+    while span.first < span.end {
+        let fits = 1u64 << (span.end - span.first).ilog2();
+        let size = if span.first == 0 { fits } else { fits.min(1 << span.first.trailing_zeros()) };
+        all.push(Span { first: span.first, end: span.first + size });
+        span.first += size;
+    }
+    all
 }
 
 fn cidr(span: Span) -> String {
@@ -264,6 +333,27 @@ mod tests {
     }
 
     #[test]
+    fn a_server_gets_a_number_and_a_block_for_others() {
+        let own = ranges(&["2-1023".into()]).unwrap();
+        let first = admit(&own).unwrap();
+        assert_eq!((first.number, first.block.ranges()), (2, vec!["1008-1023".into()]));
+        assert_eq!(first.left.ranges(), ["3-1007"]);
+        let of_it = admit(&first.block).unwrap();
+        assert_eq!((of_it.number, of_it.block.len()), (1008, 0), "a small block is for members alone");
+        assert_eq!(admit(&Spans::default()), None);
+        assert_eq!(ranges(&["x".into()]).unwrap_err().to_string(), "\"x\" is no range of numbers such as 2-1023");
+    }
+
+    #[test]
+    fn what_is_left_of_a_slice_reads_back() {
+        let given = grant(&whole(), &whole(), &Numbers::default(), NODE).unwrap().numbers().unwrap();
+        let left = whole().without(&given);
+        let told = Grant::from(&left);
+        assert_eq!(told.service_ips, ["10.43.0.0/17", "10.43.128.0/18", "10.43.192.0/19", "10.43.224.0/20"]);
+        assert_eq!(told.numbers().unwrap(), left);
+    }
+
+    #[test]
     fn bad_entries_and_exhaustion_are_told() {
         let bad = Grant { node_ports: vec!["80".into()], ..Grant::default() };
         assert_eq!(bad.numbers().unwrap_err().to_string(), "\"80\" is no range of ports such as 30000-30127");
@@ -301,6 +391,22 @@ mod tests {
             prop_assert_eq!(total, 1 << 16);
         }
 
+        /// However servers are admitted, each by any member, no number is given twice.
+        #[test]
+        fn no_two_servers_get_one_number(givers in prop::collection::vec(0usize..2000, 1..1200)) {
+            let mut blocks = vec![Spans::new(vec![Span { first: 2, end: 1024 }])];
+            let mut given = std::collections::BTreeSet::new();
+            for giver in givers {
+                let giver = giver % blocks.len();
+                let Some(admitted) = admit(&blocks[giver]) else { continue };
+                prop_assert!(given.insert(admitted.number));
+                blocks[giver] = admitted.left;
+                blocks.push(admitted.block);
+            }
+            let left: u64 = blocks.iter().map(Spans::len).sum();
+            prop_assert_eq!(left + given.len() as u64, 1022, "and none is lost");
+        }
+
         #[test]
         fn sets_of_spans_are_sets(a in prop::collection::vec((0u64..60, 0u64..9), 0..6), b in prop::collection::vec((0u64..60, 0u64..9), 0..6)) {
             let set = |pairs: &[(u64, u64)]| Spans::new(pairs.iter().map(|(first, len)| Span { first: *first, end: first + len }).collect());
@@ -312,6 +418,8 @@ mod tests {
             let all: Vec<u64> = (0..a.len()).filter_map(|place| a.nth(place)).collect();
             prop_assert_eq!(all, (0..80).filter(|n| a.contains(*n)).collect::<Vec<_>>());
             prop_assert_eq!(a.nth(a.len()), None);
+            let networks = Grant { service_ips: a.networks(), ..Grant::default() }.numbers().unwrap();
+            prop_assert_eq!(networks.service_ips, a);
         }
     }
 }

@@ -8,9 +8,11 @@ use crate::request::User;
 use api::Status;
 use http::{Request, Response};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::sync::Arc;
 use store::Backend;
+use tokio::sync::watch;
 
 /// The issuer of service account tokens, and the audience of the API itself.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -57,9 +59,11 @@ pub struct Tls {
     /// Leaf first.
     pub cert_chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
-    /// Who signs client certificates. Showing none is allowed; showing a bad one ends the handshake.
-    pub client_roots: Vec<CertificateDer<'static>>,
-    /// The same roots in PEM, published in `kube-system/extension-apiserver-authentication`.
+    /// Judges client certificates. Showing none is allowed; showing a bad one ends the handshake.
+    pub clients: Arc<dyn ClientCertVerifier>,
+    /// Wakes when certificates that held may hold no longer: those of open connections are judged again.
+    pub distrust: watch::Receiver<u64>,
+    /// Who signs client certificates, in PEM, published in `kube-system/extension-apiserver-authentication`.
     pub client_roots_pem: String,
 }
 

@@ -15,13 +15,14 @@ use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +45,7 @@ pub enum Error {
 pub struct Service {
     listener: tokio::net::TcpListener,
     acceptor: TlsAcceptor,
+    certificates: Certificates,
     front: Arc<Front>,
     follower: authz::Follower,
     /// Ends watches and other long-running requests; cancelled before connections are drained.
@@ -67,6 +69,7 @@ impl Service {
         let wanted =
             bootstrap::Wanted::new(&options.cluster, options.tls.client_roots_pem.clone(), &options.front_proxy);
         bootstrap::run(&*options.backend, &wanted, jiff::Timestamp::now()).await?;
+        let certificates = Certificates { judge: options.tls.clients.clone(), distrust: options.tls.distrust.clone() };
         let acceptor = TlsAcceptor::from(tls::server_config(options.tls)?);
         let service_accounts = service_accounts(options.service_accounts, options.backend.clone())?;
         let authorizer = options.engine.authorizer().clone();
@@ -92,7 +95,7 @@ impl Service {
             tasks,
             shutdown: stopping.clone(),
         };
-        Ok(Self { listener, acceptor, front: Arc::new(front), follower, stopping })
+        Ok(Self { listener, acceptor, certificates, front: Arc::new(front), follower, stopping })
     }
 
     pub fn handle(&self) -> Handle {
@@ -110,6 +113,7 @@ impl Service {
         tasks.spawn(aggregation::run(front.clone(), stopping.child_token()));
         let connections = Connections {
             acceptor: self.acceptor,
+            certificates: self.certificates,
             front: self.front.clone(),
             tasks: tasks.clone(),
             stopping: stopping.clone(),
@@ -196,6 +200,7 @@ where
 #[derive(Clone)]
 struct Connections {
     acceptor: TlsAcceptor,
+    certificates: Certificates,
     front: Arc<Front>,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -237,8 +242,11 @@ impl Connections {
                 return Err(error.into());
             }
         };
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
-        let caller = Caller { front: self.front, certificate: certificate.map(|c| Arc::new(c.into_owned())) };
+        let chain: Vec<_> = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+        let chain: Arc<[CertificateDer<'static>]> = chain.into_iter().map(CertificateDer::into_owned).collect();
+        // One that resumed an earlier session showed its certificate then.
+        self.certificates.judge(&chain)?;
+        let caller = Caller { front: self.front, chain: chain.clone() };
         let service = service_fn(move |request| caller.clone().call(request));
         let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
         builder
@@ -258,6 +266,7 @@ impl Connections {
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => ended,
+            error = self.certificates.distrusted(&chain) => Err(error.into()),
             () = self.stopping.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::time::timeout(limits::DRAIN, connection).await?
@@ -273,18 +282,44 @@ async fn let_read(mut refused: TcpStream) {
     let _ = tokio::io::copy(&mut refused, &mut tokio::io::sink()).await;
 }
 
+/// Judges what clients show, as long as they are connected.
+#[derive(Clone)]
+struct Certificates {
+    judge: Arc<dyn ClientCertVerifier>,
+    distrust: watch::Receiver<u64>,
+}
+
+impl Certificates {
+    fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+        let Some((leaf, between)) = chain.split_first() else { return Ok(()) };
+        self.judge.verify_client_cert(leaf, between, UnixTime::now()).map(drop)
+    }
+
+    /// Waits until a chain that held does so no longer.
+    async fn distrusted(&self, chain: &[CertificateDer<'_>]) -> rustls::Error {
+        let mut distrust = self.distrust.clone();
+        while !chain.is_empty() && distrust.changed().await.is_ok() {
+            if let Err(error) = self.judge(chain) {
+                return error;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
 /// A connection's client.
 #[derive(Clone)]
 struct Caller {
     front: Arc<Front>,
-    certificate: Option<Arc<CertificateDer<'static>>>,
+    /// What it showed, its own certificate first.
+    chain: Arc<[CertificateDer<'static>]>,
 }
 
 impl Caller {
     fn call(self, request: Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
         let request = request.map(body::request);
         Box::pin(async move {
-            let source = Source::Network { certificate: self.certificate.as_deref() };
+            let source = Source::Network { certificate: self.chain.first() };
             Ok(self.front.handle(request, source).await)
         })
     }

@@ -2,6 +2,7 @@
 use api::home::Ownership;
 use api::slice::Share;
 use client::Informers;
+use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 pub type ClientFor = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
 
 /// Whether an object of this uid was deleted, by the record that the servers keep of that. True only when it was.
-pub type Tombstones = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+pub type Tombstones = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 #[derive(Clone)]
 pub struct Options {

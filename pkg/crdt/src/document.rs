@@ -106,6 +106,16 @@ impl Document {
         self.register.is_none() && self.lives.is_empty()
     }
 
+    /// Uids of lives that have ended, as far as that is still known.
+    pub fn ended(&self) -> Vec<&str> {
+        if self.lives.iter().all(|life| life.deaths.is_empty()) {
+            return Vec::new();
+        }
+        let course = Course::of(&self.lives);
+        let over = |n: usize, life: &Life| !life.births.is_empty() && course.open(n).is_none();
+        self.lives.iter().enumerate().filter(|(n, life)| over(*n, life)).map(|(_, life)| &*life.uid).collect()
+    }
+
     /// The stamps of all writes that are in it, or were superseded in it.
     pub fn version(&self) -> &Vector {
         &self.version

@@ -54,7 +54,8 @@ pub(crate) async fn start(
         tls: apiserver::Tls {
             cert_chain: tls::certificates(&serving.chain_pem)?,
             key: tls::key(&serving.key_pem)?,
-            client_roots: tls::certificates(root)?,
+            clients: known.trust.clone(),
+            distrust: known.trust.changes(),
             client_roots_pem: root.to_owned(),
         },
         tokens: vec![(known.token.password.clone(), join_user())],
@@ -71,7 +72,7 @@ pub(crate) async fn start(
             service_cidr: config.service_cidr.to_string(),
             advertise: SocketAddrV4::new(known.address, config.https_listen_port),
         },
-        kubelet_client: Arc::new(tls::client(root, Some(&kubelet))?),
+        kubelet_client: Arc::new(tls::client_of_members(known.trust.clone(), &kubelet)?),
         front_proxy: apiserver::FrontProxy {
             ca_pem: front_proxy_ca,
             name: FRONT_PROXY.into(),

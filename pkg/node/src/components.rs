@@ -60,7 +60,7 @@ fn start_controllers(known: &Known, api: &apiserver::Handle, informers: &Informe
         service_lb: !known.config.disable_service_lb,
         reserved_ports: vec![known.config.https_listen_port, known.config.node.agent_port],
         ownership: known.sites.ownership.clone(),
-        tombstones: None,
+        tombstones: known.tombstones.clone(),
         share: known.sites.shares.clone(),
     };
     tasks.run("controllers", controllers::Service::new(options).run(tasks.shutdown.clone()));

@@ -105,6 +105,17 @@ impl Node {
     }
 }
 
+/// A site's name: a label's value, and part of objects' names.
+///
+/// # Errors
+/// What is wrong with it, in Kubernetes' words.
+pub fn site_name(text: &str) -> Result<String, String> {
+    match api::validate::names::dns_label(text).into_iter().next() {
+        None => Ok(text.to_owned()),
+        Some(wrong) => Err(wrong),
+    }
+}
+
 /// How an etcd is reached that is the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct External {

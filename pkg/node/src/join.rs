@@ -1,5 +1,5 @@
 //! Joining a cluster, from both sides. Whoever joins trusts the root whose hash its token carries, makes its own keys,
-//! and gets a number and certificates for them from the server that holds the root's key. No key ever travels.
+//! and gets numbers and certificates for them from a member, any. No key ever travels.
 use crate::config::Server;
 use crate::dial;
 use crate::files;
@@ -34,7 +34,7 @@ pub struct Request {
 pub struct Admission {
     pub number: u16,
     pub cluster_id: uuid::Uuid,
-    /// The certificate of its intermediate CA, in PEM.
+    /// The certificate of its intermediate CA, and those between it and the root, in PEM.
     pub authority: String,
     pub cluster_cidr: crate::config::Ipv4Net,
     pub service_cidr: crate::config::Ipv4Net,

@@ -29,3 +29,4 @@ pub mod snapshot;
 pub mod status;
 pub mod tls;
 pub mod token;
+pub mod trust;

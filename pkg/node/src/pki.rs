@@ -1,7 +1,8 @@
 //! Certificates: one root CA for the cluster, an intermediate and a service-account key for this server, and the
 //! leaves that it signs. Leaves last a year and are renewed at start when less than 120 days remain.
 //!
-//! Everybody trusts the root alone, so every leaf is handed out with the intermediate behind it.
+//! Clients and nodes trust the root alone, so every leaf is handed out with the intermediates behind it; servers trust what
+//! members signed ([`crate::trust`]).
 use crate::files;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec;
 use rcgen::{
@@ -15,6 +16,8 @@ use std::time::{Duration, SystemTime};
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_LIFE: Duration = DAY.saturating_mul(3650);
 const LEAF_LIFE: Duration = DAY.saturating_mul(365);
+/// Who admits whom makes a chain of CAs; it is no longer than that below the root. Common verifiers take six.
+const ADMISSIONS_DEEP: u8 = 4;
 /// The group that authorization never refuses.
 const MASTERS: &str = "system:masters";
 /// A leaf with less life than this is renewed at start.
@@ -30,8 +33,8 @@ pub enum Error {
     Unusable { path: PathBuf, source: rcgen::Error },
     #[error("a certificate of the organizations {0:?} is not signed: there may be one, and not system:masters")]
     Organizations(Vec<String>),
-    #[error("this server can't admit others: the cluster's first server alone holds the root's key")]
-    NoRootKey,
+    #[error("this server can't admit others: it stands too far from the first server; join through one nearer to it")]
+    TooFar,
     #[error("making the certificate of {subject}: {source}")]
     Making { subject: String, source: rcgen::Error },
 }
@@ -76,6 +79,7 @@ impl Subject {
 pub struct Authority {
     dir: PathBuf,
     root_pem: String,
+    /// Its certificate, and those between it and the root.
     intermediate_pem: String,
     intermediate_key: KeyPair,
     service_account_key_pem: String,
@@ -113,23 +117,27 @@ impl Authority {
         Ok(KeyPair::from_pem(&self.service_account_key_pem).map_err(unusable)?.public_key_pem())
     }
 
-    /// Whether this server holds the root's key, and so can admit others.
-    pub fn admits(&self) -> bool {
-        self.dir.join("root-ca.key").exists()
+    /// The certificate of this server's intermediate CA, and those between it and the root.
+    pub fn intermediate_pem(&self) -> &str {
+        &self.intermediate_pem
     }
 
-    /// A certificate for the intermediate CA of a server that joins.
+    /// The certificates of a joining server's intermediate CA and of those between it and the root: signed by the root's key
+    /// where that is, else by this server's own CA. No key ever travels.
     pub fn admit(&self, request_pem: &str, name: &str) -> Result<String> {
-        if !self.admits() {
-            return Err(Error::NoRootKey);
-        }
         let making = |source| Error::Making { subject: format!("the CA of server {name}"), source };
-        let root_key = ensure_key(&self.dir.join("root-ca.key"))?;
         let request = CertificateSigningRequestParams::from_pem(request_pem).map_err(making)?;
-        let issuer = Issuer::from_ca_cert_pem(&self.root_pem, &root_key).map_err(making)?;
+        let root_key = self.dir.join("root-ca.key");
+        let root_key = if root_key.exists() { Some(ensure_key(&root_key)?) } else { None };
+        let (issuer_pem, key, between) = match &root_key {
+            Some(key) => (&self.root_pem, key, ""),
+            None => (&self.intermediate_pem, &self.intermediate_key, &*self.intermediate_pem),
+        };
+        let depth = path_length(issuer_pem).checked_sub(1).ok_or(Error::TooFar)?;
+        let issuer = Issuer::from_ca_cert_pem(issuer_pem, key).map_err(making)?;
         // Of the request its key counts alone.
-        let params = ca_params(&format!("eyot-server-ca-{name}"), 0);
-        Ok(params.signed_by(&request.public_key, &issuer).map_err(making)?.pem())
+        let params = ca_params(&format!("eyot-server-ca-{name}"), depth);
+        Ok(params.signed_by(&request.public_key, &issuer).map_err(making)?.pem() + between)
     }
 
     /// The CA of requests that the aggregation layer hands on, in PEM, and a fresh certificate of it. It is apart from
@@ -285,7 +293,7 @@ fn joined(dir: &Path) -> Result<Option<(String, Certified)>> {
 }
 
 fn ensure_root(dir: &Path) -> Result<(String, KeyPair)> {
-    ensure_self_signed(dir, "root-ca", 1)
+    ensure_self_signed(dir, "root-ca", ADMISSIONS_DEEP)
 }
 
 /// The self-signed CA of this name, kept in the directory.
@@ -410,6 +418,14 @@ fn fits(chain_pem: &str, subject: &Subject) -> bool {
         && alternative_names(&certificate) == wanted_names(subject)
 }
 
+/// How many CAs there may be below the first certificate of a PEM text.
+fn path_length(pem: &str) -> u8 {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(pem.as_bytes()) else { return 0 };
+    let Ok(certificate) = pem.parse_x509() else { return 0 };
+    let constraints = certificate.basic_constraints().ok().flatten().and_then(|found| found.value.path_len_constraint);
+    constraints.and_then(|length| u8::try_from(length).ok()).unwrap_or(0)
+}
+
 fn name(certificate: &x509_parser::certificate::X509Certificate<'_>, common: bool) -> Vec<String> {
     let subject = certificate.subject();
     let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().map(str::to_owned).ok();
@@ -446,6 +462,7 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     fn serving(dns: &str) -> Subject {
         Subject {
@@ -465,6 +482,25 @@ mod tests {
         assert_eq!(first.root_pem(), second.root_pem());
         assert_eq!(first.service_account_key_pem(), second.service_account_key_pem());
         assert_eq!(leaf.chain_pem, second.leaf("serving", &serving("localhost")).unwrap().chain_pem);
+    }
+
+    #[test]
+    fn members_admit_members_as_deep_as_chains_may_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut authority = Authority::open(dir.path()).unwrap();
+        let roots = Arc::new(crate::tls::roots(authority.root_pem()).unwrap());
+        let verifier = rustls::server::WebPkiClientVerifier::builder(roots).build().unwrap();
+        for depth in 0..ADMISSIONS_DEEP {
+            let dir = tempfile::tempdir().unwrap();
+            let keys = prepare(dir.path(), authority.root_pem()).unwrap();
+            install(dir.path(), &authority.admit(&keys.authority_request, "it").unwrap()).unwrap();
+            authority = Authority::open(dir.path()).unwrap();
+            let chain = crate::tls::certificates(&authority.sign(&Subject::user("x", &[])).unwrap().chain_pem).unwrap();
+            assert_eq!(chain.len(), usize::from(depth) + 2);
+            verifier.verify_client_cert(&chain[0], &chain[1..], rustls::pki_types::UnixTime::now()).unwrap();
+        }
+        let keys = prepare(tempfile::tempdir().unwrap().path(), authority.root_pem()).unwrap();
+        assert!(matches!(authority.admit(&keys.authority_request, "one more"), Err(Error::TooFar)));
     }
 
     #[test]

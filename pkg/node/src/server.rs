@@ -5,12 +5,14 @@ use crate::peers::Peers;
 use crate::pki::{Authority, Pair, Subject};
 use crate::site::Site;
 use crate::token::Token;
+use crate::trust::Trust;
 use crate::{api, components, etcd, files, host, join, kubeconfig, lock, nodes, parts, peers, snapshot, token};
 use anyhow::Context;
 use apiserver::registry::Registry;
 use apiserver::registry::summarize::Summarizer;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
@@ -113,23 +115,37 @@ impl Tasks {
 pub(crate) struct Known {
     pub config: Server,
     pub authority: Arc<Authority>,
+    /// Whose certificates hold.
+    pub trust: Arc<Trust>,
     pub token: Token,
     pub node_name: String,
     pub address: Ipv4Addr,
     /// Other sites, as everything here that acts is told of them.
     pub sites: apiserver::Sites,
+    /// Which objects were deleted, where the store keeps a record of that.
+    pub tombstones: Option<controllers::Tombstones>,
 }
 
 impl Known {
     fn new(config: Server) -> anyhow::Result<Self> {
         let authority = Arc::new(Authority::open(&config.tls_dir())?);
+        let trust = Arc::new(Trust::new(authority.root_pem(), authority.intermediate_pem())?);
         let token = token::ensure(&config.token_file(), config.token.as_deref(), authority.root_pem())?;
         let node_name = config.node.node_name.clone().unwrap_or_else(host::node_name);
         let given = config.advertise_address.or(config.node.node_ip);
         let IpAddr::V4(address) = given.unwrap_or_else(host::primary_address) else {
             anyhow::bail!("the advertised address must be IPv4");
         };
-        Ok(Self { config, authority, token, node_name, address, sites: apiserver::Sites::default() })
+        Ok(Self {
+            config,
+            authority,
+            trust,
+            token,
+            node_name,
+            address,
+            sites: apiserver::Sites::default(),
+            tombstones: None,
+        })
     }
 
     /// Links up with the other servers of the cluster. Servers on an etcd have their one truth there.
@@ -138,6 +154,10 @@ impl Known {
         let mut peers = peers::open(self, site, store.clone(), tasks).await?;
         peers.first_sync(self).await?;
         self.sites = peers.sites();
+        let store = Arc::clone(store);
+        let ended =
+            move |uid| -> Pin<Box<dyn Future<Output = bool> + Send>> { Box::pin(has_ended(store.clone(), uid)) };
+        self.tombstones = Some(Arc::new(ended));
         Ok(Some(peers))
     }
 
@@ -175,7 +195,7 @@ impl Known {
             ..Subject::user(&format!("system:node:{}", self.node_name), &["system:nodes"])
         };
         let pair = self.authority.leaf("serving-kubelet", &subject)?;
-        Ok(crate::tls::server(self.authority.root_pem(), &pair)?)
+        Ok(crate::tls::server(self.trust.clone(), &pair)?)
     }
 
     /// This server's node.
@@ -281,6 +301,12 @@ pub(crate) async fn told_to_end(agent: Option<&parts::AgentHandle>, signal: &'st
     if let (Some(agent), true) = (agent, host::is_going_down().await) {
         agent.shut_down_node().await;
     }
+}
+
+/// Whether an object was deleted. What can't be read proves nothing.
+async fn has_ended(store: Arc<Store>, uid: String) -> bool {
+    let read = store.has_ended(&uid).await;
+    read.inspect_err(|error| tracing::warn!(%error, uid, "looking for an object's end")).unwrap_or(false)
 }
 
 async fn open_store(dir: &Path, server: u16, registry: Arc<Registry>, keep: Duration) -> anyhow::Result<Arc<Store>> {

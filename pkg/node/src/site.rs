@@ -35,6 +35,9 @@ pub struct Contact {
     pub site: String,
     /// `HOST:PORT`.
     pub address: String,
+    /// The certificate of its intermediate CA, and those between it and the root, in PEM.
+    #[serde(default)]
+    pub authority: String,
 }
 
 fn path(data_dir: &Path) -> PathBuf {

@@ -1,5 +1,6 @@
 //! rustls configurations out of PEM.
 use crate::pki::Pair;
+use crate::trust::Trust;
 use arc_swap::ArcSwap;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -41,13 +42,23 @@ pub fn roots(pem: &str) -> Result<RootCertStore> {
     Ok(store)
 }
 
-/// A server that asks for, but does not insist on, a client certificate of the cluster's root: who shows none
-/// must have a token.
-pub fn server(root_pem: &str, pair: &Pair) -> Result<ServerConfig> {
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots(root_pem)?)).allow_unauthenticated().build()?;
-    Ok(ServerConfig::builder()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&pair.chain_pem)?, key(&pair.key_pem)?)?)
+/// A server that asks for, but does not insist on, a client certificate that holds: who shows none must have a token.
+pub fn server(trust: Arc<Trust>, pair: &Pair) -> Result<ServerConfig> {
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(trust)
+        .with_single_cert(certificates(&pair.chain_pem)?, key(&pair.key_pem)?)?;
+    // A session that is resumed is not judged again.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// A client of members, as they are at each handshake.
+pub fn client_of_members(trust: Arc<Trust>, pair: &Pair) -> Result<ClientConfig> {
+    let builder = ClientConfig::builder().dangerous().with_custom_certificate_verifier(trust);
+    let mut config = builder.with_client_auth_cert(certificates(&pair.chain_pem)?, key(&pair.key_pem)?)?;
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
 }
 
 /// A server for those alone who show a certificate of this CA.

@@ -189,6 +189,11 @@ impl Bare {
         self.replicator.changes.conflicts(after, limit)
     }
 
+    /// See [`crate::Store::has_ended`].
+    pub fn has_ended(&self, uid: &str) -> Result<bool> {
+        self.replicator.changes.has_ended(uid)
+    }
+
     pub fn sequence(&self) -> u64 {
         *self.replicator.replicated.newest.borrow()
     }

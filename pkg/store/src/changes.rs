@@ -18,6 +18,8 @@ const VERSION: i64 = 2;
 const CONFLICTS: i64 = 10_000;
 /// Changes kept for members that lack them, at most; who lacks older ones gets whole documents.
 pub const CHANGES: i64 = 500_000;
+/// Ends of objects remembered at most, some 100 bytes each; the oldest are forgotten.
+const ENDED: i64 = 200_000;
 /// Rows deleted in one step.
 const FORGET_ROWS: i64 = 2_000;
 /// Free pages given back in one step.
@@ -223,12 +225,32 @@ impl Changes {
     }
 
     pub fn set_document(&self, key: &[u8], document: &Document) -> Result<()> {
+        document.ended().into_iter().try_for_each(|uid| self.note_end(uid))?;
         let bytes = document.encode();
         self.sql(|db| {
             db.prepare_cached("INSERT OR REPLACE INTO document VALUES (?, ?, ?)")?
                 .execute(params![key, bytes, checksum(key, Some(&bytes))])
                 .map(drop)
         })
+    }
+
+    /// Documents forget ends that all members know; who asks later finds them here.
+    fn note_end(&self, uid: &str) -> Result<()> {
+        self.sql(|db| {
+            db.prepare_cached("INSERT OR IGNORE INTO ended (uid) VALUES (?)")?.execute([uid])?;
+            db.prepare_cached("DELETE FROM ended WHERE id <= (SELECT max(id) FROM ended) - ?")?
+                .execute([ENDED])
+                .map(drop)
+        })
+    }
+
+    /// Whether an object of this uid, which is not there, was deleted. False may mean that it is not known (any more). A
+    /// server that never had a peer has seen all there ever was.
+    pub fn has_ended(&self, uid: &str) -> Result<bool> {
+        let known = || {
+            self.sql(|db| db.query_row("SELECT count(*) FROM ended WHERE uid = ?", [uid], |row| row.get::<_, bool>(0)))
+        };
+        Ok(!self.is_enabled()? || known()?)
     }
 
     pub fn forget_document(&self, key: &[u8]) -> Result<()> {
@@ -420,7 +442,7 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
         db.execute_batch(
             "BEGIN IMMEDIATE;
              DROP TABLE IF EXISTS meta; DROP TABLE IF EXISTS change; DROP TABLE IF EXISTS vector;
-             DROP TABLE IF EXISTS document; DROP TABLE IF EXISTS conflict;",
+             DROP TABLE IF EXISTS document; DROP TABLE IF EXISTS conflict; DROP TABLE IF EXISTS ended;",
         )?;
         db.execute_batch(&format!(
             "CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
@@ -441,5 +463,7 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
              COMMIT"
         ))?;
     }
-    Ok(())
+    db.execute_batch(
+        "CREATE TABLE IF NOT EXISTS ended (id INTEGER PRIMARY KEY AUTOINCREMENT, uid TEXT NOT NULL UNIQUE)",
+    )
 }

@@ -339,6 +339,16 @@ impl Backend for Store {
 }
 
 impl Store {
+    /// Whether an object of this uid, which is not there, was deleted, on whichever server: by the record that is kept of
+    /// that, or because there never was another server. True only when it was.
+    ///
+    /// # Errors
+    /// The record can't be read.
+    pub async fn has_ended(&self, uid: &str) -> Result<bool> {
+        let uid = uid.to_owned();
+        self.read_changes(move |changes| changes.has_ended(&uid)).await
+    }
+
     async fn read_changes<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Changes) -> Result<T> + Send + 'static,

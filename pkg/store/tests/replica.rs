@@ -86,6 +86,29 @@ fn what_one_writes_the_other_has_and_does_not_tell_back() {
 }
 
 #[test]
+fn ends_are_remembered_when_their_documents_are_forgotten() {
+    let pair = Pair::new();
+    let (mut one, mut two) = (pair.open(0), pair.open(1));
+    run(&mut one, vec![put(1, "a"), put(2, "b")]);
+    send(&one, &mut two);
+    assert!(!two.has_ended("u1").unwrap() && !one.has_ended("u1").unwrap());
+    run(&mut one, vec![Op::Delete { key: key(1) }]);
+    send(&one, &mut two);
+    for store in [&mut one, &mut two] {
+        let latest = store.vector().latest();
+        while store.stable(latest).unwrap() {}
+        let page = store.documents().unwrap().page(None, LIMIT).unwrap();
+        assert!(page.documents.iter().all(|(known, _)| *known != key(1)), "it is kept");
+    }
+    drop((one, two));
+    for which in 0..2 {
+        let store = pair.open(which);
+        assert!(store.has_ended("u1").unwrap(), "on server {which}, after a restart");
+        assert!(!store.has_ended("u2").unwrap() && !store.has_ended("never").unwrap());
+    }
+}
+
+#[test]
 fn a_transaction_arrives_whole() {
     let pair = Pair::new();
     let (mut one, mut two) = (pair.open(0), pair.open(1));

@@ -222,7 +222,7 @@ async fn a_peer_that_reads_and_never_answers_gets_no_more_than_the_window() {
     let heard = hear(&mut peer, |_| false).await;
     let rows = heard.iter().map(|message| if let Message::Rows(rows) = message { rows.len() } else { 0 });
     let bytes = rows.sum::<usize>() * ROW_BYTES;
-    assert!(bytes >= WINDOW_BYTES && bytes <= WINDOW_BYTES + MESSAGE_BYTES, "{bytes} bytes");
+    assert!((WINDOW_BYTES..=WINDOW_BYTES + MESSAGE_BYTES).contains(&bytes), "{bytes} bytes");
     assert!(matches!(heard.last(), Some(Message::Bye { reason }) if reason.contains("nothing")), "{:?}", heard.last());
 }
 

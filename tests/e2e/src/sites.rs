@@ -2,6 +2,7 @@
 use crate::{binary, run};
 use anyhow::{Context, ensure};
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ pub struct Sites {
     /// The second number of all addresses.
     network: u8,
     servers: Vec<Option<Child>>,
+    /// For each server, through which other it joins.
+    through: Vec<usize>,
 }
 
 impl Sites {
@@ -32,13 +35,12 @@ impl Sites {
     pub fn start(number: u8, count: usize) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("eyot-sites-").tempdir()?;
         let (name, network) = (format!("esite{number}"), 200 + number);
-        let mut sites = Self { dir, binary: binary()?, name, network, servers: Vec::new() };
+        let mut sites = Self { dir, binary: binary()?, name, network, servers: Vec::new(), through: Vec::new() };
         sites.ip(&["link", "add", &sites.name, "type", "bridge"])?;
         sites.ip(&["link", "set", &sites.name, "up"])?;
-        for at in 0..count {
-            sites.wire(at)?;
-            sites.servers.push(None);
-            sites.boot(at)?;
+        sites.ip(&["address", "add", &format!("10.{network}.0.254/24"), "dev", &sites.name])?;
+        for _ in 0..count {
+            sites.add(0)?;
         }
         Ok(sites)
     }
@@ -52,6 +54,19 @@ impl Sites {
         &self.binary
     }
 
+    /// One more server, which joins through this one; its place.
+    ///
+    /// # Errors
+    /// What kept it from starting, with the last lines of its log.
+    pub fn add(&mut self, through: usize) -> anyhow::Result<usize> {
+        let at = self.servers.len();
+        self.wire(at)?;
+        self.servers.push(None);
+        self.through.push(through);
+        self.boot(at)?;
+        Ok(at)
+    }
+
     /// The letter of a server, which is its node's name and its site's.
     pub fn letter(at: usize) -> char {
         char::from(b'a' + at as u8)
@@ -63,6 +78,33 @@ impl Sites {
 
     pub(crate) fn address(&self, at: usize) -> String {
         format!("10.{}.0.{}", self.network, at + 1)
+    }
+
+    /// Where a server's API is.
+    pub fn url(&self, at: usize) -> String {
+        format!("https://{}:{PORT}", self.address(at))
+    }
+
+    /// Where the host reaches a server's API.
+    ///
+    /// # Errors
+    /// Never, with addresses as they are.
+    pub fn outside(&self, at: usize) -> anyhow::Result<SocketAddr> {
+        Ok(format!("{}:{PORT}", self.address(at)).parse()?)
+    }
+
+    /// A client on the host with what a server's administrator has, that goes to this address.
+    ///
+    /// # Errors
+    /// The kubeconfig can't be used.
+    pub async fn client(&self, at: usize, address: SocketAddr) -> anyhow::Result<kube::Client> {
+        // A provider may be installed already: by the test before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = kube::config::Kubeconfig::read_from(self.kubeconfig(at))?;
+        let options = kube::config::KubeConfigOptions::default();
+        let mut config = kube::Config::from_custom_kubeconfig(config, &options).await?;
+        config.cluster_url = format!("https://{address}").parse()?;
+        Ok(kube::Client::try_from(config)?)
     }
 
     fn ip(&self, args: &[&str]) -> anyhow::Result<()> {
@@ -92,8 +134,9 @@ impl Sites {
         server.args(["--instance", &self.namespace(at), "--node-name", &letter, "--site", &letter]);
         server.args(["--advertise-address", &self.address(at)]);
         if at > 0 {
-            let token = fs::read_to_string(self.data(0).join("server/token"))?;
-            server.args(["--server", &format!("https://{}:{PORT}", self.address(0)), "--token", token.trim()]);
+            let through = self.through[at];
+            let token = fs::read_to_string(self.data(through).join("server/token"))?;
+            server.args(["--server", &self.url(through), "--token", token.trim()]);
         }
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join(format!("{letter}.log")))?;
         self.servers[at] = Some(server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
@@ -109,6 +152,16 @@ impl Sites {
         self.dir.path().join(format!("{}.kubeconfig", Self::letter(at)))
     }
 
+    /// A file for kubectl's sake; its path.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn file(&self, name: &str, text: &str) -> anyhow::Result<String> {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text)?;
+        Ok(path.display().to_string())
+    }
+
     /// The last lines of a server's log.
     pub fn log(&self, at: usize) -> String {
         let path = self.dir.path().join(format!("{}.log", Self::letter(at)));
@@ -122,9 +175,14 @@ impl Sites {
     /// # Errors
     /// kubectl fails; with what it said.
     pub fn kubectl(&self, at: usize, args: &[&str]) -> anyhow::Result<String> {
+        run(self.kubectl_command(at).arg("--request-timeout=20s").args(args))
+    }
+
+    /// kubectl at one server's site, with what its administrator has.
+    pub fn kubectl_command(&self, at: usize) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace(at), "kubectl", "--request-timeout=20s", "--kubeconfig"]);
-        run(command.arg(self.kubeconfig(at)).args(args))
+        command.args(["netns", "exec", &self.namespace(at), "kubectl", "--kubeconfig"]).arg(self.kubeconfig(at));
+        command
     }
 
     /// `eyot` itself, at one server's site.

@@ -71,7 +71,8 @@ impl Server {
             tls: Tls {
                 cert_chain: vec![CertificateDer::from_pem_slice(serving.certificate.as_bytes()).unwrap()],
                 key: PrivateKeyDer::from_pem_slice(serving.key.as_bytes()).unwrap(),
-                client_roots: vec![CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()],
+                clients: clients(&ca_pem),
+                distrust: tokio::sync::watch::channel(0).1,
                 client_roots_pem: ca_pem.clone(),
             },
             tokens: vec![("secret-token".into(), User::new("robot", &["robots"]))],
@@ -176,6 +177,14 @@ fn leaf(issuer: &Issuer<'static, KeyPair>, subject: &[(DnType, &str)], expired: 
         params.not_after = rcgen::date_time_ymd(2001, 1, 2);
     }
     Client { certificate: params.signed_by(&key, issuer).unwrap().pem(), key: key.serialize_pem() }
+}
+
+fn clients(ca_pem: &str) -> Arc<dyn rustls::server::danger::ClientCertVerifier> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    builder.allow_unauthenticated().build().unwrap()
 }
 
 fn agents_tls(ca_pem: &str) -> rustls::ClientConfig {

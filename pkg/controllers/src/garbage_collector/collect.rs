@@ -93,7 +93,7 @@ async fn owner_state(shared: &Shared, node: &Node, owner: &OwnerReference) -> Re
     let namespace = if watched.namespaced { node.namespace.clone() } else { String::new() };
     let seen = Node { kind: watched.kind, namespace, name: owner.name.clone(), ..node.clone() };
     Ok(match live(shared, &seen, &owner.uid).await? {
-        None if shared.is_deleted(&owner.uid) => OwnerState::Absent,
+        None if shared.is_deleted(&owner.uid).await => OwnerState::Absent,
         None => OwnerState::Unknown,
         Some(meta)
             if meta.deletion_timestamp.is_some() && meta.finalizers.iter().flatten().any(|f| f == FOREGROUND) =>

@@ -77,11 +77,14 @@ async fn work(shared: Shared, shutdown: CancellationToken) {
 
 impl Shared {
     /// Whether an owner that the API does not have was really deleted.
-    fn is_deleted(&self, uid: &Uid) -> bool {
+    async fn is_deleted(&self, uid: &Uid) -> bool {
         if !self.sites.ownership.borrow().marked || self.graph.lock().is_buried(uid) {
             return true;
         }
-        self.sites.tombstones.as_ref().is_some_and(|known| known(uid))
+        match &self.sites.tombstones {
+            Some(known) => known(uid.clone()).await,
+            None => false,
+        }
     }
 
     fn look_at(&self, uids: Vec<Uid>) {

@@ -7,6 +7,7 @@ use super::{Extension, answer, node_of};
 use crate::peers::JOIN_USER;
 use crate::pki::Subject;
 use api::Status;
+use api::validate::names;
 use apiserver::User;
 use apiserver::body::{self, Body, RequestBody};
 use base64::Engine;
@@ -208,10 +209,7 @@ fn kept(secret: &Secret) -> Kept {
 
 /// A node's name is a DNS subdomain, and none of the names that servers prove themselves by.
 fn check_name(name: &str) -> Result<(), Status> {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
-    let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-    let bytes = name.as_bytes();
-    let well = bytes.len() <= 253 && bytes.iter().all(|b| allowed(*b)) && ends(bytes.first()) && ends(bytes.last());
+    let well = names::dns_subdomain(name).is_empty();
     let ours = name == "localhost" || name == "kubernetes" || name.starts_with("kubernetes.");
     match well && !ours {
         true => Ok(()),

@@ -54,7 +54,7 @@ impl Extension {
         let ask = match peers {
             Some(_) => {
                 let pair = known.authority.leaf("client-server", &subject)?;
-                Some(Arc::new(tls::client(known.authority.root_pem(), Some(&pair))?))
+                Some(Arc::new(tls::client_of_members(known.trust.clone(), &pair)?))
             }
             None => None,
         };

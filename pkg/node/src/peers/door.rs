@@ -2,7 +2,7 @@
 //!
 //! Place in the flow: `another server -> TLS -> [door] -> extension`.
 use super::Extension;
-use crate::token::Token;
+use crate::server::Known;
 use crate::{pki, tls};
 use api::Status;
 use apiserver::authn;
@@ -48,19 +48,18 @@ impl Door {
     ///
     /// # Errors
     /// The listener or the certificate can't be used.
-    pub fn new(
+    pub(crate) fn new(
         listener: TcpListener,
         serving: &pki::Pair,
-        root_pem: &str,
-        token: &Token,
+        known: &Known,
         extension: Arc<Extension>,
     ) -> anyhow::Result<Self> {
         listener.set_nonblocking(true)?;
-        let token = Sha256::digest(token.password.as_bytes()).into();
+        let token = Sha256::digest(known.token.password.as_bytes()).into();
         Ok(Self {
             listener: tokio::net::TcpListener::from_std(listener)?,
-            acceptor: TlsAcceptor::from(Arc::new(tls::server(root_pem, serving)?)),
-            knock: Arc::new(Knock { extension, root_pem: root_pem.to_owned(), token }),
+            acceptor: TlsAcceptor::from(Arc::new(tls::server(known.trust.clone(), serving)?)),
+            knock: Arc::new(Knock { extension, root_pem: known.authority.root_pem().to_owned(), token }),
         })
     }
 

@@ -1,29 +1,31 @@
 //! What servers ask one another on the API's port, and what the binary asks its own server.
 use super::register::{self, Register};
-use super::{GROUP, LINK, USER, forward, sites};
+use super::{GROUP, LINK, USER, forward, members, sites};
 use crate::config::Server;
 use crate::join::{self, Admission};
 use crate::pki::Authority;
 use crate::server::Known;
 use crate::site::{Contact, Site};
 use api::Status;
-use api::slice::{Grant, Numbers};
+use api::slice::{self, Grant, Numbers, Span, Spans};
+use api::validate::names;
 use apiserver::User;
 use apiserver::body::{self, Body, RequestBody};
 use apiserver::connect::upgrade;
 use http::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use store::{Backend, Range, Replica, Store};
 use sync::Handle;
-use tokio::sync::watch;
 
 /// Where conflicts are read.
 pub const CONFLICTS: &str = "/v1-eyot/conflicts";
 /// Where is told what all that servers share comes to.
 pub const DIGEST: &str = "/v1-eyot/digest";
+/// Told to whom a number can't be given.
+const NO_NUMBERS: &str = "this server has no numbers left to give to others: join through another, or give it some of \
+                          another server's (spec.numbers of their Server objects)";
 /// Numbers that servers can have.
 const NUMBERS: std::ops::RangeInclusive<u16> = 1..=1023;
 /// What a server that asks to join says is no longer.
@@ -53,7 +55,7 @@ pub struct Extension {
 pub struct Seen {
     pub handle: Handle,
     pub store: Arc<Store>,
-    pub all: watch::Receiver<Vec<sites::Known>>,
+    pub own: members::Own,
     /// All numbers that servers share.
     pub whole: Numbers,
 }
@@ -75,6 +77,7 @@ impl Extension {
                 name: site.name.clone(),
                 site: site.site.clone(),
                 address: format!("{}:{}", known.address, known.config.https_listen_port),
+                authority: known.authority.intermediate_pem().to_owned(),
             },
             cluster,
             seen,
@@ -107,25 +110,15 @@ impl Extension {
         let bytes = body::read(request.into_body(), REQUEST_BYTES).await?;
         let asked: join::Request = serde_json::from_slice(&bytes)
             .map_err(|error| Status::bad_request(format!("the request to join can't be read: {error}")))?;
-        check_name("name", &asked.name)?;
-        check_name("site", &asked.site)?;
+        check("name", names::dns_subdomain(&asked.name))?;
+        check("site", names::dns_label(&asked.site))?;
         let register = &self.ready()?.register;
         let _one_by_one = self.admitting.lock().await;
         let authority = self
             .authority
             .admit(&asked.authority_request, &asked.name)
             .map_err(|error| Status::bad_request(error.to_string()))?;
-        let number = self.free_number().await?;
-        let slice = self.slice().await?;
-        let mut object = json!({
-            "apiVersion": "eyot.dev/v1alpha1", "kind": "Server", "metadata": {"name": asked.name},
-            "spec": {"number": number, "site": asked.site, "address": asked.address,
-                     "serviceAccountKeys": [asked.service_account_key]},
-        });
-        if let (Some(spec), Ok(Value::Object(slice))) = (object["spec"].as_object_mut(), serde_json::to_value(&slice)) {
-            spec.extend(slice);
-        }
-        register.create(&object).await.map_err(|error| refusal(&asked.name, error))?;
+        let number = self.admit(register, &asked, &authority).await?;
         tracing::info!(name = asked.name, number, site = asked.site, "admitted a server");
         let admission = Admission {
             number,
@@ -140,27 +133,35 @@ impl Extension {
         Ok(body::json(StatusCode::OK, json.to_string()))
     }
 
-    /// A number that no server has or had: members' numbers and those in the revisions of what is stored are taken.
-    async fn free_number(&self) -> Result<u16, Status> {
-        let page = self.seen.store.list(&Range::prefix(super::members::PREFIX), None, 0).await;
-        let page = page.map_err(Status::internal)?;
-        let number = |bytes: &[u8]| {
-            let object: Value = serde_json::from_slice(bytes).ok()?;
-            u16::try_from(object.pointer("/spec/number")?.as_u64()?).ok()
-        };
-        let taken: BTreeSet<u16> = page.entries.iter().filter_map(|entry| number(&entry.value)).collect();
-        let next = taken.last().map_or(*NUMBERS.start(), |last| last + 1).max(self.own.number + 1);
-        NUMBERS.contains(&next).then_some(next).ok_or_else(|| {
-            Status::bad_request(format!("all {} numbers of servers are given: none can join", NUMBERS.end()))
-        })
-    }
-
-    /// Numbers for a server that joins: of this server's own, none that is in use.
-    async fn slice(&self) -> Result<Grant, Status> {
+    /// Makes the object of a server that joins, with numbers of this server's own; its number.
+    async fn admit(&self, register: &Register, asked: &join::Request, authority: &str) -> Result<u16, Status> {
+        let known = members::read(&self.seen.store, &self.seen.own).await.map_err(Status::internal)?;
+        if known.iter().any(|known| known.member.name == asked.name) {
+            return Err(refusal(&asked.name, register::Error::Taken));
+        }
+        let refused = |error: api::slice::Error| Status::bad_request(error.to_string());
         let used = self.used().await.map_err(Status::internal)?;
-        let known = self.seen.all.borrow().clone();
-        sites::grant(&known, self.own.number, &self.seen.whole, &used, NODE_ADDRESSES)
-            .map_err(|error| Status::bad_request(error.to_string()))
+        let slice = sites::grant(&known, self.own.number, &self.seen.whole, &used, NODE_ADDRESSES).map_err(refused)?;
+        let numbers = own_numbers(&known, self.own.number);
+        let admitted = slice::admit(&numbers).ok_or_else(|| Status::bad_request(NO_NUMBERS))?;
+        let number = u16::try_from(admitted.number).map_err(Status::internal)?;
+        // What is given leaves this server's own first: should it end between the two, nothing is given twice.
+        let mut left = json!({"numbers": admitted.left.ranges()});
+        let own = known.iter().find(|known| known.member.number == self.own.number);
+        if let Some(own) = own.and_then(|own| own.grant.as_ref()) {
+            extend(&mut left, &Grant::from(&own.without(&slice.numbers().map_err(refused)?)));
+        }
+        register.patch(&self.own.name, &json!({"spec": left})).await.map_err(Status::internal)?;
+        let mut spec = json!({
+            "number": number, "site": asked.site, "address": asked.address, "authority": authority,
+            "serviceAccountKeys": [asked.service_account_key], "numbers": admitted.block.ranges(),
+        });
+        extend(&mut spec, &slice);
+        let object = json!({
+            "apiVersion": "eyot.dev/v1alpha1", "kind": "Server", "metadata": {"name": asked.name}, "spec": spec,
+        });
+        register.create(&object).await.map_err(|error| refusal(&asked.name, error))?;
+        Ok(number)
     }
 
     async fn used(&self) -> Result<Numbers, String> {
@@ -244,15 +245,27 @@ impl apiserver::Extension for Extension {
     }
 }
 
-fn check_name(field: &str, name: &str) -> Result<(), Status> {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
-    let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-    let bytes = name.as_bytes();
-    match bytes.len() <= 63 && bytes.iter().all(|b| allowed(*b)) && ends(bytes.first()) && ends(bytes.last()) {
-        true => Ok(()),
-        false => Err(Status::bad_request(format!(
-            "the {field} {name:?} must be lower-case letters, digits, dashes and dots, at most 63"
-        ))),
+/// The numbers that a server can give. The first server begins with all that no other has.
+fn own_numbers(known: &[sites::Known], number: u16) -> Spans {
+    let own = known.iter().find(|known| known.member.number == number).and_then(|known| known.numbers.clone());
+    own.unwrap_or_else(|| {
+        let highest = known.iter().map(|known| known.member.number).max().unwrap_or(number);
+        let founder = number == crate::server::FIRST_SERVER;
+        let rest = Span { first: u64::from(highest) + 1, end: u64::from(*NUMBERS.end()) + 1 };
+        Spans::new(if founder { vec![rest] } else { Vec::new() })
+    })
+}
+
+fn extend(spec: &mut Value, slice: &Grant) {
+    if let (Some(spec), Ok(Value::Object(slice))) = (spec.as_object_mut(), serde_json::to_value(slice)) {
+        spec.extend(slice);
+    }
+}
+
+fn check(field: &str, wrong: Vec<String>) -> Result<(), Status> {
+    match wrong.first() {
+        Some(wrong) => Err(Status::bad_request(format!("the {field} of the server {wrong}"))),
+        None => Ok(()),
     }
 }
 

@@ -1,11 +1,13 @@
 //! Who belongs to the cluster, out of `servers.eyot.dev` objects as they lie in the store: links must be kept before
 //! there is an API.
-use super::sites::{self, Known, TAKEOVER};
+use super::sites::{self, Known};
 use crate::site::Site;
+use crate::trust::Trust;
 use bytes::Bytes;
 use crdt::{Actor, HybridClock, Vector};
 use serde::Deserialize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use store::{Backend, Range, Replica, Store, WatchFrom};
 use sync::Member;
@@ -48,17 +50,43 @@ pub struct Spec {
     pub pod_cidrs: Vec<String>,
     #[serde(default)]
     pub service_account_keys: Vec<String>,
+    #[serde(default)]
+    pub authority: String,
+    /// Numbers that it gives to servers that it admits; none: it has told of none.
+    pub numbers: Option<Vec<String>>,
 }
 
-/// Members as they are now, with what concerns their sites, and what keeps both so.
-pub async fn follow(store: Arc<Store>, site: Site) -> anyhow::Result<(Following, impl Future<Output = ()>)> {
-    let known = read(&store, &site).await?;
+/// What this server knows of itself before there are objects.
+#[derive(Clone)]
+pub struct Own {
+    pub site: Site,
+    /// The certificate of its intermediate CA.
+    authority: String,
+    /// It has had everything of the server that admitted it: from then on the objects alone say who is a member.
+    pub met: Arc<AtomicBool>,
+}
+
+impl Own {
+    pub fn new(site: Site, authority: &str) -> Self {
+        let met = Arc::new(AtomicBool::new(site.synced));
+        Self { site, authority: authority.to_owned(), met }
+    }
+}
+
+/// Members as they are now, with what concerns their sites, and what keeps both so. Their certificates hold as long.
+pub async fn follow(
+    store: Arc<Store>,
+    own: Own,
+    trust: Arc<Trust>,
+) -> anyhow::Result<(Following, impl Future<Output = ()>)> {
+    let known = read(&store, &own).await?;
+    trust.set(known.iter().map(|known| &*known.authority));
     let sender = watch::Sender::new(known.iter().map(|known| known.member.clone()).collect());
     let all = watch::Sender::new(known);
     let following = Following { members: sender.subscribe(), known: all.subscribe() };
     let task = async move {
         loop {
-            if let Err(error) = follow_once(&store, &site, &sender, &all).await {
+            if let Err(error) = follow_once(&store, &own, &trust, &sender, &all).await {
                 tracing::debug!(%error, "following the cluster's servers; trying again");
             }
             tokio::time::sleep(RETRY).await;
@@ -75,13 +103,15 @@ pub struct Following {
 
 async fn follow_once(
     store: &Arc<Store>,
-    site: &Site,
+    own: &Own,
+    trust: &Trust,
     sender: &watch::Sender<Vec<Member>>,
     all: &watch::Sender<Vec<Known>>,
 ) -> store::Result<()> {
     let mut watch = store.watch(Range::prefix(PREFIX), WatchFrom::Now).await?;
     loop {
-        let known = read(store, site).await?;
+        let known = read(store, own).await?;
+        trust.set(known.iter().map(|known| &*known.authority));
         let members: Vec<Member> = known.iter().map(|known| known.member.clone()).collect();
         all.send_replace(known);
         sender.send_if_modified(|known| std::mem::replace(known, members.clone()) != members);
@@ -91,36 +121,46 @@ async fn follow_once(
     }
 }
 
-async fn read(store: &Arc<Store>, site: &Site) -> store::Result<Vec<Known>> {
+/// Who belongs to the cluster at this moment.
+///
+/// # Errors
+/// The store can't be read.
+pub async fn read(store: &Arc<Store>, own: &Own) -> store::Result<Vec<Known>> {
+    let site = &own.site;
     let page = store.list(&Range::prefix(PREFIX), None, 0).await?;
     let vector = store.vector();
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let mut members: Vec<Known> =
         page.entries.iter().filter_map(|entry| member(&entry.value, &vector, now_ms)).collect();
     // Before the objects are there: this server, and whoever admitted it.
-    let own = Member {
-        number: site.number,
-        name: site.name.clone(),
-        site: site.site.clone(),
-        address: None,
-        actor: Some(store.actor()),
-        absent: false,
-    };
-    let bare = |member| Known { member, grant: None, takeover: None, keys: Vec::new() };
     match members.iter_mut().find(|known| known.member.number == site.number) {
-        Some(known) => known.member.actor = own.actor,
-        None => members.push(bare(own)),
+        Some(known) => known.member.actor = Some(store.actor()),
+        None => members.push(Known {
+            authority: own.authority.clone(),
+            ..sites::bare(Member {
+                number: site.number,
+                name: site.name.clone(),
+                site: site.site.clone(),
+                address: None,
+                actor: Some(store.actor()),
+                absent: false,
+            })
+        }),
     }
-    let known = |number: u16| members.iter().any(|known| known.member.number == number);
-    if let Some(by) = site.admitted_by.as_ref().filter(|by| !known(by.number)) {
-        members.push(bare(Member {
-            number: by.number,
-            name: by.name.clone(),
-            site: by.site.clone(),
-            address: Some(by.address.clone()),
-            actor: None,
-            absent: false,
-        }));
+    let Some(by) = site.admitted_by.as_ref().filter(|_| !own.met.load(Ordering::Relaxed)) else { return Ok(members) };
+    match members.iter_mut().find(|known| known.member.number == by.number) {
+        Some(known) => known.authority = by.authority.clone(),
+        None => members.push(Known {
+            authority: by.authority.clone(),
+            ..sites::bare(Member {
+                number: by.number,
+                name: by.name.clone(),
+                site: by.site.clone(),
+                address: Some(by.address.clone()),
+                actor: None,
+                absent: false,
+            })
+        }),
     }
     Ok(members)
 }
@@ -138,8 +178,7 @@ fn member(object: &Bytes, vector: &Vector, now_ms: u64) -> Option<Known> {
         actor,
         absent,
     };
-    let takeover = object.metadata.annotations.get(TAKEOVER).map(String::as_str);
-    Some(sites::known(member, &object.spec, takeover))
+    Some(sites::known(member, &object.spec, &object.metadata.annotations))
 }
 
 /// An incarnation as an object has it: hex.

@@ -29,6 +29,7 @@ use rustls::ClientConfig;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use store::{Replica, Store};
 use sync::{Handle, Member, Wire};
@@ -52,6 +53,7 @@ pub struct Peers {
     pub members: watch::Receiver<Vec<Member>>,
     extension: Arc<Extension>,
     pub site: Site,
+    met: Arc<AtomicBool>,
     sites: Sites,
     all: watch::Receiver<Vec<sites::Known>>,
     judging: sites::Service,
@@ -77,8 +79,10 @@ impl sync::Dialer for Dialer {
 pub(crate) async fn open(known: &Known, site: Site, store: Arc<Store>, tasks: &Tasks) -> anyhow::Result<Peers> {
     let subject = pki::Subject::user(&format!("{USER}{}", site.name), &[GROUP]);
     let pair = known.authority.leaf("client-server", &subject)?;
-    let tls = Arc::new(tls::client(known.authority.root_pem(), Some(&pair))?);
-    let (following, task) = members::follow(store.clone(), site.clone()).await?;
+    let tls = Arc::new(tls::client_of_members(known.trust.clone(), &pair)?);
+    let own = members::Own::new(site.clone(), known.authority.intermediate_pem());
+    let met = own.met.clone();
+    let (following, task) = members::follow(store.clone(), own.clone(), known.trust.clone()).await?;
     let (members, all) = (following.members, following.known);
     let shutdown = tasks.shutdown.clone();
     tasks.tracker.spawn(async move { shutdown.run_until_cancelled(task).await });
@@ -100,9 +104,9 @@ pub(crate) async fn open(known: &Known, site: Site, store: Arc<Store>, tasks: &T
     let (judging, mut sites) =
         sites::Service::new(site.clone(), whole.clone(), store.clone(), contacts.clone(), all.clone());
     sites.proxy = Some(Arc::new(forward::Forward { members: members.clone(), tls, number: site.number }));
-    let seen = extension::Seen { handle: handle.clone(), store: store.clone(), all: all.clone(), whole };
+    let seen = extension::Seen { handle: handle.clone(), store: store.clone(), own, whole };
     let extension = Arc::new(Extension::new(known, &site, seen, cluster));
-    Ok(Peers { handle, members, extension, site, sites, all, judging, contacts, store })
+    Ok(Peers { handle, members, extension, site, met, sites, all, judging, contacts, store })
 }
 
 /// All numbers that the servers of the cluster share.
@@ -146,6 +150,7 @@ impl Peers {
             format!("{} at {} did not send what the cluster has within {} s", by.name, by.address, FIRST_SYNC.as_secs())
         })?;
         self.site.synced = true;
+        self.met.store(true, Ordering::Relaxed);
         self.site.save(&known.config.data_dir)
     }
 
@@ -169,8 +174,7 @@ impl Peers {
         let address = SocketAddr::new(known.config.bind_address, known.config.https_listen_port);
         let listener =
             TcpListener::bind(address).with_context(|| format!("listening on {address} for other servers"))?;
-        let (serving, root) = (known.serving()?, known.authority.root_pem());
-        let door = door::Door::new(listener, &serving, root, &known.token, self.extension.clone())?;
+        let door = door::Door::new(listener, &known.serving()?, known, self.extension.clone())?;
         tasks.tracker.spawn(door.run(tasks.shutdown.clone()));
         tracing::info!(%address, "other servers are answered");
         let register = Register::Store(self.store.clone());
@@ -201,6 +205,7 @@ impl Peers {
             address: format!("{}:{}", known.address, known.config.https_listen_port),
             incarnation: self.store.actor().to_string(),
             service_account_key: known.authority.service_account_public_pem()?,
+            authority: known.authority.intermediate_pem().to_owned(),
         };
         let objects = objects::Service {
             own,

@@ -23,6 +23,8 @@ pub struct Own {
     pub address: String,
     pub incarnation: String,
     pub service_account_key: String,
+    /// The certificate of its intermediate CA, and those between it and the root.
+    pub authority: String,
 }
 
 impl Own {
@@ -31,7 +33,7 @@ impl Own {
             "apiVersion": "eyot.dev/v1alpha1", "kind": "Server", "metadata": {"name": self.name},
             "spec": {
                 "number": self.number, "site": self.site, "address": self.address, "incarnation": self.incarnation,
-                "serviceAccountKeys": [self.service_account_key],
+                "serviceAccountKeys": [self.service_account_key], "authority": self.authority,
             },
         })
     }

@@ -6,7 +6,7 @@ use super::register::Register;
 use crate::site::Site;
 use api::home::{Ownership, Site as SiteName};
 use api::home::{Record, judge};
-use api::slice::{Grant, Numbers, Share};
+use api::slice::{Grant, Numbers, Share, Spans};
 use apiserver::Sites;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -16,8 +16,10 @@ use store::{Replica, Store};
 use sync::Member;
 use tokio::sync::watch;
 
-/// On a Server object: who acts for its site while it is lost, as `SITE/EPOCH`.
-pub const TAKEOVER: &str = "eyot.dev/takeover";
+/// On a Server object, with the name of a site behind it: that site acts, or acted, for this server's while it is lost, and
+/// the epoch of that. Each site writes its own, so that records which were made apart are all there after a merge, and the
+/// highest epoch counts; of two that are the same, the first site by name.
+pub const TAKEOVER: &str = "takeover.eyot.dev/";
 /// No object waits for less before its site is taken over.
 const TAKEOVER_S: u64 = 20;
 /// How often contacts are judged.
@@ -33,10 +35,19 @@ pub struct Known {
     pub takeover: Option<Record>,
     /// Public keys, in PEM, of the service account tokens that it issues.
     pub keys: Vec<String>,
+    /// The certificate of its intermediate CA, and those between it and the root, in PEM.
+    pub authority: String,
+    /// Numbers that it can give to servers that it admits; none: it has told of none.
+    pub numbers: Option<Spans>,
+}
+
+/// A member of which nothing more is known.
+pub fn bare(member: Member) -> Known {
+    Known { member, grant: None, takeover: None, keys: Vec::new(), authority: String::new(), numbers: None }
 }
 
 /// Reads what a Server object says of its slice and of who acts for it.
-pub fn known(member: Member, spec: &Spec, takeover: Option<&str>) -> Known {
+pub fn known(member: Member, spec: &Spec, annotations: &BTreeMap<String, String>) -> Known {
     let grant = Grant {
         service_ips: spec.service_ips.clone(),
         node_ports: spec.node_ports.clone(),
@@ -47,11 +58,16 @@ pub fn known(member: Member, spec: &Spec, takeover: Option<&str>) -> Known {
     let grant = grant.and_then(|numbers| {
         numbers.inspect_err(|error| tracing::warn!(server = member.name, %error, "the slice of a server")).ok()
     });
-    let takeover = takeover.and_then(|text| {
-        let (by, epoch) = text.split_once('/')?;
-        Some(Record { by: by.into(), epoch: epoch.parse().ok()? })
+    let taken = annotations
+        .iter()
+        .filter_map(|(key, epoch)| Some(Record { by: key.strip_prefix(TAKEOVER)?.into(), epoch: epoch.parse().ok()? }));
+    let takeover = taken.reduce(later);
+    let numbers = spec.numbers.as_ref().and_then(|ranges| {
+        let numbers = api::slice::ranges(ranges);
+        numbers.inspect_err(|error| tracing::warn!(server = member.name, %error, "the numbers of a server")).ok()
     });
-    Known { member, grant, takeover, keys: spec.service_account_keys.clone() }
+    let (keys, authority) = (spec.service_account_keys.clone(), spec.authority.clone());
+    Known { member, grant, takeover, keys, authority, numbers }
 }
 
 pub struct Service {
@@ -127,12 +143,18 @@ impl Service {
     async fn write_down(&self, register: &Register, site: &SiteName, record: &Record) {
         let known = self.known.borrow().clone();
         let Some(first) = known.iter().find(|known| *known.member.site == **site) else { return };
-        let text = format!("{}/{}", record.by, record.epoch);
-        match register.patch(&first.member.name, &json!({"metadata": {"annotations": {TAKEOVER: text}}})).await {
+        let (key, epoch) = (format!("{TAKEOVER}{}", record.by), record.epoch.to_string());
+        match register.patch(&first.member.name, &json!({"metadata": {"annotations": {key: epoch}}})).await {
             Ok(()) => tracing::warn!(%site, epoch = record.epoch, "acting for a site that is out of reach"),
             Err(error) => tracing::debug!(%site, %error, "writing down a takeover"),
         }
     }
+}
+
+/// Of two records of one site's takeover, the one that counts.
+fn later(a: Record, b: Record) -> Record {
+    let first = |record: &Record| (std::cmp::Reverse(record.epoch), record.by.clone());
+    if first(&a) <= first(&b) { a } else { b }
 }
 
 fn records(known: &[Known]) -> BTreeMap<SiteName, Record> {
@@ -140,9 +162,7 @@ fn records(known: &[Known]) -> BTreeMap<SiteName, Record> {
     for Known { member, takeover, .. } in known {
         let Some(takeover) = takeover else { continue };
         let record = all.entry((*member.site).into()).or_insert_with(|| takeover.clone());
-        if takeover.epoch > record.epoch {
-            *record = takeover.clone();
-        }
+        *record = later(record.clone(), takeover.clone());
     }
     all
 }
@@ -192,7 +212,7 @@ mod tests {
     fn member(number: u16, site: &str) -> Known {
         let member =
             Member { number, name: format!("s{number}"), site: site.into(), address: None, actor: None, absent: false };
-        Known { member, grant: None, takeover: None, keys: Vec::new() }
+        bare(member)
     }
 
     fn site(number: u16, site: &str, several: bool) -> Site {
@@ -217,13 +237,18 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_epoch_counts() {
-        let with = |number, text| known(member(number, "a").member, &Spec::default(), Some(text)).takeover;
-        let known = [
-            Known { takeover: with(1, "b/2"), ..member(1, "a") },
-            Known { takeover: with(2, "c/3"), ..member(2, "a") },
-        ];
-        assert_eq!(records(&known)["a"], Record { by: "c".into(), epoch: 3 });
-        assert_eq!(with(1, "nonsense"), None);
+    fn the_highest_epoch_counts_however_records_meet() {
+        let with = |number, taken: &[(&str, &str)]| {
+            let annotations =
+                taken.iter().map(|(by, epoch)| (format!("{TAKEOVER}{by}"), (*epoch).to_owned())).collect();
+            known(member(number, "a").member, &Spec::default(), &annotations)
+        };
+        let record = |by: &str, epoch| Record { by: by.into(), epoch };
+        // Two parts of the cluster took over by themselves: what they wrote lies side by side.
+        assert_eq!(with(1, &[("b", "2"), ("c", "3")]).takeover, Some(record("c", 3)));
+        assert_eq!(with(1, &[("c", "3"), ("b", "3")]).takeover, Some(record("b", 3)), "the first by name of two alike");
+        assert_eq!(with(1, &[("b", "nonsense")]).takeover, None);
+        let known = [with(1, &[("b", "2")]), with(2, &[("c", "3")]), with(3, &[("d", "1")])];
+        assert_eq!(records(&known)["a"], record("c", 3));
     }
 }

@@ -1,0 +1,77 @@
+//! Who is a member, and what that is worth: certificates and tokens hold as long as their server is one; any member
+//! admits others.
+use e2e::sites::Sites;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_removed_servers_certificates_and_tokens_are_worth_nothing() -> anyhow::Result<()> {
+    let mut sites = Sites::start(3, 3)?;
+    let a = sites.url(0);
+    let as_c = ["--server", &a, "get", "namespaces", "-o", "name"];
+    sites.until("c's administrator is one at a", || sites.kubectl(2, &as_c).is_ok())?;
+    let token = sites.kubectl(2, &["create", "token", "default"])?;
+    let whoami = ["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"];
+    let with_token = |sites: &Sites, at: usize| {
+        // A kubeconfig without certificates: they would go before the token.
+        let args = ["--kubeconfig", "/dev/null", "--insecure-skip-tls-verify", "--token", token.trim(), "--server"];
+        sites.kubectl(at, &[&args[..], &[&sites.url(at)], &whoami].concat())
+    };
+    for at in 0..2 {
+        sites.until("its tokens hold", || with_token(&sites, at).is_ok_and(|name| name.ends_with(":default")))?;
+    }
+    let mut watch = sites.kubectl_command(2);
+    watch.args(["--server", &a, "get", "configmaps", "--watch"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut watch = watch.spawn()?;
+
+    sites.kubectl(1, &["delete", "server", "c"])?;
+    for at in 0..2 {
+        let url = sites.url(at);
+        let as_c = ["--server", &url, "get", "namespaces", "-o", "name"];
+        sites.until("c's administrator is nobody", || sites.kubectl(2, &as_c).is_err())?;
+        sites.until("its tokens hold no longer", || with_token(&sites, at).is_err())?;
+    }
+    let begun = Instant::now();
+    while watch.try_wait()?.is_none() && begun.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let ended = watch.try_wait()?.is_some();
+    let _ = watch.kill();
+    watch.wait()?;
+    assert!(ended, "the watch went on");
+
+    // Nothing of it comes back with a restart, and the others trust each other as before.
+    sites.kill(0)?;
+    sites.boot(0)?;
+    let refused = sites.kubectl(2, &as_c).unwrap_err().to_string();
+    assert!(refused.contains("tls:") || refused.contains("EOF") || refused.contains("reset"), "{refused}");
+    assert!(with_token(&sites, 0).is_err());
+    sites.kubectl(1, &["create", "configmap", "told", "--from-literal=x=1"])?;
+    sites.until("a hears of b", || sites.kubectl(0, &["get", "configmap", "told"]).is_ok())?;
+    Ok(())
+}
+
+#[test]
+fn a_member_admits_others_while_the_first_is_away() -> anyhow::Result<()> {
+    let mut sites = Sites::start(4, 2)?;
+    sites.kill(0)?;
+    let c = sites.add(1)?;
+    sites.kubectl(c, &["create", "configmap", "from-c", "--from-literal=x=1"])?;
+    sites.until("b hears of c", || sites.kubectl(1, &["get", "configmap", "from-c"]).is_ok())?;
+    sites.boot(0)?;
+    sites.until("a hears of c", || sites.kubectl(0, &["get", "configmap", "from-c"]).is_ok())?;
+    let spec = "jsonpath={range .items[*]}{.spec.number} {.spec.serviceIPs} {.spec.nodePorts} {.spec.podCIDRs};{end}";
+    let told = sites.agree(&["get", "servers", "-o", spec])?;
+    let mut servers: Vec<_> = told.split(';').filter(|server| !server.is_empty()).collect();
+    servers.sort();
+    servers.dedup();
+    assert_eq!(servers.len(), 3, "{told}");
+    // Who was admitted by a member is one like any other to all.
+    let as_c = ["--server", &sites.url(0), "get", "namespaces", "-o", "name"];
+    sites.until("c's administrator is one at a", || sites.kubectl(c, &as_c).is_ok())?;
+    sites.until("a is linked with c", || {
+        let link = ["get", "server", "c", "-o", "jsonpath={.status.link}"];
+        sites.kubectl(0, &link).is_ok_and(|link| link == "Linked")
+    })?;
+    Ok(())
+}
