@@ -65,11 +65,13 @@ impl Run {
         self.view().is_home(&client::home::claim(object))
     }
 
-    /// Without pods that went away with their site: they count as gone until the site is back.
-    pub fn present(&self, mut pods: Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
+    /// Without pods that went away with their site: they count as gone until the site is back. How long one is waited for
+    /// is said by `whole`, what they are part of, unless they say it themselves.
+    pub fn present<K: Resource<DynamicType = ()>>(&self, whole: &K, mut pods: Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
         let view = self.view();
         if view.marked {
-            pods.retain(|pod| pods::is_finished(pod) || !view.is_lost(&client::home::claim(&**pod)));
+            let whole = client::home::claim(whole);
+            pods.retain(|pod| pods::is_finished(pod) || !view.is_lost(&part_claim(pod, &whole)));
         }
         pods
     }
@@ -129,6 +131,15 @@ impl Run {
             (rest, size) = (later, (2 * size).min(IN_FLIGHT));
         }
         Ok(())
+    }
+}
+
+/// A pod's claim, as a part of something.
+fn part_claim<'a>(pod: &'a Pod, whole: &Claim<'_>) -> Claim<'a> {
+    let claim = client::home::claim(pod);
+    match pod.annotations().contains_key(api::home::TAKEOVER_SECONDS) {
+        true => claim,
+        false => Claim { takeover_s: whole.takeover_s, ..claim },
     }
 }
 

@@ -10,9 +10,14 @@ use anyhow::{Context, bail, ensure};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Where joining is asked for.
 pub const PATH: &str = "/v1-eyot/join";
+
+/// How long a member that is still starting is waited for, and how often it is asked meanwhile.
+const STARTING: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_millis(500);
 
 /// What a server that wants to join says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,8 +102,15 @@ async fn join(config: &Server, url: &str, name: &str) -> anyhow::Result<Admissio
         service_account_key: keys.service_account_key,
     };
     let tls = Arc::new(crate::tls::client(&root_pem, None)?);
-    let asked = dial::ask(&address, tls, ("POST", PATH), Some(&token.password), serde_json::to_string(&request)?);
-    let (status, text) = asked.await?;
+    let content = serde_json::to_string(&request)?;
+    let ask = || dial::ask(&address, tls.clone(), ("POST", PATH), Some(&token.password), content.clone());
+    let mut answer = ask().await?;
+    let began = Instant::now();
+    while answer.0 == StatusCode::SERVICE_UNAVAILABLE && began.elapsed() < STARTING {
+        tokio::time::sleep(RETRY).await;
+        answer = ask().await?;
+    }
+    let (status, text) = answer;
     if status != StatusCode::OK {
         bail!("it refused: {}", reason(&text));
     }

@@ -439,7 +439,8 @@ mod tests {
         assert!(writes(&mine, None) && writes(&mine, Some(&mine)));
         assert!(!writes(&other, None) && !writes(&mine, Some(&other)) && !writes(&json!({"spec": {}}), None));
         let mut wider = mine.clone();
-        wider["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"][1] = json!({});
+        let terms = wider["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"].as_array_mut();
+        terms.expect("a list").push(json!({}));
         assert!(!writes(&wider, None), "terms are alternatives");
         let class = |name, provisioner: &str| {
             let (new, null) = (json!({"provisioner": provisioner}), Value::Null);

@@ -44,7 +44,7 @@ impl Reconciler for Jobs {
         let Some(spec) = job.spec.as_ref().filter(|spec| is_ours(spec)) else { return Ok(()) };
         let Some(selector) = &spec.selector else { return Ok(()) };
         let selector = owned::selector(&*job, selector)?;
-        let candidates = run.present(owned::candidates(&self.pods, &*job));
+        let candidates = run.present(&*job, owned::candidates(&self.pods, &*job));
         let claimed = owned::claim_held(&*job, &selector, candidates, Some(pods_of::FINALIZER));
         if claimed.adopts() {
             still_alive(run, &*job).await?;

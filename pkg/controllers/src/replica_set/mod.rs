@@ -116,7 +116,7 @@ impl<S: Set> Reconciler for Replicas<S> {
         let desired = Desired { set: set.as_set(), about: client::reference(&*set), owner: owned::reference_to(&*set) };
         let Some(spec) = &desired.set.spec else { return Ok(()) };
         let selector = owned::selector(&*set, &spec.selector)?;
-        let candidates = run.present(owned::candidates(&self.pods, &*set));
+        let candidates = run.present(&*set, owned::candidates(&self.pods, &*set));
         let terminating = candidates.iter().filter(|pod| {
             pods::is_terminating(pod) && !pods::is_finished(pod) && owned::is_controlled_by(&***pod, &*set)
         });

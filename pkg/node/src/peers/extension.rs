@@ -92,7 +92,7 @@ impl Extension {
     }
 
     fn ready(&self) -> Result<&Ready, Status> {
-        self.ready.get().ok_or_else(|| Status::unavailable("this server is still starting"))
+        self.ready.get().ok_or_else(starting)
     }
 
     /// Answers what another server handed on.
@@ -151,7 +151,11 @@ impl Extension {
         if let Some(own) = own.and_then(|own| own.grant.as_ref()) {
             extend(&mut left, &Grant::from(&own.without(&slice.numbers().map_err(refused)?)));
         }
-        register.patch(&self.own.name, &json!({"spec": left})).await.map_err(Status::internal)?;
+        let unwritten = |error: register::Error| match error.is_missing() {
+            true => starting(),
+            false => Status::internal(error),
+        };
+        register.patch(&self.own.name, &json!({"spec": left})).await.map_err(unwritten)?;
         let mut spec = json!({
             "number": number, "site": asked.site, "address": asked.address, "authority": authority,
             "serviceAccountKeys": [asked.service_account_key], "numbers": admitted.block.ranges(),
@@ -243,6 +247,10 @@ impl apiserver::Extension for Extension {
             _ => Err(Status::no_such_path()),
         }
     }
+}
+
+fn starting() -> Status {
+    Status::unavailable("this server is still starting")
 }
 
 /// The numbers that a server can give. The first server begins with all that no other has.

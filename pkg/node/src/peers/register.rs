@@ -37,6 +37,17 @@ pub enum Error {
     Contended(String),
 }
 
+impl Error {
+    /// What was to be changed is not there (yet).
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Missing(_) => true,
+            Self::Api(kube::Error::Api(status)) => status.code == 404,
+            _ => false,
+        }
+    }
+}
+
 /// The client of Server objects.
 pub fn servers(client: Client) -> KubeApi<DynamicObject> {
     let kind = GroupVersionKind::gvk("eyot.dev", "v1alpha1", "Server");

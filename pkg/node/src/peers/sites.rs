@@ -99,14 +99,19 @@ impl Service {
     /// Follows members and contacts, and writes down takeovers where anything here acts (none: nothing does), until it is
     /// dropped.
     pub async fn run(self, register: Option<Register>) {
+        let mut known = self.known.clone();
         loop {
+            known.mark_unchanged();
             let write = self.look(Instant::now());
             for (site, record) in write {
                 if let Some(register) = &register {
                     self.write_down(register, &site, &record).await;
                 }
             }
-            tokio::time::sleep(JUDGE).await;
+            // A new member's site at once: until it is known, its objects are taken for nobody's, which are the founder's.
+            if let Ok(Err(_)) = tokio::time::timeout(JUDGE, known.changed()).await {
+                return;
+            }
         }
     }
 
