@@ -67,13 +67,22 @@ impl Run {
 
     /// Without pods that went away with their site: they count as gone until the site is back. How long one is waited for
     /// is said by `whole`, what they are part of, unless they say it themselves.
-    pub fn present<K: Resource<DynamicType = ()>>(&self, whole: &K, mut pods: Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
-        let view = self.view();
-        if view.marked {
-            let whole = client::home::claim(whole);
-            pods.retain(|pod| pods::is_finished(pod) || !view.is_lost(&part_claim(pod, &whole)));
+    pub fn present<K: Resource<DynamicType = ()>>(&mut self, whole: &K, mut pods: Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
+        let waits = {
+            let (view, whole) = (self.view(), client::home::claim(whole));
+            pods.iter().filter_map(|pod| view.lost_in_s(&part_claim(pod, &whole))).min()
+        };
+        // No change of the sites tells when a part is waited for no longer: only what it is part of knows.
+        if let Some(seconds) = waits {
+            self.again(Duration::from_secs(seconds));
         }
+        pods.retain(|pod| self.is_present(whole, pod));
         pods
+    }
+
+    /// Whether a pod counts as there.
+    pub fn is_present<K: Resource<DynamicType = ()>>(&self, whole: &K, pod: &Pod) -> bool {
+        pods::is_finished(pod) || !self.view().is_lost(&part_claim(pod, &client::home::claim(whole)))
     }
 
     pub fn client(&self) -> &kube::Client {

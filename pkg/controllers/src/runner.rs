@@ -147,7 +147,9 @@ async fn follow<K: Cached>(
 /// Whether a change of the sites concerns this object.
 fn stands_otherwise<K: Cached>(object: &K, before: &Ownership, now: &Ownership) -> bool {
     let claim = client::home::claim(object);
-    before.differs_in_rules(now) || before.standing(&claim) != now.standing(&claim)
+    let otherwise =
+        before.standing(&claim) != now.standing(&claim) || before.in_contact(&claim) != now.in_contact(&claim);
+    otherwise || before.differs_in_rules(now)
 }
 
 /// Runs a controller until shutdown; reconciliations under way are finished.
@@ -322,5 +324,9 @@ mod tests {
         assert!(stands_otherwise(&pod("a"), &before, &after));
         assert!(!stands_otherwise(&pod("b"), &before, &after) && !stands_otherwise(&pod("c"), &before, &after));
         assert!(stands_otherwise(&pod("b"), &Ownership::default(), &before));
+        let cut = before.clone().with("c", Link::Down { for_s: 5, taken: None });
+        let later = before.clone().with("c", Link::Down { for_s: 10, taken: None });
+        assert!(stands_otherwise(&pod("c"), &cut, &before), "what it is part of may have waited for it less long");
+        assert!(!stands_otherwise(&pod("c"), &cut, &later));
     }
 }

@@ -113,6 +113,21 @@ impl Ownership {
         matches!(self.standing(claim), Standing::Lost | Standing::Taken)
     }
 
+    /// Seconds until the object counts as gone, if its home stays out of contact; none: it is there, waits, or is gone.
+    pub fn lost_in_s(&self, claim: &Claim<'_>) -> Option<u64> {
+        let Some(Link::Down { for_s, .. }) = self.others.get(self.home_of(claim)) else { return None };
+        if self.is_own(claim) || claim.stay {
+            None
+        } else {
+            claim.takeover_s.checked_sub(*for_s).filter(|left| *left > 0)
+        }
+    }
+
+    /// Whether the object's home is this site, or one in contact.
+    pub fn in_contact(&self, claim: &Claim<'_>) -> bool {
+        self.is_own(claim) || !matches!(self.others.get(self.home_of(claim)), Some(Link::Down { .. }))
+    }
+
     /// Other sites in contact.
     pub fn reachable(&self) -> impl Iterator<Item = &Site> {
         self.others.iter().filter(|(_, link)| **link == Link::Up).map(|(site, _)| site)
@@ -156,6 +171,19 @@ mod tests {
 
     fn down(for_s: u64, by: Option<&str>) -> Link {
         Link::Down { for_s, taken: by.map(|by| Taken { by: by.into(), epoch: 1 }) }
+    }
+
+    #[test]
+    fn what_is_away_is_waited_for_as_long_as_its_claim_says() {
+        let claim = |home| Claim { home: Some(home), stay: false, takeover_s: 25, fixed: true };
+        let view = |for_s| Ownership::of("a", "a").with("b", Link::Up).with("c", Link::Down { for_s, taken: None });
+        assert_eq!(view(10).lost_in_s(&claim("c")), Some(15));
+        assert_eq!((view(25).lost_in_s(&claim("c")), view(25).is_lost(&claim("c"))), (None, true));
+        assert_eq!((view(10).lost_in_s(&claim("a")), view(10).lost_in_s(&claim("b"))), (None, None));
+        assert_eq!(view(10).lost_in_s(&Claim { stay: true, ..claim("c") }), None);
+        assert!(
+            view(10).in_contact(&claim("a")) && view(10).in_contact(&claim("b")) && !view(10).in_contact(&claim("c"))
+        );
     }
 
     #[test]

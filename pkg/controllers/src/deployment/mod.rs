@@ -31,9 +31,9 @@ impl Deployments {
         let namespace = deployment.namespace().unwrap_or_default();
         let mut with_pods = HashSet::new();
         if !plan::is_rolling(deployment) {
-            let present = |uid: &String| run.present(deployment, self.pods.controlled_by(uid));
+            let runs = |pod: &std::sync::Arc<Pod>| run.is_present(deployment, pod) && !pods::is_finished(pod);
             let uids = mine.iter().filter_map(|set| set.uid());
-            with_pods.extend(uids.filter(|uid| present(uid).iter().any(|pod| !pods::is_finished(pod))));
+            with_pods.extend(uids.filter(|uid| self.pods.controlled_by(uid).iter().any(runs)));
         }
         let collisions = deployment.status.as_ref().and_then(|status| status.collision_count);
         let name = sets::name(deployment, &sets::hash_of(deployment, collisions));
