@@ -69,20 +69,26 @@ impl Run {
     /// is said by `whole`, what they are part of, unless they say it themselves.
     pub fn present<K: Resource<DynamicType = ()>>(&mut self, whole: &K, mut pods: Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
         let waits = {
-            let (view, whole) = (self.view(), client::home::claim(whole));
-            pods.iter().filter_map(|pod| view.lost_in_s(&part_claim(pod, &whole))).min()
+            let view = self.view();
+            if !view.marked {
+                return pods;
+            }
+            let whole = client::home::claim(whole);
+            let waits = pods.iter().filter_map(|pod| view.lost_in_s(&part_claim(pod, &whole))).min();
+            pods.retain(|pod| is_present(&view, &whole, pod));
+            waits
         };
         // No change of the sites tells when a part is waited for no longer: only what it is part of knows.
         if let Some(seconds) = waits {
             self.again(Duration::from_secs(seconds));
         }
-        pods.retain(|pod| self.is_present(whole, pod));
         pods
     }
 
     /// Whether a pod counts as there.
     pub fn is_present<K: Resource<DynamicType = ()>>(&self, whole: &K, pod: &Pod) -> bool {
-        pods::is_finished(pod) || !self.view().is_lost(&part_claim(pod, &client::home::claim(whole)))
+        let view = self.view();
+        !view.marked || is_present(&view, &client::home::claim(whole), pod)
     }
 
     pub fn client(&self) -> &kube::Client {
@@ -141,6 +147,10 @@ impl Run {
         }
         Ok(())
     }
+}
+
+fn is_present(view: &Ownership, whole: &Claim<'_>, pod: &Pod) -> bool {
+    pods::is_finished(pod) || !view.is_lost(&part_claim(pod, whole))
 }
 
 /// A pod's claim, as a part of something.

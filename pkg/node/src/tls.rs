@@ -2,13 +2,13 @@
 use crate::pki::Pair;
 use crate::trust::Trust;
 use arc_swap::ArcSwap;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WantsClientCert, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,11 @@ pub fn mutual(ca_pem: &str, pair: &Pair) -> Result<ServerConfig> {
 /// A client that trusts the cluster's root alone.
 pub fn client(root_pem: &str, pair: Option<&Pair>) -> Result<ClientConfig> {
     let builder = ClientConfig::builder().with_root_certificates(roots(root_pem)?);
+    shown(builder, pair)
+}
+
+/// Who it is to servers: `pair`, or nobody.
+fn shown(builder: ConfigBuilder<ClientConfig, WantsClientCert>, pair: Option<&Pair>) -> Result<ClientConfig> {
     Ok(match pair {
         Some(pair) => builder.with_client_auth_cert(certificates(&pair.chain_pem)?, key(&pair.key_pem)?)?,
         None => builder.with_no_client_auth(),
@@ -85,10 +90,7 @@ pub const API_SERVER: &str = "kubernetes.default.svc";
 pub fn client_of_servers(root_pem: &str, pair: Option<&Pair>) -> Result<ClientConfig> {
     let verifier = Arc::new(ApiServer(WebPkiServerVerifier::builder(Arc::new(roots(root_pem)?)).build()?));
     let builder = ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier);
-    Ok(match pair {
-        Some(pair) => builder.with_client_auth_cert(certificates(&pair.chain_pem)?, key(&pair.key_pem)?)?,
-        None => builder.with_no_client_auth(),
-    })
+    shown(builder, pair)
 }
 
 /// Verifies as usual, with one name for all.

@@ -1,11 +1,11 @@
 //! A node without a server, in a network namespace of its own, which nobody can dial.
-use crate::run;
 use crate::sites::{PORT, Sites};
+use crate::{end_within, run};
 use anyhow::Context;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The agent's place among the servers of [`Sites`]: its address, and the letter that is its node's name.
 const AT: usize = 9;
@@ -130,14 +130,8 @@ impl Drop for Agent {
         if std::thread::panicking() {
             eprintln!("the log of the agent ends:\n{}", self.log());
         }
-        if let Some(mut child) = self.child.take() {
-            let _ = run(Command::new("kill").arg(child.id().to_string()));
-            let begun = Instant::now();
-            while begun.elapsed() < END && matches!(child.try_wait(), Ok(None)) {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(child) = self.child.take() {
+            end_within(child, END);
         }
         if let Err(error) = self.clean_up() {
             eprintln!("cleaning up after the agent: {error:#}");

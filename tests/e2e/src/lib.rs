@@ -215,6 +215,17 @@ fn supervise(dir: &Path, binary: &Path, instance: &str, number: u8) -> anyhow::R
     Command::new("bash").arg(path).stdin(Stdio::null()).stderr(log).spawn().context("bash")
 }
 
+/// Asks a program to end, so that it leaves nothing behind, and kills it when it has not after this long.
+fn end_within(mut child: Child, time: Duration) {
+    let _ = run(Command::new("kill").arg(child.id().to_string()));
+    let begun = Instant::now();
+    while begun.elapsed() < time && matches!(child.try_wait(), Ok(None)) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
 /// Command lines that name the instance.
 fn processes_with(instance: &str) -> Vec<String> {
     let commands = fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| {

@@ -1,5 +1,5 @@
 //! Several servers, each at a site of its own: a network namespace on one bridge, whose link can be cut.
-use crate::{binary, run};
+use crate::{binary, end_within, run};
 use anyhow::{Context, ensure};
 use std::fs;
 use std::net::SocketAddr;
@@ -246,15 +246,8 @@ impl Drop for Sites {
             if std::thread::panicking() {
                 eprintln!("the log of {} ends:\n{}", Self::letter(at), self.log(at));
             }
-            if let Some(mut child) = self.servers[at].take() {
-                // Asked first, so that it leaves nothing behind.
-                let _ = run(Command::new("kill").arg(child.id().to_string()));
-                let begun = Instant::now();
-                while begun.elapsed() < END && matches!(child.try_wait(), Ok(None)) {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                let _ = child.kill();
-                let _ = child.wait();
+            if let Some(child) = self.servers[at].take() {
+                end_within(child, END);
             }
             let _ = self.ip(&["netns", "delete", &self.namespace(at)]);
         }

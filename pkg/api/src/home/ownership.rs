@@ -113,19 +113,23 @@ impl Ownership {
         matches!(self.standing(claim), Standing::Lost | Standing::Taken)
     }
 
+    /// Seconds for which the object's home has been out of contact; none: it is in contact, or this site.
+    fn silent_s(&self, claim: &Claim<'_>) -> Option<u64> {
+        match self.others.get(self.home_of(claim)) {
+            Some(Link::Down { for_s, .. }) if !self.is_own(claim) => Some(*for_s),
+            _ => None,
+        }
+    }
+
     /// Seconds until the object counts as gone, if its home stays out of contact; none: it is there, waits, or is gone.
     pub fn lost_in_s(&self, claim: &Claim<'_>) -> Option<u64> {
-        let Some(Link::Down { for_s, .. }) = self.others.get(self.home_of(claim)) else { return None };
-        if self.is_own(claim) || claim.stay {
-            None
-        } else {
-            claim.takeover_s.checked_sub(*for_s).filter(|left| *left > 0)
-        }
+        let silent_s = self.silent_s(claim).filter(|_| !claim.stay)?;
+        claim.takeover_s.checked_sub(silent_s).filter(|left| *left > 0)
     }
 
     /// Whether the object's home is this site, or one in contact.
     pub fn in_contact(&self, claim: &Claim<'_>) -> bool {
-        self.is_own(claim) || !matches!(self.others.get(self.home_of(claim)), Some(Link::Down { .. }))
+        self.silent_s(claim).is_none()
     }
 
     /// Other sites in contact.
