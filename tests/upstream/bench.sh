@@ -37,7 +37,7 @@ tour() { # KUBECONFIG: the workload of the README's tour
 
 measure() { # NAME KUBECONFIG PIDS READY MORE...
 	tour "$2" >/dev/null
-	"$bench" --target "$1=$2" --pids "$1=$3" --figure "start to node Ready s=$4" --idle "$idle" --memory-pods 10000 --image eyot.dev/demo:1 "${@:5}"
+	"$bench" --target "$1=$2" --pids "$1=$3" --figure "start to node Ready s=$4" --idle "$idle" --memory-pods 10000 --nodes 1000 --scheduled 5000 --image eyot.dev/demo:1 "${@:5}"
 }
 
 "${cluster[@]}" up "$work/upstream"

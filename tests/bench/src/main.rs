@@ -7,6 +7,7 @@ mod memory;
 mod pods;
 mod replicas;
 mod schedule;
+mod simulated;
 
 use anyhow::{Context, Result};
 use clap::Parser;

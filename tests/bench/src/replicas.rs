@@ -1,10 +1,10 @@
 //! A Deployment scaled from nothing to many pods, on nodes that exist only as objects: what controllers and scheduler
 //! do a second, without any container.
 use crate::Figures;
+use crate::simulated::Nodes;
 use anyhow::{Result, ensure};
-use futures::future::try_join_all;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -17,22 +17,12 @@ const POLL: Duration = Duration::from_millis(50);
 const NAME: &str = "bench-replicas";
 
 pub async fn measure(figures: &mut Figures, client: &kube::Client, namespace: &str, replicas: usize) -> Result<()> {
-    let nodes: Api<Node> = Api::all(client.clone());
-    try_join_all((0..replicas.div_ceil(PODS_A_NODE) + 1).map(|n| create_node(&nodes, n))).await?;
+    let room = json!({"cpu": "1000", "memory": "4Ti", "pods": PODS_A_NODE.to_string()});
+    let nodes = replicas.div_ceil(PODS_A_NODE) + 1;
+    let nodes = Nodes::make(client, "bench", nodes, ("bench", "replicas"), room).await?;
     let result = scale(figures, client, namespace, replicas).await;
-    nodes.delete_collection(&DeleteParams::default(), &ListParams::default().labels("bench=replicas")).await?;
+    nodes.remove().await?;
     result
-}
-
-async fn create_node(nodes: &Api<Node>, n: usize) -> Result<()> {
-    let resources = json!({"cpu": "1000", "memory": "4Ti", "pods": PODS_A_NODE.to_string()});
-    let ready = json!({"type": "Ready", "status": "True"});
-    let name = format!("bench-{n}");
-    let node = json!({"metadata": {"name": name, "labels": {"bench": "replicas"}}});
-    nodes.create(&PostParams::default(), &serde_json::from_value(node)?).await?;
-    let status = json!({"status": {"capacity": resources, "allocatable": resources, "conditions": [ready]}});
-    nodes.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await?;
-    Ok(())
 }
 
 async fn scale(figures: &mut Figures, client: &kube::Client, namespace: &str, replicas: usize) -> Result<()> {

@@ -1,19 +1,26 @@
 //! How fast pods are created and bound on nodes that exist in the API alone.
 use crate::Figures;
-use crate::measure::{PATIENCE, PREPARE, object};
+use crate::measure::{PATIENCE, object};
+use crate::simulated::Nodes;
 use anyhow::{Context, Result};
-use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, PostParams};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// Clients that create pods.
 const CLIENTS: usize = 64;
-/// The label that the nodes of this run have.
+/// The label that the nodes and pods of this run have.
 const LABEL: &str = "bench.eyot.dev/run";
+
+/// By pod, when something happened to it.
+type Times = HashMap<String, Instant>;
 
 /// Makes `nodes` nodes, measures how long `pods` pods take to get one each, and removes the nodes.
 pub async fn run(
@@ -23,28 +30,11 @@ pub async fn run(
     nodes: usize,
     pods: usize,
 ) -> Result<()> {
-    let all: Api<Node> = Api::all(client.clone());
-    let made: Vec<Result<()>> =
-        stream::iter(0..nodes).map(|n| node(&all, namespace, n)).buffer_unordered(PREPARE).collect().await;
-    let measured = match made.into_iter().collect::<Result<Vec<()>>>() {
-        Ok(_) => measure(figures, client, namespace, nodes, pods).await,
-        Err(error) => Err(error),
-    };
-    let ours = ListParams::default().labels(&format!("{LABEL}={namespace}"));
-    all.delete_collection(&DeleteParams::default(), &ours).await?;
-    measured
-}
-
-async fn node(nodes: &Api<Node>, run: &str, n: usize) -> Result<()> {
-    let name = format!("{run}-{n}");
-    let zone = format!("zone-{}", n % 3);
-    let labels = json!({LABEL: run, "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": zone});
-    nodes.create(&PostParams::default(), &object(json!({"metadata": {"name": name, "labels": labels}}))?).await?;
     let room = json!({"cpu": "32", "memory": "64Gi", "pods": "110"});
-    let ready = json!([{"type": "Ready", "status": "True", "reason": "Simulated", "message": "simulated"}]);
-    let status = json!({"status": {"capacity": room, "allocatable": room, "conditions": ready}});
-    nodes.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await?;
-    Ok(())
+    let made = Nodes::make(client, namespace, nodes, (LABEL, namespace), room).await?;
+    let measured = measure(figures, client, namespace, nodes, pods).await;
+    made.remove().await?;
+    measured
 }
 
 async fn measure(
@@ -55,33 +45,16 @@ async fn measure(
     count: usize,
 ) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let from = pods.list(&ListParams::default().limit(1)).await?.metadata.resource_version.context("a version")?;
-    let params = WatchParams::default().labels(&format!("{LABEL}={namespace}"));
-    let mut events = pods.watch(&params, &from).await?.boxed();
-    let created: Mutex<HashMap<String, Instant>> = Mutex::default();
+    let (watches, watching) = oneshot::channel();
+    let bound = tokio::spawn(follow(pods.clone(), namespace.to_owned(), count, watches));
+    watching.await.ok();
+    let created: Mutex<Times> = Mutex::default();
     let start = Instant::now();
-    let create = stream::iter(0..count).map(|n| pod(&pods, namespace, n, &created)).buffer_unordered(CLIENTS);
-    let creating = async {
-        let made: Vec<Result<()>> = create.collect().await;
-        made.into_iter().collect::<Result<Vec<()>>>()?;
-        anyhow::Ok(start.elapsed())
-    };
-    let watching = async {
-        let mut bound: HashMap<String, Instant> = HashMap::new();
-        while bound.len() < count {
-            let event = tokio::time::timeout(PATIENCE, events.next()).await.context("no pod was bound for a while")?;
-            let (WatchEvent::Modified(pod) | WatchEvent::Added(pod)) = event.context("the watch ended")?? else {
-                continue;
-            };
-            if pod.spec.is_some_and(|spec| spec.node_name.is_some()) {
-                bound.entry(pod.metadata.name.unwrap_or_default()).or_insert_with(Instant::now);
-            }
-        }
-        anyhow::Ok(bound)
-    };
-    let (made, bound) = tokio::join!(creating, watching);
-    let (made, bound) = (made?, bound?);
-    let took = start.elapsed();
+    let creating = stream::iter(0..count).map(|n| pod(&pods, namespace, n, &created)).buffer_unordered(CLIENTS);
+    creating.try_collect::<Vec<()>>().await?;
+    let made = start.elapsed();
+    let bound = bound.await??;
+    let took = bound.values().max().map_or(made, |last| last.saturating_duration_since(start));
     let created = created.into_inner().unwrap_or_default();
     let mut waits: Vec<Duration> =
         bound.iter().filter_map(|(name, at)| Some(at.saturating_duration_since(*created.get(name)?))).collect();
@@ -94,7 +67,29 @@ async fn measure(
     Ok(())
 }
 
-async fn pod(pods: &Api<Pod>, run: &str, n: usize, created: &Mutex<HashMap<String, Instant>>) -> Result<()> {
+/// When each of `count` pods was first seen on a node. As an informer does: a watch that ends is opened again where it
+/// was, and what the server has no history of is listed. `watches` is told once nothing can be missed.
+async fn follow(pods: Api<Pod>, run: String, count: usize, watches: oneshot::Sender<()>) -> Result<Times> {
+    let config = watcher::Config::default().labels(&format!("{LABEL}={run}"));
+    let mut events = watcher::watcher(pods, config).default_backoff().boxed();
+    let (mut bound, mut watches) = (Times::new(), Some(watches));
+    while bound.len() < count {
+        let event = tokio::time::timeout(PATIENCE, events.next()).await.context("no pod was bound for a while")?;
+        match event.context("the watcher ended")? {
+            Ok(Event::Apply(pod) | Event::InitApply(pod)) => {
+                if pod.spec.is_some_and(|spec| spec.node_name.is_some()) {
+                    bound.entry(pod.metadata.name.unwrap_or_default()).or_insert_with(Instant::now);
+                }
+            }
+            Ok(Event::InitDone) => drop(watches.take().map(|watches| watches.send(()))),
+            Ok(Event::Init | Event::Delete(_)) => {}
+            Err(error) => eprintln!("the pods are watched again: {error}"),
+        }
+    }
+    Ok(bound)
+}
+
+async fn pod(pods: &Api<Pod>, run: &str, n: usize, created: &Mutex<Times>) -> Result<()> {
     let name = format!("scheduled-{n}");
     let requests = json!({"cpu": "100m", "memory": "64Mi"});
     let spec = json!({
