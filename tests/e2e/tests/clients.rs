@@ -1,4 +1,6 @@
 //! Unmodified clients and their mistakes: kube-rs and plain HTTP against a real server.
+mod kubelets;
+
 use anyhow::Context;
 use e2e::Cluster;
 use futures::{StreamExt, TryStreamExt, try_join};
@@ -22,6 +24,7 @@ async fn clients_and_their_mistakes() -> anyhow::Result<()> {
         async { conflicts(&client).await.context("conflicts") },
         async { bad_bodies(&client).await.context("bad bodies") },
         async { strangers(&cluster).await.context("strangers") },
+        async { kubelets::certificates(&cluster, &client).await.context("kubelets' certificates") },
         async { an_absent_image(&client).await.context("an absent image") },
     )?;
     Ok(())

@@ -8,6 +8,7 @@
 mod attributes;
 mod authorizer;
 mod cache;
+mod certificates;
 mod expressions;
 pub(crate) mod home;
 mod limit_ranger;
@@ -236,5 +237,7 @@ pub(crate) fn check(attributes: &Attributes<'_>, new: Option<&Value>, old: Optio
         new,
         old,
     };
-    node_restriction::check(&call.request.user, &write).map_err(|why| attributes.forbidden(Some(object), &why))
+    node_restriction::check(&call.request.user, &write).map_err(|why| attributes.forbidden(Some(object), &why))?;
+    let (authorizer, user) = (call.engine.authorizer(), &call.request.user);
+    certificates::check(authorizer, user, &write).map_err(|why| attributes.forbidden(Some(object), &why))
 }

@@ -1,10 +1,7 @@
 //! NodeRestriction: a node writes about itself and the pods that are bound to it, nothing else
 //! (`plugin/pkg/admission/noderestriction`).
-use super::Operation;
+use super::{Operation, certificates};
 use crate::User;
-use base64::Engine;
-use rustls::pki_types::CertificateSigningRequestDer;
-use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
 /// A write, as far as this plugin looks.
@@ -205,22 +202,11 @@ fn signing(node: &str, write: &Write<'_>) -> Result<(), String> {
     if !SIGNERS.iter().any(|signer| request["spec"]["signerName"] == **signer) {
         return Ok(());
     }
-    let name = common_name(request["spec"]["request"].as_str().unwrap_or_default());
-    let name = name.map_err(|why| format!("unable to parse csr: {why}"))?;
-    if name.as_deref() == Some(&format!("{USER_PREFIX}{node}")) {
+    let subject = certificates::Subject::of(request).map_err(|why| format!("unable to parse csr: {why}"))?;
+    if subject.common_name == format!("{USER_PREFIX}{node}") {
         return Ok(());
     }
     Err(format!("can only create a node CSR with CN={USER_PREFIX}{node}"))
-}
-
-/// The common name of a signing request, PEM in base64.
-fn common_name(request: &str) -> Result<Option<String>, String> {
-    use x509_parser::prelude::{FromDer, X509CertificationRequest};
-    let pem = base64::engine::general_purpose::STANDARD.decode(request).map_err(|error| error.to_string())?;
-    let der = CertificateSigningRequestDer::from_pem_slice(&pem).map_err(|error| error.to_string())?;
-    let (_, parsed) = X509CertificationRequest::from_der(&der).map_err(|error| error.to_string())?;
-    let subject = &parsed.certification_request_info.subject;
-    Ok(subject.iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned))
 }
 
 fn mirror(node: &str, pod: &Value) -> Result<(), String> {
@@ -327,6 +313,7 @@ fn lease(node: &str, write: &Write<'_>) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine;
     use serde_json::json;
 
     fn node() -> User {

@@ -1,9 +1,11 @@
 //! The signers of CertificateSigningRequests: approved requests for Kubernetes' own signers get a certificate of this
-//! server's CA, and those that nobody needs any more go (`pkg/controller/certificates/{signer,cleaner}`).
+//! server's CA, kubelets' own are approved for who may have them so, and those that nobody needs any more go
+//! (`pkg/controller/certificates/{approver,signer,cleaner}`).
 //!
 //! Place in the flow: `kubectl certificate approve -> apiserver -> [signing] -> status.certificate`.
 
 mod plan;
+mod subject;
 
 use crate::pki::Authority;
 use api::home::Ownership;
@@ -12,11 +14,12 @@ use client::kube::{self, Api, ResourceExt};
 use client::{Event, Informers, Reflector};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use plan::Decision;
+use plan::{Decision, Grant};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -74,6 +77,7 @@ impl Service {
                 Ok(chain_pem) => self.issued(request, chain_pem).await,
                 Err(error) => self.refused(request, &error.to_string()).await,
             },
+            Decision::ApproveFor(grants) => self.approve_for(request, &grants).await,
             Decision::Refuse(why) => self.refused(request, &why).await,
             Decision::Delete => self.delete(request).await,
         };
@@ -84,6 +88,55 @@ impl Service {
 
     fn api(&self) -> Api<CertificateSigningRequest> {
         Api::all(self.client.clone())
+    }
+
+    /// Approves what the requester has one of these grants for; else somebody has to decide.
+    async fn approve_for(&self, request: &CertificateSigningRequest, grants: &[Grant]) -> kube::Result<()> {
+        for grant in grants {
+            if self.is_granted(request, grant).await? {
+                return self.approve(request, grant).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_granted(&self, request: &CertificateSigningRequest, grant: &Grant) -> kube::Result<bool> {
+        let spec = &request.spec;
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: spec.username.clone(),
+                uid: spec.uid.clone(),
+                groups: spec.groups.clone(),
+                extra: spec.extra.clone(),
+                resource_attributes: Some(ResourceAttributes {
+                    verb: Some("create".into()),
+                    group: Some("certificates.k8s.io".into()),
+                    version: Some("*".into()),
+                    resource: Some("certificatesigningrequests".into()),
+                    subresource: Some(grant.subresource.into()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let reviews: Api<SubjectAccessReview> = Api::all(self.client.clone());
+        let answer = reviews.create(&PostParams::default(), &review).await?;
+        Ok(answer.status.is_some_and(|status| status.allowed))
+    }
+
+    async fn approve(&self, request: &CertificateSigningRequest, grant: &Grant) -> kube::Result<()> {
+        let condition = CertificateSigningRequestCondition {
+            type_: "Approved".into(),
+            status: "True".into(),
+            reason: Some("AutoApproved".into()),
+            message: Some(grant.message.into()),
+            ..Default::default()
+        };
+        let mut new = request.clone();
+        new.status.get_or_insert_default().conditions.get_or_insert_default().push(condition);
+        let name = request.name_any();
+        self.api().replace_subresource("approval", &name, &PostParams::default(), &new).await.map(drop)
     }
 
     async fn issued(&self, request: &CertificateSigningRequest, chain_pem: String) -> kube::Result<()> {

@@ -1,6 +1,8 @@
 //! What to do with one request. Pure.
+use super::subject::Subject;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -18,6 +20,8 @@ const DECIDED: SignedDuration = SignedDuration::from_hours(1);
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision {
     Nothing,
+    /// Approved for who may `create` one of these subresources of requests; the first that is granted says why.
+    ApproveFor(Vec<Grant>),
     Sign {
         seconds: i64,
     },
@@ -27,28 +31,79 @@ pub enum Decision {
     Delete,
 }
 
+/// A right that makes approving needless (`approver/sarapprove.go`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Of `certificatesigningrequests`.
+    pub subresource: &'static str,
+    /// What the approval says.
+    pub message: &'static str,
+}
+
+/// A node renews its own certificate.
+pub const SELF: Grant = Grant {
+    subresource: "selfnodeclient",
+    message: "Auto approving self kubelet client certificate after SubjectAccessReview.",
+};
+/// Somebody asks for a node's certificate: a machine with a bootstrap token.
+pub const ANY: Grant = Grant {
+    subresource: "nodeclient",
+    message: "Auto approving kubelet client certificate after SubjectAccessReview.",
+};
+
 pub fn decide(request: &CertificateSigningRequest, now: Timestamp) -> Decision {
     let has = |kind: &str| condition(request, kind).is_some();
-    let certificate = request.status.as_ref().and_then(|status| status.certificate.as_ref());
     if is_stale(request, now) {
         return Decision::Delete;
     }
-    if !has("Approved") || has("Denied") || has("Failed") || certificate.is_some_and(|pem| !pem.0.is_empty()) {
+    if has("Denied") || has("Failed") || issued(request).is_some() {
         return Decision::Nothing;
     }
-    let usages = request.spec.usages.as_deref().unwrap_or_default();
-    let checked = match &*request.spec.signer_name {
-        CLIENT => only(usages, "client auth", "client certificate"),
-        KUBELET_CLIENT => node(request).and_then(|()| only(usages, "client auth", "client certificate")),
-        KUBELET_SERVING => node(request).and_then(|()| only(usages, "server auth", "serving certificate")),
-        LEGACY => Ok(()),
-        _ => return Decision::Nothing,
-    };
-    let asked = request.spec.expiration_seconds.map_or(LIFE_SECONDS, i64::from);
-    match checked {
-        Ok(()) => Decision::Sign { seconds: asked.clamp(LEAST_SECONDS, LIFE_SECONDS) },
-        Err(why) => Decision::Refuse(why),
+    if !has("Approved") {
+        return to_approve(request);
     }
+    let asked = request.spec.expiration_seconds.map_or(LIFE_SECONDS, i64::from);
+    match check(request) {
+        Some(Ok(())) => Decision::Sign { seconds: asked.clamp(LEAST_SECONDS, LIFE_SECONDS) },
+        Some(Err(why)) => Decision::Refuse(why),
+        None => Decision::Nothing,
+    }
+}
+
+fn usages(request: &CertificateSigningRequest) -> &[String] {
+    request.spec.usages.as_deref().unwrap_or_default()
+}
+
+/// Client certificates of nodes alone are approved without anybody.
+fn to_approve(request: &CertificateSigningRequest) -> Decision {
+    let subject = Subject::of(&request.spec.request.0).ok();
+    let node = |subject: &Subject| subject.check_node_client(usages(request)).is_ok();
+    let Some(subject) = subject.filter(|subject| request.spec.signer_name == KUBELET_CLIENT && node(subject)) else {
+        return Decision::Nothing;
+    };
+    match request.spec.username.as_deref() == Some(&*subject.common_name) {
+        true => Decision::ApproveFor(vec![SELF, ANY]),
+        false => Decision::ApproveFor(vec![ANY]),
+    }
+}
+
+/// What its signer says to it; none for signers of others.
+fn check(request: &CertificateSigningRequest) -> Option<Result<(), String>> {
+    let subject = || Subject::of(&request.spec.request.0);
+    let usages = usages(request);
+    Some(match &*request.spec.signer_name {
+        CLIENT => check_client(usages),
+        KUBELET_CLIENT => subject().and_then(|subject| subject.check_node_client(usages)),
+        KUBELET_SERVING => subject().and_then(|subject| subject.check_node_serving(usages)),
+        LEGACY => Ok(()),
+        _ => return None,
+    })
+}
+
+/// The certificate, once there is one.
+fn issued(request: &CertificateSigningRequest) -> Option<&[u8]> {
+    let certificate = request.status.as_ref()?.certificate.as_ref()?;
+    Some(&*certificate.0).filter(|pem| !pem.is_empty())
 }
 
 fn condition<'r>(
@@ -59,81 +114,132 @@ fn condition<'r>(
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-/// The usages must be the signer's one purpose, beside those that any key has.
-fn only(usages: &[String], purpose: &str, what: &str) -> Result<(), String> {
-    let other = usages
-        .iter()
-        .find(|usage| !matches!(usage.as_str(), "digital signature" | "key encipherment") && usage.as_str() != purpose);
-    if let Some(other) = other {
-        return Err(format!("invalid usage for {what}: {other}"));
+/// A client's certificate is for that alone, beside what any key can do.
+fn check_client(usages: &[String]) -> Result<(), String> {
+    let fits = |usage: &&String| matches!(usage.as_str(), "digital signature" | "key encipherment" | "client auth");
+    if let Some(other) = usages.iter().find(|usage| !fits(usage)) {
+        return Err(format!("invalid usage for client certificate: {other}"));
     }
-    match usages.iter().any(|usage| usage == purpose) {
+    match usages.iter().any(|usage| usage == "client auth") {
         true => Ok(()),
-        false => Err(format!("missing required usage for {what}: {purpose}")),
-    }
-}
-
-/// Certificates of nodes are for nodes: who asks is one, or bootstraps one with a client certificate's signer.
-fn node(request: &CertificateSigningRequest) -> Result<(), String> {
-    let user = request.spec.username.as_deref().unwrap_or_default();
-    match user.starts_with("system:node:") || request.spec.signer_name == KUBELET_CLIENT {
-        true => Ok(()),
-        false => Err(format!("{user:?} is no node")),
+        false => Err("missing required usage for client certificate: client auth".into()),
     }
 }
 
 fn is_stale(request: &CertificateSigningRequest, now: Timestamp) -> bool {
-    let created = request.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    let older = |time: Option<Timestamp>, than| time.is_some_and(|time| now.duration_since(time) > than);
-    let decided = ["Failed", "Denied", "Approved"].iter().find_map(|kind| condition(request, kind));
-    match decided {
-        None => older(created, PENDING),
-        Some(condition) => {
-            let unsigned = condition.type_ == "Approved"
-                && request.status.as_ref().and_then(|status| status.certificate.as_ref()).is_none();
-            let at = condition.last_update_time.as_ref().map(|time| time.0).or(created);
-            older(at, if unsigned { PENDING } else { DECIDED })
-        }
+    let older = |time: Option<&Time>, than| time.is_some_and(|time| now.duration_since(time.0) > than);
+    let conditions = request.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let issued = issued(request);
+    if conditions.is_empty() {
+        return older(request.metadata.creation_timestamp.as_ref(), PENDING);
     }
+    conditions.iter().any(|condition| {
+        let since = condition.last_update_time.as_ref();
+        match (condition.type_.as_str(), issued) {
+            ("Denied" | "Failed", _) => older(since, DECIDED),
+            ("Approved", Some(pem)) => older(since, DECIDED) || has_expired(pem, now),
+            ("Approved", None) => older(since, PENDING),
+            _ => false,
+        }
+    })
+}
+
+fn has_expired(certificate_pem: &[u8], now: Timestamp) -> bool {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(certificate_pem) else { return false };
+    let end = pem.parse_x509().map(|certificate| certificate.validity().not_after.timestamp());
+    end.is_ok_and(|end| now.as_second() > end)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::subject::tests::request as pem;
     use super::*;
+    use base64::Engine;
     use serde_json::{Value, json};
 
     const NOW: &str = "2026-01-02T00:00:00Z";
+    const NODE: [&str; 2] = ["digital signature", "client auth"];
 
-    fn decided(signer: &str, usages: &[&str], conditions: Value, created: &str) -> Decision {
+    fn request(signer: &str, usages: &[&str], pem: &str, status: Value, created: &str) -> CertificateSigningRequest {
+        let text = base64::engine::general_purpose::STANDARD.encode(pem);
         let request = json!({
             "metadata": {"name": "r", "creationTimestamp": created},
-            "spec": {"request": "", "signerName": signer, "usages": usages, "username": "bob", "expirationSeconds": 700},
-            "status": {"conditions": conditions},
+            "spec": {"request": text, "signerName": signer, "usages": usages, "username": "bob", "expirationSeconds": 700},
+            "status": status,
         });
-        decide(&serde_json::from_value(request).unwrap(), NOW.parse().unwrap())
+        serde_json::from_value(request).unwrap()
+    }
+
+    fn decided(request: &CertificateSigningRequest) -> Decision {
+        decide(request, NOW.parse().unwrap())
+    }
+
+    fn approved() -> Value {
+        json!({"conditions": [{"type": "Approved", "status": "True", "lastUpdateTime": NOW}]})
     }
 
     #[test]
     fn only_what_is_approved_and_fits_its_signer_is_signed() {
-        let approved = || json!([{"type": "Approved", "status": "True", "lastUpdateTime": NOW}]);
-        let client = ["digital signature", "client auth"];
-        assert_eq!(decided(CLIENT, &client, approved(), NOW), Decision::Sign { seconds: 700 });
-        assert_eq!(decided(CLIENT, &client, json!([]), NOW), Decision::Nothing);
-        assert_eq!(decided("example.com/mine", &client, approved(), NOW), Decision::Nothing);
-        let refused = |signer: &str, usages: &[&str]| match decided(signer, usages, approved(), NOW) {
-            Decision::Refuse(why) => why,
-            other => panic!("{other:?}"),
+        let of = |signer: &str, usages: &[&str], status| decided(&request(signer, usages, "", status, NOW));
+        assert_eq!(of(CLIENT, &NODE, approved()), Decision::Sign { seconds: 700 });
+        assert_eq!(of(CLIENT, &NODE, json!({})), Decision::Nothing);
+        assert_eq!(of("example.com/mine", &NODE, approved()), Decision::Nothing);
+        let refused =
+            |signer: &str, usages: &[&str], pem: &str| match decided(&request(signer, usages, pem, approved(), NOW)) {
+                Decision::Refuse(why) => why,
+                other => panic!("{other:?}"),
+            };
+        assert_eq!(refused(CLIENT, &["server auth"], ""), "invalid usage for client certificate: server auth");
+        assert_eq!(refused(CLIENT, &[], ""), "missing required usage for client certificate: client auth");
+        let stranger = pem("bob", &["developers"], Vec::new());
+        assert_eq!(refused(KUBELET_SERVING, &["server auth"], &stranger), "subject organization is not system:nodes");
+    }
+
+    #[test]
+    fn nodes_clients_are_approved_for_who_may() {
+        let of = |user: &str, signer: &str, usages: &[&str], pem: &str| {
+            let mut request = request(signer, usages, pem, json!({}), NOW);
+            request.spec.username = Some(user.into());
+            decided(&request)
         };
-        assert_eq!(refused(CLIENT, &["server auth"]), "invalid usage for client certificate: server auth");
-        assert_eq!(refused(CLIENT, &[]), "missing required usage for client certificate: client auth");
-        assert_eq!(refused(KUBELET_SERVING, &["server auth"]), "\"bob\" is no node");
+        let node = pem("system:node:n1", &["system:nodes"], Vec::new());
+        let machine = "system:bootstrap:abcdef";
+        assert_eq!(of(machine, KUBELET_CLIENT, &NODE, &node), Decision::ApproveFor(vec![ANY]));
+        assert_eq!(of("system:node:n1", KUBELET_CLIENT, &NODE, &node), Decision::ApproveFor(vec![SELF, ANY]));
+        assert_eq!(of("system:node:n2", KUBELET_CLIENT, &NODE, &node), Decision::ApproveFor(vec![ANY]));
+        assert_eq!(of(machine, CLIENT, &NODE, &node), Decision::Nothing);
+        assert_eq!(of(machine, KUBELET_CLIENT, &["digital signature", "server auth"], &node), Decision::Nothing);
+        let other = pem("system:node:n1", &["system:nodes", "system:masters"], Vec::new());
+        assert_eq!(of(machine, KUBELET_CLIENT, &NODE, &other), Decision::Nothing);
+        let mut denied = request(KUBELET_CLIENT, &NODE, &node, json!({}), NOW);
+        denied.status = serde_json::from_value(json!({"conditions": [{"type": "Denied", "status": "True"}]})).unwrap();
+        assert_eq!(decided(&denied), Decision::Nothing);
     }
 
     #[test]
     fn what_nobody_needs_goes() {
-        let denied = json!([{"type": "Denied", "status": "True", "lastUpdateTime": "2026-01-01T22:59:00Z"}]);
-        assert_eq!(decided(CLIENT, &[], denied, NOW), Decision::Delete);
-        assert_eq!(decided(CLIENT, &[], json!([]), "2025-12-31T23:59:00Z"), Decision::Delete);
-        assert_eq!(decided(CLIENT, &[], json!([]), "2026-01-01T00:01:00Z"), Decision::Nothing);
+        let of = |status: Value, created: &str| decided(&request("example.com/mine", &[], "", status, created));
+        let since =
+            |kind: &str, time: &str| json!({"conditions": [{"type": kind, "status": "True", "lastUpdateTime": time}]});
+        assert_eq!(of(since("Denied", "2026-01-01T22:59:00Z"), NOW), Decision::Delete);
+        assert_eq!(of(since("Failed", "2026-01-01T22:59:00Z"), NOW), Decision::Delete);
+        assert_eq!(of(json!({}), "2025-12-31T23:59:00Z"), Decision::Delete);
+        assert_eq!(of(json!({}), "2026-01-01T00:01:00Z"), Decision::Nothing);
+        assert_eq!(of(since("Approved", "2026-01-01T22:59:00Z"), NOW), Decision::Nothing, "it may still be signed");
+        assert_eq!(of(since("Approved", "2025-12-31T23:59:00Z"), NOW), Decision::Delete);
+        let signed = |time: &str, pem: &str| {
+            let mut status = since("Approved", time);
+            status["certificate"] = base64::engine::general_purpose::STANDARD.encode(pem).into();
+            of(status, NOW)
+        };
+        assert_eq!(signed("2026-01-01T22:59:00Z", "x"), Decision::Delete);
+        assert_eq!(signed("2026-01-01T23:01:00Z", "x"), Decision::Nothing);
+        let until = |year| {
+            let mut params = rcgen::CertificateParams::default();
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+        };
+        assert_eq!(signed(NOW, &until(2026)), Decision::Delete, "expired");
+        assert_eq!(signed(NOW, &until(2027)), Decision::Nothing);
     }
 }

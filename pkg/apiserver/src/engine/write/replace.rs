@@ -83,6 +83,7 @@ impl Write<'_> {
         match self.scope {
             Scope::Main => (resource.strategy.on_update)(&mut new, live, &context),
             Scope::Status => (resource.strategy.on_status_update)(&mut new, live, &context),
+            Scope::Approval => strategy::decide_signing_request(&mut new, live, &context),
             _ => {}
         }
         if call.is_service() && self.scope == Scope::Main {

@@ -89,16 +89,30 @@ pub fn update_signing_request_status(new: &mut Value, old: &Value, context: &Con
     let given = new["status"]["conditions"].as_array().unwrap_or(&empty).iter();
     let conditions: Vec<Value> = kept.chain(given.filter(|c| !decided(c)).cloned()).collect();
     child(new, "status").insert("conditions".into(), conditions.into());
-    stamp_conditions(new, context.now);
+    stamp_conditions(new, old, context.now);
 }
 
-/// Times of conditions that came without.
-pub fn stamp_conditions(request: &mut Value, now: &str) {
+/// `approval` decides, and signs nothing.
+pub fn decide_signing_request(new: &mut Value, old: &Value, context: &Context<'_>) {
+    let conditions = new["status"]["conditions"].take();
+    restore(new, old, "status");
+    if !conditions.is_null() {
+        child(new, "status").insert("conditions".into(), conditions);
+    }
+    stamp_conditions(new, old, context.now);
+}
+
+/// Times of conditions that came without; what was true before has been since then.
+fn stamp_conditions(request: &mut Value, old: &Value, now: &str) {
+    let before = old["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
     for condition in request["status"]["conditions"].as_array_mut().into_iter().flatten() {
-        for key in ["lastUpdateTime", "lastTransitionTime"] {
-            if condition[key].is_null() {
-                condition[key] = now.into();
-            }
+        if condition["lastUpdateTime"].is_null() {
+            condition["lastUpdateTime"] = now.into();
+        }
+        if condition["lastTransitionTime"].is_null() {
+            let same = before.iter().find(|c| c["type"] == condition["type"] && c["status"] == condition["status"]);
+            let since = same.map(|c| c["lastTransitionTime"].clone()).filter(|time| !time.is_null());
+            condition["lastTransitionTime"] = since.unwrap_or_else(|| now.into());
         }
     }
 }
@@ -118,6 +132,19 @@ mod tests {
             json!({"a": "b", "job-name": "j", "batch.kubernetes.io/job-name": "j", "controller-uid": "u", "batch.kubernetes.io/controller-uid": "u"})
         );
         assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
+    }
+
+    #[test]
+    fn an_approval_brings_no_certificate() {
+        let old =
+            json!({"status": {"conditions": [{"type": "Approved", "status": "True", "lastTransitionTime": "then"}]}});
+        let mut new =
+            json!({"status": {"certificate": "mine", "conditions": [{"type": "Approved", "status": "True"}]}});
+        let user = crate::User::default();
+        decide_signing_request(&mut new, &old, &Context { user: &user, now: "now" });
+        let stamped =
+            json!({"type": "Approved", "status": "True", "lastTransitionTime": "then", "lastUpdateTime": "now"});
+        assert_eq!(new, json!({"status": {"conditions": [stamped]}}));
     }
 
     #[test]

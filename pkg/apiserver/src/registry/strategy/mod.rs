@@ -130,6 +130,8 @@ pub const SIGNING_REQUEST: Strategy = Strategy {
 pub const CUSTOM_DEFINITION: Strategy =
     Strategy { on_create: custom::create_definition, on_update: custom::update_definition, ..Strategy::SPEC };
 
+pub(crate) use batch::decide_signing_request;
+
 /// The object at `key`, made if absent; what is there and no object is replaced.
 pub(crate) fn child<'v>(value: &'v mut Value, key: &str) -> &'v mut Map<String, Value> {
     if !value.is_object() {
