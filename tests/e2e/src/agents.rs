@@ -1,5 +1,5 @@
-//! A node without a server, in a network namespace of its own, which nobody can dial.
-use crate::sites::{PORT, Sites};
+//! Nodes without a server, in network namespaces of their own.
+use crate::sites::{PORT, Sites, unwire};
 use crate::{end_within, run};
 use anyhow::Context;
 use std::fs;
@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-/// The agent's place among the servers of [`Sites`]: its address, and the letter that is its node's name.
+/// The place of the agent of no site among the servers of [`Sites`]: its address, and the letter that is its node's name.
+/// After it come those of the sites.
 const AT: usize = 9;
 /// How long it may take to end.
 const END: Duration = Duration::from_secs(40);
@@ -15,9 +16,10 @@ const END: Duration = Duration::from_secs(40);
 const BEHIND_NAT: &str = "table inet nat {\n chain input {\n  type filter hook input priority 0; policy accept;\n\
     \x20 iifname \"eth0\" ct state established,related accept\n  iifname \"eth0\" drop\n }\n}\n";
 
-/// A node `j`.
+/// A node: `j`, or of a site `k`, `l`, `m`…
 pub struct Agent {
     binary: PathBuf,
+    at: usize,
     namespace: String,
     dir: PathBuf,
     server: String,
@@ -26,31 +28,46 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Makes its place beside the servers, with the demo image; nothing runs yet.
+    /// Makes its place beside the servers, where it can dial and nobody can dial it; nothing runs yet. It has the demo image.
     ///
     /// # Errors
     /// The host refuses.
     pub fn place(sites: &Sites) -> anyhow::Result<Self> {
-        sites.wire(AT)?;
-        let agent = Self {
-            binary: sites.binary().to_owned(),
-            namespace: sites.namespace(AT),
-            dir: sites.data(AT),
-            server: format!("https://{}:{PORT}", sites.address(0)),
-            token: fs::read_to_string(sites.data(0).join("server/token"))?.trim().to_owned(),
-            child: None,
-        };
+        let agent = Self::new(sites, AT, 0, sites.backbone())?;
         let rules = agent.dir.with_extension("nft");
         fs::write(&rules, BEHIND_NAT)?;
         run(agent.inside().arg("nft").arg("-f").arg(rules))?;
+        Ok(agent)
+    }
+
+    /// Makes its place in the network of a server's site; nothing runs yet. It has the demo image.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn at_site(sites: &Sites, site: usize) -> anyhow::Result<Self> {
+        Self::new(sites, AT + 1 + site, site, &sites.network_of(site))
+    }
+
+    fn new(sites: &Sites, at: usize, server: usize, bridge: &str) -> anyhow::Result<Self> {
+        // From here on all of it is removed, also when something of this fails.
+        let agent = Self {
+            binary: sites.binary().to_owned(),
+            at,
+            namespace: sites.namespace(at),
+            dir: sites.data(at),
+            server: format!("https://{}:{PORT}", sites.address(server)),
+            token: fs::read_to_string(sites.data(server).join("server/token"))?.trim().to_owned(),
+            child: None,
+        };
+        sites.wire(at, bridge)?;
         let image = crate::repository().join("embedded/demo-image/build.sh");
         run(Command::new(image).arg(agent.dir.join("agent/images/demo.tar")))?;
         Ok(agent)
     }
 
     /// The name of its node.
-    pub fn name() -> String {
-        Sites::letter(AT).to_string()
+    pub fn name(&self) -> String {
+        Sites::letter(self.at).to_string()
     }
 
     /// In its network alone: control groups must stay where they are.
@@ -62,7 +79,7 @@ impl Agent {
 
     fn command(&self, token: &str, data: &std::path::Path) -> Command {
         let mut command = self.inside();
-        command.arg(&self.binary).args(["agent", "--instance", &self.namespace, "--node-name", &Self::name()]);
+        command.arg(&self.binary).args(["agent", "--instance", &self.namespace, "--node-name", &self.name()]);
         command.args(["--eviction-hard", "", "--server", &self.server, "--token", token]).arg("-d").arg(data);
         command
     }
@@ -136,6 +153,6 @@ impl Drop for Agent {
         if let Err(error) = self.clean_up() {
             eprintln!("cleaning up after the agent: {error:#}");
         }
-        let _ = run(Command::new("ip").args(["netns", "delete", &self.namespace]));
+        unwire(&self.namespace);
     }
 }

@@ -2,6 +2,7 @@
 //! removed with all its traces when dropped.
 pub mod agents;
 pub mod sites;
+pub mod way;
 
 use anyhow::{Context, ensure};
 use std::fs;
@@ -224,6 +225,14 @@ fn end_within(mut child: Child, time: Duration) {
     }
     let _ = child.kill();
     let _ = child.wait();
+}
+
+/// The numbers of the processes on this machine that are a `sleep` of so long: by it a pod's process is known.
+pub fn sleeping(seconds: u32) -> Vec<String> {
+    let line = format!("sleep\0{seconds}\0").into_bytes();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let sleeping = processes.filter(|entry| fs::read(entry.path().join("cmdline")).is_ok_and(|found| found == line));
+    sleeping.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// Command lines that name the instance.

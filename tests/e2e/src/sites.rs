@@ -60,9 +60,11 @@ impl Sites {
     /// What kept it from starting, with the last lines of its log.
     pub fn add(&mut self, through: usize) -> anyhow::Result<usize> {
         let at = self.servers.len();
-        self.wire(at)?;
+        // From here on it is removed with the others, also when something of this fails.
         self.servers.push(None);
         self.through.push(through);
+        self.found(at)?;
+        self.wire(at, &self.network_of(at))?;
         self.boot(at)?;
         Ok(at)
     }
@@ -111,11 +113,37 @@ impl Sites {
         run(Command::new("ip").args(args)).map(drop)
     }
 
-    pub(crate) fn wire(&self, at: usize) -> anyhow::Result<()> {
+    /// The site's own network, with one link to all others.
+    fn found(&self, at: usize) -> anyhow::Result<()> {
+        let (network, link, end) = (self.network_of(at), self.link_of(at), format!("{}v", self.namespace(at)));
+        self.ip(&["link", "add", &network, "type", "bridge"])?;
+        self.ip(&["link", "set", &network, "up"])?;
+        self.ip(&["link", "add", &link, "type", "veth", "peer", "name", &end])?;
+        self.ip(&["link", "set", &end, "master", &network, "up"])?;
+        self.ip(&["link", "set", &link, "master", &self.name, "up"])
+    }
+
+    /// The bridge of a server's site.
+    pub(crate) fn network_of(&self, at: usize) -> String {
+        format!("{}s", self.namespace(at))
+    }
+
+    /// What leads from a site to all others.
+    fn link_of(&self, at: usize) -> String {
+        format!("{}u", self.namespace(at))
+    }
+
+    /// The bridge that joins all sites.
+    pub(crate) fn backbone(&self) -> &str {
+        &self.name
+    }
+
+    /// A machine's namespace with its address, on a bridge.
+    pub(crate) fn wire(&self, at: usize, bridge: &str) -> anyhow::Result<()> {
         let namespace = self.namespace(at);
         self.ip(&["netns", "add", &namespace])?;
         self.ip(&["link", "add", &namespace, "type", "veth", "peer", "name", "eth0", "netns", &namespace])?;
-        self.ip(&["link", "set", &namespace, "master", &self.name, "up"])?;
+        self.ip(&["link", "set", &namespace, "master", bridge, "up"])?;
         self.ip(&["-n", &namespace, "address", "add", &format!("{}/24", self.address(at)), "dev", "eth0"])?;
         self.ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
         self.ip(&["-n", &namespace, "link", "set", "eth0", "up"])?;
@@ -200,7 +228,20 @@ impl Sites {
     /// # Errors
     /// The host refuses.
     pub fn cut(&self, at: usize, cut: bool) -> anyhow::Result<()> {
-        self.ip(&["link", "set", &self.namespace(at), if cut { "down" } else { "up" }])
+        self.ip(&["link", "set", &self.link_of(at), if cut { "down" } else { "up" }])
+    }
+
+    /// Parts two servers, which others reach, or lets them meet.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn part(&self, one: usize, other: usize, parted: bool) -> anyhow::Result<()> {
+        let change = if parted { "add" } else { "delete" };
+        for (at, from) in [(one, other), (other, one)] {
+            let address = format!("{}/32", self.address(from));
+            self.ip(&["-n", &self.namespace(at), "route", change, "blackhole", &address])?;
+        }
+        Ok(())
     }
 
     /// `kill -9`.
@@ -240,6 +281,13 @@ impl Sites {
     }
 }
 
+/// Removes a namespace with its link, and the link first: with its namespace it would go some time later, and its name would be
+/// taken until then.
+pub(crate) fn unwire(namespace: &str) {
+    let _ = run(Command::new("ip").args(["link", "delete", namespace]));
+    let _ = run(Command::new("ip").args(["netns", "delete", namespace]));
+}
+
 impl Drop for Sites {
     fn drop(&mut self) {
         for at in 0..self.servers.len() {
@@ -249,7 +297,10 @@ impl Drop for Sites {
             if let Some(child) = self.servers[at].take() {
                 end_within(child, END);
             }
-            let _ = self.ip(&["netns", "delete", &self.namespace(at)]);
+            unwire(&self.namespace(at));
+            for link in [self.link_of(at), self.network_of(at)] {
+                let _ = self.ip(&["link", "delete", &link]);
+            }
         }
         let _ = self.ip(&["link", "delete", &self.name]);
     }

@@ -24,7 +24,7 @@ fn runs() -> bool {
 fn a_node_without_a_server() -> anyhow::Result<()> {
     let mut sites = Sites::start(5, 2)?;
     let mut agent = Agent::place(&sites)?;
-    let node = Agent::name();
+    let node = agent.name();
     agent.boot()?;
     let ready = |sites: &Sites, at: usize| {
         let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";

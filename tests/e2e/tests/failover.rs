@@ -1,6 +1,7 @@
 //! kube-rs' reflectors while the server that they speak to is killed and they move to another of the cluster, and back.
 use anyhow::ensure;
 use e2e::sites::Sites;
+use e2e::way;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
@@ -9,52 +10,10 @@ use kube::runtime::{WatchStreamExt, reflector, watcher};
 use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
 
 const OBJECTS: usize = 40;
-/// How long a dead server is waited for.
-const DIAL: Duration = Duration::from_secs(1);
-
-/// One address for two servers: a connection goes to the one that was last reached, else to the other.
-struct Way {
-    servers: [SocketAddr; 2],
-    at: AtomicUsize,
-}
-
-impl Way {
-    async fn open(servers: [SocketAddr; 2]) -> anyhow::Result<SocketAddr> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        let way = Arc::new(Self { servers, at: AtomicUsize::new(0) });
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let way = way.clone();
-                tokio::spawn(async move {
-                    if let Some(mut server) = way.dial().await {
-                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-                    }
-                });
-            }
-        });
-        Ok(address)
-    }
-
-    async fn dial(&self) -> Option<TcpStream> {
-        let last = self.at.load(Ordering::SeqCst);
-        for at in [last, 1 - last] {
-            if let Ok(Ok(stream)) = tokio::time::timeout(DIAL, TcpStream::connect(self.servers[at])).await {
-                self.at.store(at, Ordering::SeqCst);
-                return Some(stream);
-            }
-        }
-        None
-    }
-}
-
 fn step(map: &ConfigMap) -> Option<usize> {
     map.data.as_ref()?.get("step")?.parse().ok()
 }
@@ -104,7 +63,7 @@ async fn reflectors_move_between_servers_and_miss_nothing() -> anyhow::Result<()
         let clients = [sites.client(0, servers[0]).await?, sites.client(1, servers[1]).await?];
         clients.into_iter().map(Api::default_namespaced).collect()
     };
-    let through: Api<ConfigMap> = Api::default_namespaced(sites.client(0, Way::open(servers).await?).await?);
+    let through: Api<ConfigMap> = Api::default_namespaced(sites.client(0, way::open(servers).await?).await?);
     let (reader, writer) = reflector::store();
     let events = reflector(writer, watcher(through, watcher::Config::default()).default_backoff()).touched_objects();
     let told = Arc::new(Mutex::new((BTreeMap::<String, usize>::new(), Vec::new())));

@@ -1,4 +1,6 @@
 //! Three servers at three sites: each accepts every write, cut off or not, and they converge.
+mod takeover;
+
 use e2e::sites::Sites;
 
 const MAP: [&str; 3] = ["get", "configmap", "shared"];
