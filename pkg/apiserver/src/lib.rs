@@ -34,4 +34,4 @@ pub use connect::Tunnels;
 pub use options::{Cluster, EXTENSION, Extension, FrontProxy, Options, Tls, TokenKeys};
 pub use request::{RequestInfo, User, Verb};
 pub use service::{Handle, InProcess, Service};
-pub use sites::{Forwarded, HomeProxy, Sites, Unreachable};
+pub use sites::{Forwarded, HomeProxy, Sites, Unreachable, Watermarks};

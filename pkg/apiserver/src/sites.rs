@@ -1,11 +1,12 @@
-//! What the engine knows of other sites: whose objects are whose, which numbers are ours to give away, and how a request
-//! gets to the server of another site.
+//! What the engine knows of other sites: whose objects are whose, which numbers are ours to give away, how a request
+//! gets to the server of another site, and how far this server is in what others had.
 use crate::Body;
 use crate::engine::Request;
 use api::home::Ownership;
 use api::slice::Share;
 use http::Response;
 use std::sync::Arc;
+use store::Revision;
 use tokio::sync::watch;
 
 /// Marks a request (`http::Request::extensions`) that a server of another site handed on; nothing that comes over the
@@ -24,6 +25,13 @@ pub trait HomeProxy: Send + Sync {
     async fn forward(&self, site: &str, request: Request) -> Result<Response<Body>, Unreachable>;
 }
 
+/// How far this server is in what other servers had.
+pub trait Watermarks: Send + Sync {
+    /// Whether everything is here that the server which made this revision had by then. None: it is no server of the cluster,
+    /// or has been away for so long that nobody waits for it.
+    fn passed(&self, revision: Revision) -> Option<bool>;
+}
+
 /// No server of the site answered.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("site {site} is out of reach: {reason}")]
@@ -40,6 +48,8 @@ pub struct Sites {
     /// The numbers that this server gives to Services by itself.
     pub shares: watch::Receiver<Share>,
     pub proxy: Option<Arc<dyn HomeProxy>>,
+    /// None: there are no other servers.
+    pub watermarks: Option<Arc<dyn Watermarks>>,
 }
 
 impl Default for Sites {
@@ -48,6 +58,7 @@ impl Default for Sites {
             ownership: watch::channel(Ownership::default()).1,
             shares: watch::channel(Share::default()).1,
             proxy: None,
+            watermarks: None,
         }
     }
 }

@@ -2,7 +2,9 @@
 //! of each server, and of all with its power.
 use e2e::agents::Agent;
 use e2e::sites::Sites;
+use e2e::sleeping;
 use std::fs;
+use std::time::Duration;
 
 /// A pod whose process is known by this number, with a volume of its node's disk.
 const POD: &str = r#"{"apiVersion":"v1","kind":"List","items":[
@@ -14,10 +16,17 @@ const POD: &str = r#"{"apiVersion":"v1","kind":"List","items":[
 "volumeMounts":[{"name":"v","mountPath":"/data"}],
 "command":["sh","-c","echo I run; echo kept >> /data/file; exec sleep 271828"]}]}}]}"#;
 
+/// A pod on that node, of which one server alone is told.
+const NEW: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"new"},"spec":{"terminationGracePeriodSeconds":0,
+"nodeName":"j","containers":[{"name":"c","image":"eyot.dev/demo:1","imagePullPolicy":"Never",
+"command":["sleep","314159"]}]}}"#;
+
+/// How long a node goes on with what its server has not heard of, before this test believes it: some questions long.
+const DOUBT: Duration = Duration::from_secs(8);
+
 /// Whether the pod's process runs on this machine.
 fn runs() -> bool {
-    let commands = fs::read_dir("/proc").into_iter().flatten().flatten();
-    commands.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok()).any(|line| line == b"sleep\x00271828\x00")
+    !sleeping(271_828).is_empty()
 }
 
 #[test]
@@ -67,7 +76,13 @@ fn a_node_without_a_server() -> anyhow::Result<()> {
     let status = agent.status();
     assert!(status.contains("Ready") && status.contains("server   a at a") && status.contains("1 Running"), "{status}");
 
-    // One server is lost: the node goes on with the other.
+    // One server is lost: the node goes on with the other, also with what that has not heard of.
+    sites.part(0, 1, true)?;
+    let new = sites.file("new.json", NEW)?;
+    sites.kubectl(0, &["create", "-f", &new])?;
+    sites.until("the new pod runs", || sleeping(314_159).len() == 1)?;
+    let process = sleeping(314_159);
+    let version = sites.kubectl(0, &["get", "pod", "new", "-o", "jsonpath={.metadata.resourceVersion}"])?;
     sites.kill(0)?;
     let renewed = |sites: &Sites, at: usize| {
         let args = ["get", "lease", "-n", "kube-node-lease", &node, "-o", "jsonpath={.spec.renewTime}"];
@@ -76,6 +91,13 @@ fn a_node_without_a_server() -> anyhow::Result<()> {
     let before = renewed(&sites, 1);
     sites.until("it renews its lease at the other", || renewed(&sites, 1) > before)?;
     assert!(ready(&sites, 1) && exec(&sites, 1));
+    sites
+        .until("it misses the new pod", || agent.log().contains("goes on: the server may not have heard of it yet"))?;
+    std::thread::sleep(DOUBT);
+    assert_eq!(sleeping(314_159), process, "it goes on");
+    let path = format!("/api/v1/namespaces/default/pods/new?resourceVersion={version}");
+    let told = sites.kubectl(1, &["get", "--raw", &path]).unwrap_err().to_string();
+    assert!(told.contains("Too large resource version"), "the server does not say that there is none: {told}");
 
     // All are lost, and its power: its pod runs again from what it keeps.
     sites.kill(1)?;
@@ -83,8 +105,11 @@ fn a_node_without_a_server() -> anyhow::Result<()> {
     assert!(!runs());
     agent.boot()?;
     sites.until("the pod runs again", runs)?;
+    sites.until("and so does the new one", || sleeping(314_159).len() == 1)?;
+    let process = sleeping(314_159);
 
     // Servers return.
+    sites.part(0, 1, false)?;
     for at in 0..2 {
         sites.boot(at)?;
         let before = renewed(&sites, at);
@@ -94,5 +119,12 @@ fn a_node_without_a_server() -> anyhow::Result<()> {
     }
     let file = sites.kubectl(1, &["exec", "p", "--", "cat", "/data/file"])?;
     assert_eq!(file, "kept\nkept\n", "the same pod, its volume, one start each");
+    let running = ["get", "pod", "new", "-o", "jsonpath={.status.phase}"];
+    for at in 0..2 {
+        sites.until("all know the new pod", || sites.kubectl(at, &running).is_ok_and(|phase| phase == "Running"))?;
+    }
+    assert_eq!(sleeping(314_159), process, "it went on");
+    sites.kubectl(1, &["delete", "pod", "new"])?;
+    sites.until("it ends when it is deleted", || sleeping(314_159).is_empty())?;
     Ok(())
 }

@@ -31,7 +31,9 @@ const ENDS: usize = 256;
 /// The namespace in which containerd keeps what CRI made.
 const NAMESPACE: &str = "k8s.io";
 
+mod absent;
 mod own;
+use absent::{Absent, was_told};
 use own::Statics;
 
 /// What containerd's stream told.
@@ -51,6 +53,7 @@ pub struct Manager {
     listed: HashMap<String, BTreeSet<(String, i32)>>,
     /// What an earlier process left has been looked through.
     settled: bool,
+    absent: Absent,
     statics: Statics,
     shutdown: CancellationToken,
 }
@@ -63,6 +66,7 @@ impl Manager {
             running: JoinSet::new(),
             listed: HashMap::new(),
             settled: false,
+            absent: Absent::default(),
             statics: Statics::default(),
             shutdown,
         }
@@ -101,7 +105,7 @@ impl Manager {
                 }
                 notice = notices.next() => match notice {
                     Some(Event::Applied { new, .. }) => self.apply(&new),
-                    Some(Event::Deleted(old)) => self.gone(&old),
+                    Some(Event::Deleted(last)) => self.deleted(&last),
                     Some(Event::Resync) => self.adopt(&pods),
                     None => break,
                 },
@@ -112,6 +116,10 @@ impl Manager {
                     }
                 }
                 Some(described) = manifests.recv() => self.take_statics(described),
+                Some((pod, verdict)) = self.absent.answer() => {
+                    let listed = self.is_listed(&pods, &pod);
+                    self.answered(&pod, verdict, listed);
+                }
                 Some(done) = self.running.join_next() => self.finished(done.ok()),
                 _ = relist.tick() => self.relist(known).await,
             }
@@ -123,7 +131,7 @@ impl Manager {
         pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&self.context.options.node_name)
     }
 
-    /// All pods of the API; pods that it does not have (any more) are ended.
+    /// All pods of the API; those that it does not have (any more) are missed.
     fn adopt(&mut self, pods: &Reflector<Pod>) {
         let mut ours: Vec<_> = pods.list().into_iter().filter(|pod| self.is_ours(pod)).collect();
         // Who is here already takes the room before who comes.
@@ -131,14 +139,16 @@ impl Manager {
         self.statics.shown.clear();
         let current: BTreeSet<_> = ours.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
         ours.iter().for_each(|pod| self.apply(pod));
-        for (uid, handle) in &self.workers {
-            if statics::is_static(&handle.wanted.borrow().pod) {
-                continue;
-            }
-            if !current.contains(uid) {
-                handle.wanted.send_if_modified(|wanted| !std::mem::replace(&mut wanted.gone, true));
-            }
-        }
+        let missed = self.workers.iter().filter(|(uid, _)| !current.contains(*uid));
+        let missed = missed.map(|(_, handle)| handle.wanted.borrow().clone()).filter(|wanted| !wanted.gone);
+        let missed: Vec<_> = missed.map(|wanted| wanted.pod).filter(|pod| !statics::is_static(pod)).collect();
+        missed.iter().for_each(|pod| self.miss(pod));
+    }
+
+    fn is_listed(&self, pods: &Reflector<Pod>, pod: &Pod) -> bool {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        let shown = pods.get(&part(&pod.metadata.namespace), &part(&pod.metadata.name));
+        shown.is_some_and(|shown| shown.metadata.uid == pod.metadata.uid)
     }
 
     fn apply(&mut self, pod: &Arc<Pod>) {
@@ -161,11 +171,22 @@ impl Manager {
         }
     }
 
+    /// The API told of the pod's end, or a list lacks it.
+    fn deleted(&mut self, last: &Arc<Pod>) {
+        let uid = last.metadata.uid.as_deref().unwrap_or_default();
+        let shown = self.workers.get(uid).map(|handle| handle.wanted.borrow().pod.clone());
+        match shown {
+            Some(shown) if !statics::is_mirror(last) && !was_told(&shown, last) => self.miss(last),
+            _ => self.gone(last),
+        }
+    }
+
     fn gone(&mut self, pod: &Arc<Pod>) {
         if statics::is_mirror(pod) {
             return self.hide(pod);
         }
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        self.stop_asking(uid);
         self.context.ledger.lock().close(uid);
         match self.workers.get(uid) {
             Some(handle) => handle.wanted.send_modify(|wanted| wanted.gone = true),
@@ -210,9 +231,7 @@ impl Manager {
 
     fn checkpoint(&self, uid: &str, pod: &Pod) {
         let file = self.context.checkpoint_dir(uid).join("pod.json");
-        let mut pod = pod.clone();
-        pod.metadata.resource_version = None;
-        let saved = serde_json::to_vec(&pod).map_err(std::io::Error::other);
+        let saved = serde_json::to_vec(pod).map_err(std::io::Error::other);
         if let Err(error) = saved.and_then(|bytes| files::write_private(&file, &bytes)) {
             tracing::warn!(file = %file.display(), %error, "checkpoint not written");
         }
@@ -264,7 +283,7 @@ impl Manager {
             }
         }
         for uid in orphans {
-            self.end_orphan(&uid, &now);
+            self.miss_orphan(&uid, &now);
         }
         self.listed = now.states;
         self.settled |= known;
@@ -273,13 +292,16 @@ impl Manager {
         }
     }
 
-    /// A pod that the runtime has and the API does not: as little of it as its end needs.
-    fn end_orphan(&mut self, uid: &str, now: &Listed) {
+    /// A pod that the runtime has and the API does not, as an earlier process kept it.
+    fn miss_orphan(&mut self, uid: &str, now: &Listed) {
         let checkpoint = fs::read(self.context.checkpoint_dir(uid).join("pod.json")).ok();
         let pod = checkpoint.and_then(|bytes| serde_json::from_slice::<Pod>(&bytes).ok());
-        let Some(pod) = pod.or_else(|| now.skeleton(uid)) else { return };
-        tracing::info!(pod = pod.metadata.name, uid, "ended: it is not in the API");
-        self.spawn(uid.to_owned(), Wanted { pod: Arc::new(pod), gone: true, mirror: None });
+        let Some(mut pod) = pod.or_else(|| now.skeleton(uid)) else { return };
+        if statics::is_static(&pod) {
+            // The manifests are what it is known by.
+            pod.metadata.resource_version = None;
+        }
+        self.miss(&Arc::new(pod));
     }
 }
 

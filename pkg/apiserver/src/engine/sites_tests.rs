@@ -1,11 +1,13 @@
 //! Homes of objects, as requests see them.
 use super::testing::{Bench, info};
 use super::{Request, Serve};
-use crate::{Body, HomeProxy, Sites, Unreachable, User, Verb};
+use crate::{Body, HomeProxy, Sites, Unreachable, User, Verb, Watermarks};
 use api::home::{Link, Ownership, Taken};
 use http::Response;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use store::Revision;
 use tokio::sync::watch;
 
 fn bench(view: Ownership) -> Bench {
@@ -310,4 +312,29 @@ async fn what_was_handed_on_is_answered_here() {
     };
     assert_eq!(bench.engine.serve(request).await.status(), 200);
     assert!(fake.asked.lock().is_empty());
+}
+
+/// Server 1 is waited for until this is true, and 2 left.
+struct Told(AtomicBool);
+
+impl Watermarks for Told {
+    fn passed(&self, revision: Revision) -> Option<bool> {
+        (revision.server() == 1).then(|| self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_server_had_is_not_found_only_when_all_that_it_had_is_here() {
+    let told = Arc::new(Told(AtomicBool::new(false)));
+    let bench = with_namespace(Bench::at(Sites { watermarks: Some(told.clone()), ..Sites::default() })).await;
+    let get = async |server: u16| {
+        // Its clock is ahead of this one's.
+        let query = vec![("resourceVersion".to_owned(), Revision::new(1 << 20, server).to_string())];
+        bench.json(crate::RequestInfo { query, ..info(Verb::Get, "pods", "default", "p") }, Value::Null).await
+    };
+    let (code, status) = get(1).await;
+    assert_eq!((code, &status["details"]["causes"][0]["reason"]), (504, &json!("ResourceVersionTooLarge")));
+    assert_eq!(get(2).await.0, 504, "as for any revision that has not been reached");
+    told.0.store(true, Ordering::SeqCst);
+    assert_eq!(get(1).await.0, 404);
 }

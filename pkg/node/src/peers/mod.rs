@@ -12,6 +12,7 @@ mod members;
 mod objects;
 mod register;
 mod sites;
+mod watermarks;
 
 use crate::dial;
 use crate::server::{Known, Tasks};
@@ -103,6 +104,7 @@ pub(crate) async fn open(known: &Known, site: Site, store: Arc<Store>, tasks: &T
     let contacts = Arc::new(Contacts::new(&store.vector(), Instant::now()));
     let (judging, mut sites) =
         sites::Service::new(site.clone(), whole.clone(), store.clone(), contacts.clone(), all.clone());
+    sites.watermarks = Some(Arc::new(watermarks::Watermarks { store: store.clone(), known: all.clone() }));
     sites.proxy = Some(Arc::new(forward::Forward { members: members.clone(), tls, number: site.number }));
     let seen = extension::Seen { handle: handle.clone(), store: store.clone(), own, whole };
     let extension = Arc::new(Extension::new(known, &site, seen, cluster));

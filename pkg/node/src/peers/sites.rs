@@ -90,7 +90,7 @@ impl Service {
         known: watch::Receiver<Vec<Known>>,
     ) -> (Self, Sites) {
         let (ownership, shares) = (watch::Sender::new(Ownership::default()), watch::Sender::new(Share::default()));
-        let sites = Sites { ownership: ownership.subscribe(), shares: shares.subscribe(), proxy: None };
+        let sites = Sites { ownership: ownership.subscribe(), shares: shares.subscribe(), ..Sites::default() };
         let service = Self { site, whole, store, contacts, known, ownership, shares };
         service.look(Instant::now());
         (service, sites)
