@@ -6,7 +6,7 @@ use crate::hub::Queue;
 use crate::log::MAX_OPS;
 use crate::replicator::{Merger, Replicator};
 use crate::state::State;
-use crate::store::{Options, Parts, begin, kept};
+use crate::store::{Options, Parts};
 use crate::writer::{Merge, Merged, Shared, Writer};
 use crate::{Begin, ConflictRecord, Entry, Range, Result, Revision, Row, SnapshotPage, Txn, TxnResult, WatchItem};
 use api::summary::Summarize;
@@ -103,7 +103,7 @@ impl Bare {
 
     /// Forgets all changes but the newest, as when there are too many: who lacks them gets whole documents.
     pub fn keep_changes(&mut self, most: u32) -> Result<bool> {
-        self.replicator.changes.forget_changes(0, most.into())
+        self.replicator.forget_changes(0, most.into())
     }
 
     pub fn revision(&self) -> Revision {
@@ -133,11 +133,11 @@ impl Bare {
     }
 
     pub fn begin(&self, have: &Vector) -> Result<Begin> {
-        begin(&self.replicator.changes, have)
+        self.replicator.replicated.begin(&self.replicator.changes, have)
     }
 
     pub fn changes(&self, after: u64, have: &Vector, limit_bytes: usize) -> Result<Option<(Vec<Row>, u64)>> {
-        kept(&self.replicator.changes, after, have, limit_bytes)
+        self.replicator.replicated.kept(&self.replicator.changes, after, have, limit_bytes)
     }
 
     pub fn receive(&mut self, rows: &[Row]) -> Result<()> {

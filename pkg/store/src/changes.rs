@@ -288,7 +288,8 @@ impl Changes {
         })
     }
 
-    pub fn add(&self, row: &Row) -> Result<()> {
+    /// Keeps a change; returns its sequence number.
+    pub fn add(&self, row: &Row) -> Result<u64> {
         self.sql(|db| {
             db.prepare_cached("INSERT INTO change (actor, time, more, key, bytes, crc) VALUES (?, ?, ?, ?, ?, ?)")?
                 .execute(params![
@@ -298,8 +299,8 @@ impl Changes {
                     &row.key[..],
                     &row.delta[..],
                     checksum(&row.key, Some(&row.delta)),
-                ])
-                .map(drop)
+                ])?;
+            Ok(db.last_insert_rowid() as u64)
         })
     }
 
@@ -359,9 +360,9 @@ impl Changes {
         damaged.map_or(Ok((rows, reached)), |what| Err(self.corrupt(what)))
     }
 
-    /// Forgets some changes that all members have (`stable`: everything up to that time), and the oldest where there are
-    /// more than `most`. Returns whether more may be forgotten.
-    pub fn forget_changes(&self, stable: u64, most: i64) -> Result<bool> {
+    /// Changes that all members have (`stable`: everything up to that time), and the oldest where there are more than
+    /// `most`: some of them, and their sequence numbers.
+    pub fn superfluous(&self, stable: u64, most: i64) -> Result<Vec<(i64, Stamp)>> {
         let bound = (self.newest()? as i64).saturating_sub(most);
         let oldest: Vec<(i64, Stamp)> = self.sql(|db| {
             let mut select = db.prepare_cached("SELECT sequence, actor, time FROM change ORDER BY sequence LIMIT ?")?;
@@ -370,9 +371,12 @@ impl Changes {
             })?;
             rows.collect()
         })?;
-        let gone: Vec<_> =
-            oldest.into_iter().take_while(|(sequence, stamp)| *sequence <= bound || stamp.time <= stable).collect();
-        let floor: Vector = gone.iter().map(|(_, stamp)| *stamp).collect();
+        let may_go = |(sequence, stamp): &(i64, Stamp)| *sequence <= bound || stamp.time <= stable;
+        Ok(oldest.into_iter().take_while(may_go).collect())
+    }
+
+    /// Forgets them; `floor` is the last of each actor. Returns whether there may be more.
+    pub fn forget_changes(&self, gone: &[(i64, Stamp)], floor: &Vector) -> Result<bool> {
         self.step(|changes| {
             changes.sql(|db| {
                 let mut delete = db.prepare_cached("DELETE FROM change WHERE sequence = ?")?;

@@ -1,7 +1,7 @@
 //! The thread that keeps the documents, off the acknowledgement's path and at low priority: it follows the writer,
 //! notes how far it is, and goes on there after a restart. Compaction waits for it.
 use crate::replica::{Row, SnapshotPage};
-use crate::replicator::{Merger, Replicator};
+use crate::replicator::{Merger, Replicator, not_ahead};
 use crate::writer::{Command, Merge, Merged, Reply, now_ms};
 use crate::{Error, Result};
 use crdt::Vector;
@@ -17,6 +17,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const NOTE: Duration = Duration::from_millis(200);
 /// Added to the thread's nice value.
 const NICE: i32 = 10;
+
+/// Changes of peers that are taken in together, with one sync each of the log and of the documents.
+const GROUP_ROWS: usize = 512;
 
 /// What the follower is asked to do.
 pub enum Request {
@@ -89,9 +92,45 @@ impl Follower {
                 Err(_) => return,
                 Ok(Request::Close(reply)) => return drop(reply.send(Ok(()))),
                 Ok(Request::Wake) => wait = self.follow(),
+                Ok(Request::Receive(rows, writer, reply)) => match self.receive((rows, writer, reply), requests) {
+                    Some(Request::Close(reply)) => return drop(reply.send(Ok(()))),
+                    Some(Request::Wake) => wait = self.follow(),
+                    Some(request) => self.serve(request),
+                    None => {}
+                },
                 Ok(request) => self.serve(request),
             }
         }
+    }
+
+    /// Takes in what one peer told, and what others did that waits behind it. Returns the request that came next, if one did.
+    fn receive(&mut self, first: (Vec<Row>, Handle, Reply<()>), requests: &Receiver<Request>) -> Option<Request> {
+        let (mut all, writer, mut replies, mut next) = (Vec::new(), first.1, Vec::new(), None);
+        let mut came = Some((first.0, first.2));
+        while let Some((rows, reply)) = came.take() {
+            match not_ahead(&rows, now_ms()) {
+                // It alone waits for its time.
+                Err(error) => drop(reply.send(Err(error))),
+                Ok(()) => {
+                    all.extend(rows.iter().cloned());
+                    replies.push((rows, reply));
+                }
+            }
+            if all.len() < GROUP_ROWS {
+                match requests.try_recv() {
+                    Ok(Request::Receive(rows, _, reply)) => came = Some((rows, reply)),
+                    other => next = other.ok(),
+                }
+            }
+        }
+        match self.replicator.receive(&all, &writer, now_ms()) {
+            Ok(()) => replies.into_iter().for_each(|(_, reply)| drop(reply.send(Ok(())))),
+            // What one of them says can't be taken in: the others are not to suffer for it.
+            Err(_) => replies.into_iter().for_each(|(rows, reply)| {
+                drop(reply.send(self.replicator.receive(&rows, &writer, now_ms())));
+            }),
+        }
+        next
     }
 
     /// One step; returns what to wait for before the next.
@@ -116,7 +155,6 @@ impl Follower {
         // Whoever asked may have gone: a reply that nobody takes is no error.
         match request {
             Request::Enable(reply) => drop(reply.send(replicator.enable())),
-            Request::Receive(rows, writer, reply) => drop(reply.send(replicator.receive(&rows, &writer, now_ms()))),
             Request::Join(page, seen, writer, reply) => {
                 drop(reply.send(replicator.join(&page, &seen, &writer, now_ms())));
             }
@@ -125,7 +163,7 @@ impl Follower {
             }
             Request::Tick(writer, reply) => drop(reply.send(replicator.tick(&writer))),
             Request::Forget(stable, reply) => drop(reply.send(replicator.forget(stable))),
-            Request::Wake | Request::Close(_) => unreachable!("the loop takes these itself"),
+            Request::Receive(..) | Request::Wake | Request::Close(_) => unreachable!("the loop takes these itself"),
         }
     }
 }

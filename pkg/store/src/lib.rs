@@ -24,6 +24,7 @@ mod staged;
 mod state;
 mod store;
 mod sweep;
+mod tail;
 mod watch;
 mod writer;
 

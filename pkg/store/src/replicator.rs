@@ -6,7 +6,8 @@
 //! this server's, and peers tell again what was not confirmed.
 use crate::changes::{CHANGES, Changes, Owed};
 use crate::log::{Log, MAX_OPS, Record};
-use crate::replica::{Row, SnapshotPage};
+use crate::replica::{Begin, Row, SnapshotPage};
+use crate::tail::Tail;
 use crate::writer::{Merge, MergeItem, Merged, Shared};
 use crate::{Error, Result, Revision};
 use api::summary::Summarize;
@@ -43,7 +44,11 @@ pub struct Replicated {
     pub vector: RwLock<Vector>,
     /// Position of the log up to which everything is derived; compaction reads it.
     pub derived: Arc<AtomicU64>,
-    /// Sequence number of the newest change.
+    /// Of each actor, up to where its changes are no longer kept.
+    pub floor: RwLock<Vector>,
+    /// The newest changes.
+    pub tail: RwLock<Tail>,
+    /// Sequence number of the newest change; what came up to there is in the vector.
     pub newest: tokio::sync::watch::Sender<u64>,
     /// Of a snapshot that is half in.
     pub owed: RwLock<Owed>,
@@ -54,6 +59,54 @@ impl Replicated {
     pub fn is_whole(&self, now_ms: u64) -> bool {
         let owed = self.owed.read();
         owed.vector.is_empty() || owed.until_ms <= now_ms
+    }
+
+    /// Changes that a peer lacks; none when some of them are no longer kept.
+    pub fn recent(&self, after: u64, have: &Vector, limit_bytes: usize) -> Option<Option<(Vec<Row>, u64)>> {
+        let found = self.tail.read().after(after, have, limit_bytes)?;
+        Some(self.unless_forgotten(found, have))
+    }
+
+    /// The same from where older ones are, too.
+    pub fn kept(
+        &self,
+        changes: &Changes,
+        after: u64,
+        have: &Vector,
+        limit_bytes: usize,
+    ) -> Result<Option<(Vec<Row>, u64)>> {
+        match self.recent(after, have, limit_bytes) {
+            Some(found) => Ok(found),
+            None => Ok(self.unless_forgotten(changes.after(after, have, limit_bytes)?, have)),
+        }
+    }
+
+    /// Asked after they were read: what was forgotten meanwhile counts.
+    fn unless_forgotten(&self, found: (Vec<Row>, u64), have: &Vector) -> Option<(Vec<Row>, u64)> {
+        have.includes(&self.floor.read()).then_some(found)
+    }
+
+    /// Where sending to a peer begins.
+    pub fn begin(&self, changes: &Changes, have: &Vector) -> Result<Begin> {
+        // First: what comes meanwhile is after it.
+        let newest = *self.newest.borrow();
+        if !have.includes(&self.floor.read()) {
+            return Ok(Begin::Snapshot);
+        }
+        let known = self.vector.read().clone();
+        let after = changes.first_missing(&known, have)?;
+        Ok(Begin::After(after.map_or(newest, |after| after.min(newest))))
+    }
+
+    fn raise_floor(&self, floor: &Vector) {
+        self.floor.write().merge(floor);
+    }
+
+    /// Shows what has just been kept.
+    fn announce(&self, rows: Vec<(u64, Row)>) {
+        let Some(newest) = rows.last().map(|(newest, _)| *newest) else { return };
+        self.tail.write().push(rows);
+        self.newest.send_if_modified(|known| std::mem::replace(known, newest) != newest);
     }
 }
 
@@ -131,28 +184,31 @@ impl Replicator {
         };
         if !records.is_empty() {
             let last = records.last().map(|record| Stamp { time: record.revision.clock(), actor: self.actor });
-            self.changes.step(|changes| {
-                records.chunk_by(|a, b| a.revision == b.revision).try_for_each(|rows| self.tell(changes, rows))?;
-                last.into_iter().try_for_each(|stamp| changes.advance(stamp))?;
-                changes.set_derived(reached)
-            })?;
+            // What peers wrote is kept already; that the log was read so far is noted with what follows.
+            let rows = if !records.iter().any(is_told) {
+                Vec::new()
+            } else {
+                self.changes.step(|changes| {
+                    let mut told = Vec::new();
+                    for rows in records.chunk_by(|a, b| a.revision == b.revision) {
+                        told.extend(self.tell(changes, rows)?);
+                    }
+                    last.into_iter().try_for_each(|stamp| changes.advance(stamp))?;
+                    changes.set_derived(reached)?;
+                    Ok(told)
+                })?
+            };
             last.into_iter().for_each(|stamp| self.replicated.vector.write().advance(stamp));
-            self.announce()?;
+            self.replicated.announce(rows);
         }
         self.replicated.derived.fetch_max(reached, Ordering::AcqRel);
         Ok(whole)
     }
 
-    fn announce(&self) -> Result<()> {
-        let newest = self.changes.newest()?;
-        self.replicated.newest.send_if_modified(|known| std::mem::replace(known, newest) != newest);
-        Ok(())
-    }
-
-    /// Notes what one transaction wrote.
-    fn tell(&self, changes: &Changes, records: &[Record]) -> Result<()> {
+    /// Notes what one transaction wrote; returns it with its sequence numbers.
+    fn tell(&self, changes: &Changes, records: &[Record]) -> Result<Vec<(u64, Row)>> {
         let mut rows = Vec::new();
-        for record in records.iter().filter(|record| !record.merged && crdt::policy(&record.key) != Policy::Local) {
+        for record in records.iter().filter(|record| is_told(record)) {
             let mut document = self.document_of(changes, &record.key)?;
             let stamp = Stamp { time: record.revision.clock(), actor: self.actor };
             let Some(delta) = document.write(&record.key, record.value.as_deref(), stamp) else { continue };
@@ -162,7 +218,7 @@ impl Replicator {
         if let Some(last) = rows.last_mut() {
             last.more = false;
         }
-        rows.iter().try_for_each(|row| changes.add(row))
+        rows.into_iter().map(|row| Ok((changes.add(&row)?, row))).collect()
     }
 
     /// A document; a damaged one is begun anew from what its key holds, which the log has checked.
@@ -187,27 +243,35 @@ impl Replicator {
 
     /// Takes in what a peer told. What is known already is passed over.
     pub fn receive(&mut self, rows: &[Row], writer: &dyn Merger, now_ms: u64) -> Result<()> {
-        not_ahead(rows.iter().map(|row| row.stamp), now_ms)?;
+        not_ahead(rows, now_ms)?;
         self.merge(writer, now_ms, |replicator| replicator.merge_rows(rows))
     }
 
     fn merge_rows(&self, rows: &[Row]) -> Result<Merging> {
         let known = self.replicated.vector.read().clone();
         let mut merging = Merging::default();
-        for row in rows.iter().filter(|row| !known.covers(row.stamp)) {
-            let delta = Delta::decode(&row.delta).map_err(|error| self.unreadable(&row.key, &error))?;
-            let document = match merging.documents.entry(row.key.clone()) {
-                std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-                std::collections::btree_map::Entry::Vacant(new) => {
-                    new.insert(self.document_of(&self.changes, &row.key)?)
-                }
-            };
-            let conflicts = document.merge(&delta);
-            merging.conflicts.extend(conflicts.into_iter().map(|conflict| (row.key.clone(), conflict)));
-            merging.vector.advance(row.stamp);
-            merging.rows.push(row.clone());
+        for transaction in rows.chunk_by(|row, next| row.more && row.stamp == next.stamp) {
+            let stamp = transaction[0].stamp;
+            // Two peers may have told it at the same time.
+            if known.covers(stamp) || merging.vector.covers(stamp) {
+                continue;
+            }
+            transaction.iter().try_for_each(|row| self.merge_row(row, &mut merging))?;
+            merging.vector.advance(stamp);
         }
         Ok(merging)
+    }
+
+    fn merge_row(&self, row: &Row, merging: &mut Merging) -> Result<()> {
+        let delta = Delta::decode(&row.delta).map_err(|error| self.unreadable(&row.key, &error))?;
+        let document = match merging.documents.entry(row.key.clone()) {
+            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::btree_map::Entry::Vacant(new) => new.insert(self.document_of(&self.changes, &row.key)?),
+        };
+        let conflicts = document.merge(&delta);
+        merging.conflicts.extend(conflicts.into_iter().map(|conflict| (row.key.clone(), conflict)));
+        merging.rows.push(row.clone());
+        Ok(())
     }
 
     fn unreadable(&self, key: &[u8], error: &crdt::Error) -> Error {
@@ -216,7 +280,7 @@ impl Replicator {
 
     /// Takes in whole documents of a peer that has `seen`.
     pub fn join(&mut self, page: &SnapshotPage, seen: &Vector, writer: &dyn Merger, now_ms: u64) -> Result<()> {
-        not_ahead(seen.iter(), now_ms)?;
+        is_not_ahead(seen.iter(), now_ms)?;
         self.merge(writer, now_ms, |replicator| replicator.merge_page(page, seen))
     }
 
@@ -298,19 +362,22 @@ impl Replicator {
             owed.until_ms = now_ms.saturating_add(OWED_MS);
         }
         let owed = if vector.includes(&owed.vector) { Owed::default() } else { owed };
-        self.changes.step(|changes| {
+        let rows = self.changes.step(|changes| {
             merging.documents.iter().try_for_each(|(key, document)| match document.is_empty() {
                 true => changes.forget_document(key),
                 false => changes.set_document(key, document),
             })?;
-            merging.rows.iter().try_for_each(|row| changes.add(row))?;
+            let rows: Vec<(u64, Row)> =
+                merging.rows.into_iter().map(|row| Ok((changes.add(&row)?, row))).collect::<Result<_>>()?;
             merging.conflicts.iter().try_for_each(|(key, conflict)| changes.add_conflict(key, now_ms, conflict))?;
             merging.vector.iter().try_for_each(|stamp| changes.advance(stamp))?;
-            self.note_owed(changes, &owed)
+            self.note_owed(changes, &owed, &vector)?;
+            Ok(rows)
         })?;
         *self.replicated.vector.write() = vector;
         *self.replicated.owed.write() = owed;
-        self.announce()
+        self.replicated.announce(rows);
+        Ok(())
     }
 
     fn known_with(&self, stamps: impl Iterator<Item = Stamp>) -> Vector {
@@ -319,52 +386,69 @@ impl Replicator {
         vector
     }
 
-    fn note_owed(&self, changes: &Changes, owed: &Owed) -> Result<()> {
-        if *owed == *self.replicated.owed.read() { Ok(()) } else { changes.set_owed(owed) }
+    /// With the vector, by which what is owed is judged.
+    fn note_owed(&self, changes: &Changes, owed: &Owed, vector: &Vector) -> Result<()> {
+        if *owed == *self.replicated.owed.read() {
+            return Ok(());
+        }
+        vector.iter().try_for_each(|stamp| changes.advance(stamp))?;
+        changes.set_owed(owed)
     }
 
-    /// A peer's snapshot is in: all that it had seen is known here, though not as changes that could be told on.
+    /// All that a peer had seen is in: as changes, or as a snapshot, of which nothing could be told on as changes. The
+    /// former is noted with the next tick: after a crash it is learned again.
     pub fn complete(&mut self, seen: &Vector, snapshot: bool, writer: &dyn Merger, now_ms: u64) -> Result<()> {
-        not_ahead(seen.iter(), now_ms)?;
-        // What is written here from now on is later than all that others may have forgotten by now.
-        let derived = self.shared.state.read().revision;
-        writer.merge(Merge { derived, observed: seen.latest(), items: Vec::new() })?;
+        is_not_ahead(seen.iter(), now_ms)?;
         let known = self.replicated.vector.read().clone();
         let news = |stamp: &Stamp| stamp.actor != self.actor && (snapshot || !known.covers(*stamp));
-        let news: Vec<Stamp> = seen.iter().filter(news).collect();
+        let news: Vector = seen.iter().filter(news).collect();
         if news.is_empty() {
             return Ok(());
         }
-        let vector = self.known_with(news.iter().copied());
+        // What is written here from now on is later than all that others may have forgotten by now.
+        let derived = self.shared.state.read().revision;
+        if derived.clock() < seen.latest() {
+            writer.merge(Merge { derived, observed: seen.latest(), items: Vec::new() })?;
+        }
+        let vector = self.known_with(news.iter());
         let owed = self.replicated.owed.read().clone();
         let owed = if vector.includes(&owed.vector) { Owed::default() } else { owed };
-        self.changes.step(|changes| {
-            for stamp in &news {
-                changes.advance(*stamp)?;
-                if snapshot {
-                    changes.raise_floor(*stamp)?;
-                }
+        if snapshot || owed != *self.replicated.owed.read() {
+            if snapshot {
+                self.replicated.raise_floor(&news);
             }
-            self.note_owed(changes, &owed)
-        })?;
+            self.changes.step(|changes| {
+                for stamp in news.iter() {
+                    changes.advance(stamp)?;
+                    if snapshot {
+                        changes.raise_floor(stamp)?;
+                    }
+                }
+                self.note_owed(changes, &owed, &vector)
+            })?;
+        }
         *self.replicated.vector.write() = vector;
         *self.replicated.owed.write() = owed;
-        self.announce()
+        Ok(())
     }
 
-    /// Moves this server's entry in the vector on to now.
+    /// Moves this server's entry in the vector on to now, and notes the others' for good.
     pub fn tick(&mut self, writer: &dyn Merger) -> Result<()> {
         let time = writer.tick()?;
         self.derive_all()?;
-        let stamp = Stamp { time, actor: self.actor };
-        self.changes.advance(stamp)?;
-        self.replicated.vector.write().advance(stamp);
+        let vector = self.known_with(std::iter::once(Stamp { time, actor: self.actor }));
+        let derived = self.replicated.derived.load(Ordering::Acquire);
+        self.changes.step(|changes| {
+            vector.iter().try_for_each(|stamp| changes.advance(stamp))?;
+            changes.set_derived(derived)
+        })?;
+        *self.replicated.vector.write() = vector;
         Ok(())
     }
 
     /// Forgets some of what is kept for members that may lack it. Returns whether there may be more.
     pub fn forget(&mut self, stable: u64) -> Result<bool> {
-        let more = self.changes.forget_changes(stable, CHANGES)?;
+        let more = self.forget_changes(stable, CHANGES)?;
         let mut keys = self.changes.keys(self.pruned.as_deref(), None)?;
         let last_page = keys.len() <= PRUNE_DOCUMENTS;
         keys.truncate(PRUNE_DOCUMENTS);
@@ -372,10 +456,24 @@ impl Replicator {
         self.pruned = if last_page { None } else { keys.pop() };
         Ok(more || !last_page)
     }
+
+    /// Forgets changes up to a time, and all but the newest `most`. Returns whether there may be more.
+    pub fn forget_changes(&self, stable: u64, most: i64) -> Result<bool> {
+        let gone = self.changes.superfluous(stable, most)?;
+        let floor: Vector = gone.iter().map(|(_, stamp)| *stamp).collect();
+        // First: whoever reads them meanwhile looks at it afterwards.
+        self.replicated.raise_floor(&floor);
+        self.changes.forget_changes(&gone, &floor)
+    }
+}
+
+/// See [`is_not_ahead`].
+pub fn not_ahead(rows: &[Row], now_ms: u64) -> Result<()> {
+    is_not_ahead(rows.iter().map(|row| row.stamp), now_ms)
 }
 
 /// Whoever takes in what is stamped far ahead goes on from there itself: a wrong clock would spread.
-fn not_ahead(stamps: impl Iterator<Item = Stamp>, now_ms: u64) -> Result<()> {
+fn is_not_ahead(stamps: impl Iterator<Item = Stamp>, now_ms: u64) -> Result<()> {
     let limit = HybridClock::at(now_ms.saturating_add(MAX_AHEAD_MS));
     match stamps.max_by_key(|stamp| stamp.time).filter(|stamp| stamp.time > limit) {
         None => Ok(()),
@@ -384,6 +482,11 @@ fn not_ahead(stamps: impl Iterator<Item = Stamp>, now_ms: u64) -> Result<()> {
             Err(Error::Ahead { actor: stamp.actor, ahead_ms })
         }
     }
+}
+
+/// Whether peers are told of a row of the log by this server.
+fn is_told(record: &Record) -> bool {
+    !record.merged && crdt::policy(&record.key) != Policy::Local
 }
 
 fn prune(changes: &Changes, key: &[u8], stable: u64) -> Result<()> {

@@ -401,11 +401,16 @@ impl Replica for Store {
     }
 
     async fn begin(&self, have: Vector) -> Result<Begin> {
-        self.read_changes(move |changes| begin(changes, &have)).await
+        let replicated = self.replicated.clone();
+        self.read_changes(move |changes| replicated.begin(changes, &have)).await
     }
 
     async fn changes(&self, after: u64, have: Vector, limit_bytes: usize) -> Result<Option<(Vec<Row>, u64)>> {
-        self.read_changes(move |changes| kept(changes, after, &have, limit_bytes)).await
+        if let Some(found) = self.replicated.recent(after, &have, limit_bytes) {
+            return Ok(found);
+        }
+        let replicated = self.replicated.clone();
+        self.read_changes(move |changes| replicated.kept(changes, after, &have, limit_bytes)).await
     }
 
     async fn receive(&self, rows: Vec<Row>) -> Result<()> {
@@ -452,25 +457,6 @@ pub fn derived(replicated: &Replicated) -> Revision {
     Revision::from_u64(replicated.derived.load(Ordering::Acquire).saturating_sub(MAX_OPS as u64 - 1))
 }
 
-/// Changes that a peer lacks; none when some of them are no longer kept.
-pub fn kept(changes: &Changes, after: u64, have: &Vector, limit_bytes: usize) -> Result<Option<(Vec<Row>, u64)>> {
-    let found = changes.after(after, have, limit_bytes)?;
-    // Asked afterwards: what was forgotten meanwhile counts.
-    Ok(have.includes(&changes.known()?.floor).then_some(found))
-}
-
-/// Where sending to a peer begins.
-pub fn begin(changes: &Changes, have: &Vector) -> Result<Begin> {
-    let known = changes.known()?;
-    match have.includes(&known.floor) {
-        false => Ok(Begin::Snapshot),
-        true => {
-            let after = changes.first_missing(&known.vector, have)?;
-            Ok(Begin::After(after.map_or_else(|| changes.newest(), Ok)?))
-        }
-    }
-}
-
 /// The two owners of a store's files, and what they share, before they have threads.
 pub struct Parts {
     pub writer: Writer,
@@ -501,6 +487,8 @@ impl Parts {
         not_behind(&path, newest.get(), derived.load(Ordering::Acquire))?;
         let replicated = Arc::new(Replicated {
             vector: RwLock::new(known.vector),
+            floor: RwLock::new(known.floor),
+            tail: RwLock::default(),
             derived: derived.clone(),
             newest: tokio::sync::watch::Sender::new(changes.newest()?),
             owed: RwLock::new(changes.owed()?),

@@ -295,3 +295,16 @@ async fn list(store: &Store) -> Vec<Bytes> {
     let page = store.list(&Range::prefix("/"), None, 0).await.unwrap();
     page.entries.iter().map(|entry| entry.value.clone()).collect()
 }
+
+#[test]
+fn the_same_from_two_peers_at_once_is_taken_in_once_and_told_on_once() {
+    let pair = Pair::new();
+    let (mut one, mut two) = (pair.open(0), pair.open(1));
+    run(&mut one, vec![put(1, "a"), put(2, "b")]);
+    run(&mut one, vec![put(1, "c")]);
+    let (rows, _) = one.changes(0, &Vector::default(), LIMIT).unwrap().unwrap();
+    let twice: Vec<_> = rows[..2].iter().chain(&rows).cloned().collect();
+    two.receive(&twice).unwrap();
+    assert_eq!(all(&two), all(&one));
+    assert_eq!(two.changes(0, &Vector::default(), LIMIT).unwrap().unwrap().0, rows);
+}

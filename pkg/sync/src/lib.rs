@@ -10,11 +10,13 @@ mod hostile;
 mod link;
 mod members;
 mod message;
+mod relay;
 mod service;
 mod session;
 
 pub use link::{Peer, Wire};
 pub use members::{Member, Members};
 pub use message::{Hello, Message, PROTOCOL};
+pub use relay::Neighbours;
 pub use service::{Dialer, Handle, LinkState, Options, Service};
-pub use session::{Session, Task, Want};
+pub use session::{Session, Standing, Task, Want};

@@ -2,7 +2,7 @@
 use crate::frame::{self, Codec};
 use crate::message::{Hello, Message};
 use crate::service::Shared;
-use crate::session::{MESSAGE_BYTES, Session, Task, WINDOW_MESSAGES, Want};
+use crate::session::{MESSAGE_BYTES, Session, Standing, Task, WINDOW_MESSAGES, Want};
 use futures::{SinkExt, StreamExt};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -67,6 +67,8 @@ pub(crate) struct Link {
     documents: Option<Box<dyn Documents>>,
     /// Ends the link when a better one to the same peer is there.
     replaced: CancellationToken,
+    /// The session's time runs from here.
+    begun: Instant,
 }
 
 /// Talks until the link ends; the error says why.
@@ -91,6 +93,7 @@ pub(crate) async fn run(
         parked: VecDeque::new(),
         documents: None,
         replaced: replaced.clone(),
+        begun: Instant::now(),
     };
     let writing = write_all(write, queue);
     let talking = async {
@@ -104,7 +107,7 @@ pub(crate) async fn run(
             let _ = link.leave(&error.to_string());
         }
         if let Some(hello) = link.session.peer() {
-            shared.parted(hello.number, &replaced);
+            shared.parted(hello, &replaced);
         }
         drop(link);
         done
@@ -116,6 +119,14 @@ pub(crate) async fn run(
             done
         }
         failed = &mut writing => failed,
+    }
+}
+
+/// Never, where nothing is due.
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -146,11 +157,13 @@ impl Link {
     async fn talk(&mut self, read: ReadHalf<Box<dyn Wire>>) -> Result<(), Error> {
         let mut read = FramedRead::new(read, Codec::default());
         let mut newest = self.shared.replica.newest();
+        let mut neighbours = self.shared.neighbours.subscribe();
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         self.say(self.session.hello())?;
         let mut heard = Instant::now();
         loop {
             self.send().await?;
+            let due = self.session.due_ms().map(|due_ms| self.begun + Duration::from_millis(due_ms));
             tokio::select! {
                 message = read.next() => {
                     heard = Instant::now();
@@ -160,6 +173,12 @@ impl Link {
                     changed.map_err(|_| store::Error::Closed)?;
                     self.session.wake();
                 }
+                changed = neighbours.changed() => {
+                    changed.map_err(|_| store::Error::Closed)?;
+                    let known = neighbours.borrow_and_update().clone();
+                    self.session.rethink(&known, self.now_ms());
+                }
+                () = sleep_until(due) => {}
                 _ = heartbeat.tick() => {
                     if heard.elapsed() > SILENCE {
                         return Err(Error::Silent);
@@ -171,14 +190,22 @@ impl Link {
         }
     }
 
+    fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
     /// Sends what there is to send and the window allows.
     async fn send(&mut self) -> Result<(), Error> {
         let replica = self.shared.replica.clone();
+        let neighbours = self.shared.neighbours.borrow().clone();
         loop {
             // Asked first: what is whole now is so before anything else comes.
             let (whole, vector) = (replica.is_whole(), replica.vector());
+            let lows = self.shared.lows();
+            let standing = Standing { vector, lows, whole, neighbours: &neighbours, now_ms: self.now_ms() };
+            self.session.look(&standing);
             let message = match self.session.want() {
-                Want::Nothing => return Ok(()),
+                Want::Nothing => return self.session.ack(&standing).map_or(Ok(()), |ack| self.say(ack)),
                 Want::Begin(have) => {
                     let begin = replica.begin(have).await?;
                     if begin == Begin::Snapshot {
@@ -187,13 +214,13 @@ impl Link {
                         self.documents = Some(documents);
                     } else {
                         self.documents = None;
-                        self.session.began(begin, vector);
+                        self.session.began(begin, standing.vector);
                     }
                     None
                 }
                 Want::Changes { after, have } => {
                     let found = replica.changes(after, have, MESSAGE_BYTES).await?;
-                    self.session.changes(found, vector, self.shared.lows(), whole)
+                    self.session.changes(found, &standing)
                 }
                 Want::Page { after } => {
                     let Some(documents) = &self.documents else { return Err(store::Error::Closed.into()) };
@@ -207,7 +234,7 @@ impl Link {
 
     async fn take(&mut self, message: Message) -> Result<(), Error> {
         let meeting = matches!(message, Message::Hello(_));
-        let task = self.session.receive(message).map_err(Error::Refused)?;
+        let task = self.session.receive(message, self.now_ms()).map_err(Error::Refused)?;
         if meeting {
             self.meet()?;
         }
@@ -226,7 +253,7 @@ impl Link {
     /// tell may be taken in there.
     async fn work(&mut self) -> Result<(), Error> {
         while let Some(task) = self.parked.front().cloned() {
-            match self.perform(task).await {
+            match self.perform(task.clone()).await {
                 Err(Error::Store(error @ store::Error::Ahead { .. })) => {
                     tracing::warn!(peer = self.session.peer().map(|hello| &hello.name), %error, "it waits until then");
                     return Ok(());
@@ -235,8 +262,7 @@ impl Link {
             }
             self.parked.pop_front();
             self.progress();
-            let ack = self.session.done(self.shared.replica.vector());
-            self.say(ack)?;
+            self.session.done(&task, self.now_ms());
         }
         Ok(())
     }
@@ -253,11 +279,12 @@ impl Link {
                     replica.complete(seen, true).await?;
                 }
             }
-            Task::Complete { seen, snapshot, lows } => {
+            Task::Complete { seen, snapshot, lows, links } => {
                 replica.complete(seen, snapshot).await?;
                 self.shared.observe(lows);
                 if let Some(hello) = self.session.peer() {
                     self.shared.completed(hello.number);
+                    links.iter().for_each(|links| self.shared.rewire(|known| known.observe(hello.actor, links)));
                 }
             }
         }

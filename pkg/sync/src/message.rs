@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use store::{Row, SnapshotPage};
 
 /// Both sides must speak the same.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// The first message of each side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub struct Hello {
     pub version: String,
     /// What the server has.
     pub vector: Vector,
+    /// Whom it hears directly.
+    pub links: Vec<Actor>,
 }
 
 /// What travels. All but the first and the last two are acknowledged, in order, when they are durable.
@@ -34,13 +36,15 @@ pub enum Message {
         page: SnapshotPage,
         seen: Vector,
     },
-    /// Everything that the sender had when its vector was this has been sent. By server number: the time up to which that
-    /// member is known to have everything of everybody.
+    /// Everything that the sender had when its vector was this has been sent, or was held back only up to what this says. Of
+    /// the vector there is what has changed since it was last told. By server number: the time up to which that member is
+    /// known to have everything of everybody. Whom the sender hears directly, where that has changed.
     Seen {
         vector: Vector,
         lows: Vec<(u16, u64)>,
+        links: Option<Vec<Actor>>,
     },
-    /// So many messages are taken in, and this is what the receiver has.
+    /// So many messages are taken in, and this is what the receiver has: what has changed since it last told.
     Ack {
         count: u64,
         vector: Vector,

@@ -3,8 +3,9 @@
 use crate::link::{self, HEARTBEAT, Peer, Wire};
 use crate::members::{Member, Members};
 use crate::message::{Hello, PROTOCOL};
+use crate::relay::Neighbours;
 use async_trait::async_trait;
-use crdt::Vector;
+use crdt::{HybridClock, Vector};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +19,9 @@ use tokio_util::task::TaskTracker;
 const REDIAL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 /// How often the store is told what it may forget.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
+
+/// Nothing younger is forgotten: longer than a link goes on that is silent.
+const FORGET_AFTER: Duration = Duration::from_secs(30);
 
 /// Opens streams to members.
 #[async_trait]
@@ -65,6 +69,7 @@ pub(crate) struct Shared {
     members: Mutex<Members>,
     links: Mutex<BTreeMap<u16, LinkState>>,
     changed: watch::Sender<u64>,
+    pub neighbours: watch::Sender<Arc<Neighbours>>,
 }
 
 impl Shared {
@@ -108,6 +113,7 @@ impl Shared {
         };
         tracing::info!(peer = hello.name, number = hello.number, dialled, "linked");
         links.insert(hello.number, state);
+        self.rewire(|neighbours| neighbours.meet(hello.actor, &hello.links));
         drop(links);
         self.announce();
         Ok(())
@@ -140,11 +146,21 @@ impl Shared {
         }
     }
 
-    pub fn parted(&self, number: u16, token: &CancellationToken) {
-        if let Some(link) = self.links.lock().get_mut(&number).filter(|link| !token.is_cancelled() && link.connected) {
+    pub fn parted(&self, hello: &Hello, token: &CancellationToken) {
+        let mut links = self.links.lock();
+        if let Some(link) = links.get_mut(&hello.number).filter(|link| !token.is_cancelled() && link.connected) {
             link.connected = false;
         }
+        if links.get(&hello.number).is_none_or(|link| !link.connected) {
+            self.rewire(|neighbours| neighbours.part(hello.actor));
+        }
+        drop(links);
         self.announce();
+    }
+
+    /// Who hears whom has changed.
+    pub fn rewire(&self, change: impl FnOnce(&mut Neighbours)) {
+        self.neighbours.send_modify(|known| change(Arc::make_mut(known)));
     }
 
     fn linked(&self, number: u16) -> bool {
@@ -207,6 +223,7 @@ impl Handle {
             name: self.me.name.clone(),
             version: self.me.version.clone(),
             vector: self.shared.replica.vector(),
+            links: self.shared.neighbours.borrow().direct(),
         };
         let name = peer.name.clone().unwrap_or_default();
         match link::run(self.shared.clone(), me, wire, peer, self.shutdown.clone()).await {
@@ -230,6 +247,7 @@ impl Service {
             members: Mutex::default(),
             links: Mutex::default(),
             changed: watch::Sender::new(0),
+            neighbours: watch::Sender::default(),
         });
         let me = Arc::new(Identity {
             cluster: options.cluster,
@@ -281,7 +299,10 @@ impl Service {
 
     async fn forget(&self) {
         self.handle.shared.lows();
-        let stable = self.handle.shared.members.lock().stable();
+        // Of what is younger a peer that has it may not have told: it would get whole documents for nothing.
+        let now_ms = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64);
+        let old = HybridClock::at(now_ms.saturating_sub(FORGET_AFTER.as_millis() as u64));
+        let stable = self.handle.shared.members.lock().stable().min(old);
         loop {
             match self.options.replica.stable(stable).await {
                 Ok(true) => tokio::task::yield_now().await,

@@ -1,8 +1,9 @@
 //! One conversation with a peer, without a network and without a clock: what to read from the store next, what to send,
 //! what to do with what came. Both sides run the same.
 use crate::message::{Hello, Message, PROTOCOL};
+use crate::relay::{Course, Neighbours, Relay, TELL_MS, TELL_SOON_MS};
 use bytes::Bytes;
-use crdt::{Delta, Stamp, Vector};
+use crdt::{Actor, Delta, Stamp, Vector};
 use std::collections::VecDeque;
 use store::{Begin, Row, SnapshotPage};
 
@@ -12,6 +13,11 @@ pub const MESSAGE_BYTES: usize = 128 << 10;
 pub const WINDOW_BYTES: usize = 1 << 20;
 /// Messages that may be under way unacknowledged; a peer that sends more without waiting is refused.
 pub const WINDOW_MESSAGES: usize = 128;
+/// What comes is acknowledged so soon, together with what came before.
+const ACK_MS: u64 = 200;
+/// So many messages, or a message of so many bytes, are acknowledged at once: the sender's window is to stay open.
+pub const ACK_MESSAGES: u64 = WINDOW_MESSAGES as u64 / 4;
+const ACK_BYTES: usize = MESSAGE_BYTES / 4;
 
 /// What the session wants from the store in order to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +32,20 @@ pub enum Want {
     Nothing,
 }
 
+/// How things stand on this server when a session is asked.
+#[derive(Clone, Debug)]
+pub struct Standing<'a> {
+    /// What we had before anything else was asked.
+    pub vector: Vector,
+    /// By server number: the time up to which that member is known to have everything of everybody.
+    pub lows: Vec<(u16, u64)>,
+    /// All that our documents hold was in the vector ([`store::Replica::is_whole`]).
+    pub whole: bool,
+    pub neighbours: &'a Neighbours,
+    /// Milliseconds on a clock that never goes back.
+    pub now_ms: u64,
+}
+
 /// What is to be done with what came, in order; then [`Session::done`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
@@ -38,6 +58,7 @@ pub enum Task {
         seen: Vector,
         snapshot: bool,
         lows: Vec<(u16, u64)>,
+        links: Option<Vec<Actor>>,
     },
     /// Nothing to do and nothing to acknowledge.
     Nothing,
@@ -68,16 +89,30 @@ pub struct Session {
     cursor: Cursor,
     /// There may be something new to send.
     news: bool,
+    /// The same, and the peer may want to know what of it we have.
+    woken: bool,
     /// The peer is to hear from us even when nothing changed.
     heartbeat: bool,
     /// When the first of our writes was made that the peer can't be told yet: it rests on what the peer lacks.
     held: Option<u64>,
-    /// The last vector that the peer was told.
+    /// Others' changes that are held back.
+    relay: Relay,
+    /// The last vector that the peer was told, as what was sent.
     told: Vector,
+    /// The same, as what we have.
+    acked: Vector,
+    /// The peer has not been told yet that all we had has been sent.
+    unsaid: bool,
+    /// Our links, as the peer was told.
+    links: Vec<Actor>,
     /// Sizes of what is under way.
     under_way: VecDeque<usize>,
     acknowledged: u64,
     received: u64,
+    /// Of these the peer knows.
+    answered: u64,
+    /// When the peer is to be told what we have taken in.
+    ack_due_ms: Option<u64>,
     /// Bytes of changes and documents sent, for people.
     pub sent_bytes: u64,
 }
@@ -85,18 +120,25 @@ pub struct Session {
 impl Session {
     pub fn new(me: Hello) -> Self {
         Self {
+            acked: me.vector.clone(),
+            links: me.links.clone(),
             me,
             peer: None,
             confirmed: Vector::default(),
             sent: Vector::default(),
             cursor: Cursor::Waiting,
             news: true,
+            woken: false,
             heartbeat: false,
             held: None,
+            relay: Relay::default(),
             told: Vector::default(),
+            unsaid: true,
             under_way: VecDeque::new(),
             acknowledged: 0,
             received: 0,
+            answered: 0,
+            ack_due_ms: None,
             sent_bytes: 0,
         }
     }
@@ -118,7 +160,7 @@ impl Session {
 
     /// The store has something new.
     pub fn wake(&mut self) {
-        self.news = true;
+        (self.news, self.woken) = (true, true);
     }
 
     /// The peer is to hear from us now, so that it knows how far we are and that we are there.
@@ -153,37 +195,123 @@ impl Session {
         };
     }
 
-    /// The answer to [`Want::Changes`]; `vector` is what we had before it was asked. `whole`: all that our documents hold is
-    /// in it ([`store::Replica::is_whole`]).
-    pub fn changes(
-        &mut self,
-        found: Option<(Vec<Row>, u64)>,
-        vector: Vector,
-        lows: Vec<(u16, u64)>,
-        whole: bool,
-    ) -> Option<Message> {
+    /// The answer to [`Want::Changes`].
+    pub fn changes(&mut self, found: Option<(Vec<Row>, u64)>, standing: &Standing<'_>) -> Option<Message> {
         let Some((mut rows, next)) = found else {
             self.cursor = Cursor::Starting;
             return None;
         };
         self.cursor = Cursor::After(next);
-        let last = rows.is_empty();
-        if !whole || self.held.is_some() {
+        if rows.is_empty() {
+            self.news = false;
+            return self.seen(standing);
+        }
+        if !standing.whole || self.held.is_some() {
             rows = self.without_held(rows);
         }
-        if !last && rows.is_empty() {
+        rows = self.without_relayed(rows, standing);
+        if rows.is_empty() {
             return None;
-        }
-        if last {
-            self.news = false;
-            let vector = self.tellable(vector);
-            let silent = vector == self.told && !std::mem::take(&mut self.heartbeat);
-            self.told = vector.clone();
-            return (!silent).then(|| self.send(Message::Seen { vector, lows }, 0));
         }
         rows.iter().for_each(|row| self.sent.advance(row.stamp));
         let bytes = rows.iter().map(|row| row.key.len() + row.delta.len()).sum();
         Some(self.send(Message::Rows(rows), bytes))
+    }
+
+    /// All is sent: said when that is new, when our links are, and with every heartbeat.
+    fn seen(&mut self, standing: &Standing<'_>) -> Option<Message> {
+        let links = standing.neighbours.direct();
+        let links = (self.links != links).then_some(links);
+        let (unsaid, beats) = (std::mem::take(&mut self.unsaid), std::mem::take(&mut self.heartbeat));
+        if !unsaid && !beats && links.is_none() {
+            return None;
+        }
+        links.iter().for_each(|links| self.links.clone_from(links));
+        let all = self.tellable(&standing.vector);
+        let vector = since(&all, &self.told);
+        self.told.merge(&vector);
+        self.acked.merge(&vector);
+        Some(self.send(Message::Seen { vector, lows: standing.lows.clone(), links }, 0))
+    }
+
+    /// What of these changes the peer is told now. Others' may be held back, since it has them from elsewhere; what rests on
+    /// these waits until they are sent.
+    fn without_relayed(&mut self, rows: Vec<Row>, standing: &Standing<'_>) -> Vec<Row> {
+        let (me, Some(peer)) = (self.me.actor, self.peer.as_ref().map(|hello| hello.actor)) else { return Vec::new() };
+        let mut told = Vec::new();
+        for transaction in rows.chunk_by(|row, _| row.more) {
+            let stamp = transaction[0].stamp;
+            let course = match stamp.actor == me {
+                true => Course::Tell,
+                false => self.relay.course(stamp, me, peer, standing.neighbours, standing.now_ms),
+            };
+            match course {
+                Course::Hold => continue,
+                Course::Tell if !self.passes_causes(transaction) => told.extend_from_slice(transaction),
+                Course::Tell | Course::Again => {
+                    self.cursor = Cursor::Starting;
+                    break;
+                }
+            }
+        }
+        told
+    }
+
+    fn passes_causes(&mut self, transaction: &[Row]) -> bool {
+        let relay = &mut self.relay;
+        if relay.is_empty() {
+            return false;
+        }
+        let passes = |row: &Row| Delta::decode(&row.delta).is_ok_and(|delta| relay.pass_causes(&delta.context));
+        transaction.iter().map(passes).fold(false, |any, one| any | one)
+    }
+
+    /// What changes with time and with others: to be called before the session is asked what it wants.
+    pub fn look(&mut self, standing: &Standing<'_>) {
+        let now_ms = standing.now_ms;
+        let Some(peer) = self.peer.as_ref().map(|hello| hello.actor) else { return };
+        if matches!(self.cursor, Cursor::After(_)) && self.relay.release(now_ms) {
+            (self.cursor, self.news) = (Cursor::Starting, true);
+        }
+        if !std::mem::take(&mut self.woken) {
+            return;
+        }
+        let others = since(&standing.vector, &self.acked);
+        let others = others.iter().filter(|stamp| stamp.actor != self.me.actor && stamp.actor != peer);
+        let soon = |stamp: Stamp| if standing.neighbours.hears(stamp.actor) { TELL_MS } else { TELL_SOON_MS };
+        if let Some(soon) = others.map(soon).min() {
+            self.ack_by(now_ms + soon);
+        }
+    }
+
+    /// Links are others now, ours or those of others.
+    pub fn rethink(&mut self, neighbours: &Neighbours, now_ms: u64) {
+        if let Some(peer) = &self.peer {
+            self.relay.rethink(self.me.actor, peer.actor, neighbours, now_ms);
+        }
+        self.news |= self.links != neighbours.direct();
+    }
+
+    /// When the session is to be looked at again, if nothing happens before.
+    pub fn due_ms(&self) -> Option<u64> {
+        let held = if matches!(self.cursor, Cursor::After(_)) { self.relay.due_ms() } else { None };
+        [held, self.ack_due_ms].into_iter().flatten().min()
+    }
+
+    fn ack_by(&mut self, due_ms: u64) {
+        self.ack_due_ms = Some(self.ack_due_ms.map_or(due_ms, |known| known.min(due_ms)));
+    }
+
+    /// What is to be acknowledged by now.
+    pub fn ack(&mut self, standing: &Standing<'_>) -> Option<Message> {
+        self.ack_due_ms.take_if(|due_ms| *due_ms <= standing.now_ms)?;
+        let vector = since(&standing.vector, &self.acked);
+        if vector.is_empty() && self.answered == self.received {
+            return None;
+        }
+        self.acked.merge(&vector);
+        self.answered = self.received;
+        Some(Message::Ack { count: self.received, vector })
     }
 
     /// What of these changes the peer can be told. Ours may rest on half a snapshot, and wait until the peer has what they
@@ -204,11 +332,10 @@ impl Session {
     }
 
     /// Up to where everything is told.
-    fn tellable(&self, vector: Vector) -> Vector {
-        let Some(held) = self.held else { return vector };
-        let me = self.me.actor;
-        let up_to = |stamp: Stamp| if stamp.actor == me { stamp.time.min(held - 1) } else { stamp.time };
-        vector.iter().map(|stamp| Stamp { time: up_to(stamp), ..stamp }).collect()
+    fn tellable(&self, vector: &Vector) -> Vector {
+        let (me, held) = (self.me.actor, self.held.unwrap_or(u64::MAX));
+        let ours = |stamp: Stamp| Stamp { time: stamp.time.min(held - 1), ..stamp };
+        vector.iter().map(|stamp| if stamp.actor == me { ours(stamp) } else { self.relay.tellable(stamp) }).collect()
     }
 
     /// The answer to [`Want::Page`].
@@ -221,6 +348,7 @@ impl Session {
         };
         if page.up_to.is_none() {
             self.sent.merge(&seen);
+            self.unsaid = true;
         }
         let bytes = page.documents.iter().map(|(key, document)| key.len() + document.len()).sum();
         Some(self.send(Message::Page { page, seen }, bytes))
@@ -236,16 +364,22 @@ impl Session {
     ///
     /// # Errors
     /// The peer is no member of ours, breaks the protocol, or says farewell.
-    pub fn receive(&mut self, message: Message) -> Result<Task, String> {
+    pub fn receive(&mut self, message: Message, now_ms: u64) -> Result<Task, String> {
         if self.peer.is_none() && !matches!(message, Message::Hello(_) | Message::Bye { .. }) {
             return Err("it spoke before it had said who it is".into());
         }
         match message {
             Message::Hello(hello) => self.meet(hello).map(|()| Task::Nothing),
-            Message::Rows(rows) => Ok(Task::Receive(rows)),
+            Message::Rows(rows) => {
+                self.has(&rows.iter().map(|row| row.stamp).collect(), now_ms);
+                Ok(Task::Receive(rows))
+            }
             Message::Page { page, seen } => Ok(Task::Join { page, seen }),
-            Message::Seen { vector, lows } => Ok(Task::Complete { seen: vector, snapshot: false, lows }),
-            Message::Ack { count, vector } => self.confirm(count, &vector).map(|()| Task::Nothing),
+            Message::Seen { vector, lows, links } => {
+                self.has(&vector, now_ms);
+                Ok(Task::Complete { seen: vector, snapshot: false, lows, links })
+            }
+            Message::Ack { count, vector } => self.confirm(count, &vector, now_ms).map(|()| Task::Nothing),
             Message::Bye { reason } => Err(format!("it left: {reason}")),
         }
     }
@@ -273,14 +407,13 @@ impl Session {
         Ok(())
     }
 
-    fn confirm(&mut self, count: u64, vector: &Vector) -> Result<(), String> {
+    fn confirm(&mut self, count: u64, vector: &Vector, now_ms: u64) -> Result<(), String> {
         if count < self.acknowledged || count - self.acknowledged > self.under_way.len() as u64 {
             return Err(format!("it acknowledged {count} messages, which were never sent"));
         }
         self.under_way.drain(..(count - self.acknowledged) as usize);
         self.acknowledged = count;
-        self.confirmed.merge(vector);
-        self.sent.merge(vector);
+        self.has(vector, now_ms);
         if self.held.is_some() && matches!(self.cursor, Cursor::After(_)) {
             // What was held may go now.
             (self.cursor, self.news) = (Cursor::Starting, true);
@@ -288,11 +421,34 @@ impl Session {
         Ok(())
     }
 
-    /// What was asked for is done and durable; `vector` is what we have now.
-    pub fn done(&mut self, vector: Vector) -> Message {
-        self.received += 1;
-        Message::Ack { count: self.received, vector }
+    /// The peer has this, as it says itself or shows.
+    fn has(&mut self, vector: &Vector, now_ms: u64) {
+        self.confirmed.merge(vector);
+        self.sent.merge(vector);
+        self.relay.confirm(&self.sent, now_ms);
     }
+
+    /// What was asked for is done and durable. It is acknowledged with what follows it closely.
+    pub fn done(&mut self, task: &Task, now_ms: u64) {
+        self.received += 1;
+        let many = self.received - self.answered >= ACK_MESSAGES;
+        self.ack_by(if many || task.bytes() >= ACK_BYTES { now_ms } else { now_ms + ACK_MS });
+    }
+}
+
+impl Task {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Receive(rows) => rows.iter().map(|row| row.key.len() + row.delta.len()).sum(),
+            Self::Join { page, .. } => page.documents.iter().map(|(key, document)| key.len() + document.len()).sum(),
+            Self::Complete { .. } | Self::Nothing => 0,
+        }
+    }
+}
+
+/// What of a vector is not in another.
+fn since(vector: &Vector, known: &Vector) -> Vector {
+    vector.iter().filter(|stamp| !known.covers(*stamp)).collect()
 }
 
 #[cfg(test)]
@@ -309,12 +465,19 @@ mod tests {
             name: n.to_string(),
             version: "test".into(),
             vector: Vector::default(),
+            links: Vec::new(),
         }
+    }
+
+    static ALONE: std::sync::LazyLock<Neighbours> = std::sync::LazyLock::new(Neighbours::default);
+
+    fn standing(vector: Vector, whole: bool) -> Standing<'static> {
+        Standing { vector, lows: Vec::new(), whole, neighbours: &ALONE, now_ms: 0 }
     }
 
     fn met() -> Session {
         let mut session = Session::new(hello(1));
-        assert_eq!(session.receive(Message::Hello(hello(2))), Ok(Task::Nothing));
+        assert_eq!(session.receive(Message::Hello(hello(2)), 0), Ok(Task::Nothing));
         session
     }
 
@@ -328,15 +491,15 @@ mod tests {
         let refuse = |change: fn(&mut Hello)| {
             let mut theirs = hello(2);
             change(&mut theirs);
-            Session::new(hello(1)).receive(Message::Hello(theirs)).unwrap_err()
+            Session::new(hello(1)).receive(Message::Hello(theirs), 0).unwrap_err()
         };
         assert!(refuse(|hello| hello.cluster = [8; 16]).contains("another cluster"));
         assert!(refuse(|hello| hello.actor = Actor([1; 16])).contains("copy"));
         assert!(refuse(|hello| hello.number = 1).contains("number 1"));
         assert!(refuse(|hello| hello.protocol = 9).contains("protocol 9"));
-        assert!(Session::new(hello(1)).receive(Message::Rows(Vec::new())).is_err());
-        assert!(met().receive(Message::Hello(hello(2))).is_err());
-        assert!(met().receive(Message::Ack { count: 1, vector: Vector::default() }).is_err());
+        assert!(Session::new(hello(1)).receive(Message::Rows(Vec::new()), 0).is_err());
+        assert!(met().receive(Message::Hello(hello(2)), 0).is_err());
+        assert!(met().receive(Message::Ack { count: 1, vector: Vector::default() }, 0).is_err());
     }
 
     #[test]
@@ -345,10 +508,10 @@ mod tests {
         session.began(Begin::After(0), Vector::default());
         for n in 1..=8 {
             assert!(matches!(session.want(), Want::Changes { .. }), "after {n}");
-            session.changes(Some((vec![row(n, MESSAGE_BYTES)], n)), Vector::default(), Vec::new(), true).unwrap();
+            session.changes(Some((vec![row(n, MESSAGE_BYTES)], n)), &standing(Vector::default(), true)).unwrap();
         }
         assert_eq!(session.want(), Want::Nothing);
-        session.receive(Message::Ack { count: 1, vector: Vector::default() }).unwrap();
+        session.receive(Message::Ack { count: 1, vector: Vector::default() }, 0).unwrap();
         assert!(matches!(session.want(), Want::Changes { after: 8, .. }));
     }
 
@@ -358,7 +521,7 @@ mod tests {
         session.began(Begin::After(0), Vector::default());
         for _ in 0..WINDOW_MESSAGES {
             session.beat();
-            assert!(session.changes(Some((Vec::new(), 0)), Vector::default(), Vec::new(), true).is_some());
+            assert!(session.changes(Some((Vec::new(), 0)), &standing(Vector::default(), true)).is_some());
         }
         session.beat();
         assert_eq!(session.want(), Want::Nothing);
@@ -381,14 +544,14 @@ mod tests {
         let (ours, later) = (write(&mut document, 1, 7), write(&mut Document::default(), 1, 9));
         let relayed = write(&mut Document::default(), 4, 8);
         let found = vec![first.clone(), ours, relayed.clone(), later];
-        let message = session.changes(Some((found, 3)), Vector::default(), Vec::new(), false);
+        let message = session.changes(Some((found, 3)), &standing(Vector::default(), false));
         assert_eq!(message, Some(Message::Rows(vec![first, relayed])), "others' go on, ours in order or not at all");
         let vector: Vector = [Stamp { time: 9, actor: Actor([1; 16]) }].into_iter().collect();
-        let seen = session.changes(Some((Vec::new(), 3)), vector, Vec::new(), true);
+        let seen = session.changes(Some((Vec::new(), 3)), &standing(vector, true));
         let told: Vector = [Stamp { time: 6, actor: Actor([1; 16]) }].into_iter().collect();
-        assert_eq!(seen, Some(Message::Seen { vector: told, lows: Vec::new() }));
+        assert_eq!(seen, Some(Message::Seen { vector: told, lows: Vec::new(), links: None }));
         let has = [theirs.stamp].into_iter().collect();
-        session.receive(Message::Ack { count: 1, vector: has }).unwrap();
+        session.receive(Message::Ack { count: 1, vector: has }, 0).unwrap();
         assert!(matches!(session.want(), Want::Begin(have) if have.get(Actor([1; 16])) == 4), "from there on, again");
     }
 
@@ -397,7 +560,7 @@ mod tests {
         let mut session = met();
         session.began(Begin::After(5), Vector::default());
         let vector: Vector = [Stamp { time: 9, actor: Actor([1; 16]) }].into_iter().collect();
-        assert_eq!(session.changes(None, Vector::default(), Vec::new(), true), None);
+        assert_eq!(session.changes(None, &standing(Vector::default(), true)), None);
         assert!(matches!(session.want(), Want::Begin(_)));
         session.began(Begin::Snapshot, vector.clone());
         assert_eq!(session.want(), Want::Page { after: None });
@@ -414,11 +577,11 @@ mod tests {
         session.began(Begin::After(0), Vector::default());
         let vector: Vector = [Stamp { time: 9, actor: Actor([1; 16]) }].into_iter().collect();
         let none = Some((Vec::new(), 0));
-        assert!(matches!(session.changes(none.clone(), vector.clone(), Vec::new(), true), Some(Message::Seen { .. })));
+        assert!(matches!(session.changes(none.clone(), &standing(vector.clone(), true)), Some(Message::Seen { .. })));
         assert_eq!(session.want(), Want::Nothing);
         session.wake();
-        assert_eq!(session.changes(none.clone(), vector.clone(), Vec::new(), true), None);
+        assert_eq!(session.changes(none.clone(), &standing(vector.clone(), true)), None);
         session.beat();
-        assert!(matches!(session.changes(none, vector, Vec::new(), true), Some(Message::Seen { .. })));
+        assert!(matches!(session.changes(none, &standing(vector, true)), Some(Message::Seen { .. })));
     }
 }

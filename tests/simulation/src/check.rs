@@ -84,7 +84,7 @@ impl World {
         Ok(())
     }
 
-    fn beat(&mut self, numbers: &[u16]) -> Checked {
+    pub fn beat(&mut self, numbers: &[u16]) -> Checked {
         for number in numbers {
             let ticked = self.server(*number).beat();
             ticked.or_else(|error| self.fail("ticks", error.to_string()))?;

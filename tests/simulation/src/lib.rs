@@ -10,8 +10,10 @@ mod edit;
 mod ledger;
 mod net;
 mod owners;
+mod quiet;
 mod server;
 mod watcher;
 mod world;
 
+pub use quiet::{Shape, quiet};
 pub use world::{Failure, Plan, Report, run};

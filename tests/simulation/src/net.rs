@@ -29,11 +29,14 @@ impl Net {
         self.links.get(&pair(a, b)).copied().unwrap_or(false)
     }
 
-    /// Puts a message on its way.
-    pub fn send(&mut self, from: u16, to: u16, at: u64, message: &Message) {
+    /// Puts a message on its way; returns its size.
+    pub fn send(&mut self, from: u16, to: u16, at: u64, message: &Message) -> u64 {
         let stream = self.streams.entry((from, to)).or_default();
         let at = stream.queue.back().map_or(at, |(last, _)| at.max(*last));
-        stream.queue.push_back((at, message.encode()));
+        let bytes = message.encode();
+        let size = bytes.len() as u64;
+        stream.queue.push_back((at, bytes));
+        size
     }
 
     /// The next message that has arrived.

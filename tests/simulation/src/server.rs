@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 use store::bare::{Bare, Documents};
 use store::{Begin, Op, Revision, Txn};
-use sync::{Hello, Member, Members, Message, PROTOCOL, Session, Task, Want};
+use sync::{Hello, Member, Members, Message, Neighbours, PROTOCOL, Session, Standing, Task, Want};
 
 /// Bytes in one message: small, so that transfers take many.
 const MESSAGE_BYTES: usize = 4 << 10;
@@ -50,6 +50,8 @@ pub struct Server {
     /// Who has left, and the write that says so: members are objects, and travel as all else does.
     left: Vec<(u16, Stamp)>,
     pub talks: BTreeMap<u16, Talk>,
+    /// Who hears whom, as far as is known here.
+    neighbours: Neighbours,
     /// The newest revision that was seen.
     pub revision: Revision,
     /// It has had everything of a member that was ready; one that joins is not written before.
@@ -92,6 +94,7 @@ impl Server {
             members: Members::default(),
             left: Vec::new(),
             talks: BTreeMap::new(),
+            neighbours: Neighbours::default(),
             revision,
             ready: false,
             leaving: None,
@@ -106,6 +109,7 @@ impl Server {
     /// bytes reach the disk of what was being written just then: a write to the log, or the documents that follow from it.
     pub fn crash(&mut self, op: Option<Op>, mut tear: impl FnMut(u64) -> u64) {
         self.talks.clear();
+        self.neighbours = Neighbours::default();
         let (old, new) = (dir(&self.root, self.number, self.life), dir(&self.root, self.number, self.life + 1));
         let lengths = || WALS.map(|wal| std::fs::metadata(old.join(wal)).map_or(0, |file| file.len()));
         // What is told follows from what is durable: the log is whole before documents are begun.
@@ -190,11 +194,26 @@ impl Server {
             name: self.name(),
             version: "simulated".into(),
             vector: self.bare.vector(),
+            links: self.neighbours.direct(),
         };
         let session = Session::new(hello);
         let first = session.hello();
         self.talks.insert(peer, Talk { session, parked: VecDeque::new(), documents: None });
         first
+    }
+
+    /// A conversation is over.
+    pub fn part(&mut self, peer: u16) {
+        let talk = self.talks.remove(&peer);
+        if let Some(peer) = talk.as_ref().and_then(|talk| talk.session.peer()) {
+            self.neighbours.part(peer.actor);
+            self.rethink();
+        }
+    }
+
+    fn rethink(&mut self) {
+        let now = self.clock.load(Ordering::Relaxed);
+        self.talks.values_mut().for_each(|talk| talk.session.rethink(&self.neighbours, now));
     }
 
     pub fn beat(&mut self) -> store::Result<()> {
@@ -215,15 +234,15 @@ impl Server {
         self.wake();
         let Some(talk) = self.talks.get_mut(&peer) else { return Ok(None) };
         let session = &mut talk.session;
-        if session.want() == Want::Nothing {
-            return Ok(None);
-        }
         let vector = self.bare.vector();
         self.members.observe_vector(self.number, &vector);
-        let lows = self.members.lows();
+        let (neighbours, now_ms) = (&self.neighbours, self.clock.load(Ordering::Relaxed));
+        let whole = self.bare.is_whole();
+        let standing = Standing { vector, lows: self.members.lows(), whole, neighbours, now_ms };
+        session.look(&standing);
         loop {
             let message = match session.want() {
-                Want::Nothing => return Ok(None),
+                Want::Nothing => return Ok(session.ack(&standing)),
                 Want::Begin(have) => {
                     let begin = self.bare.begin(&have)?;
                     if begin == Begin::Snapshot {
@@ -232,58 +251,62 @@ impl Server {
                         talk.documents = Some(documents);
                     } else {
                         talk.documents = None;
-                        session.began(begin, vector.clone());
+                        session.began(begin, standing.vector.clone());
                     }
-                    continue;
+                    None
                 }
                 Want::Changes { after, have } => {
-                    let found = self.bare.changes(after, &have, MESSAGE_BYTES)?;
-                    let more = matches!(&found, None | Some((_, _)) if found.as_ref().is_none_or(|(rows, _)| !rows.is_empty()));
-                    match session.changes(found, vector.clone(), lows.clone(), self.bare.is_whole()) {
-                        None if more => continue,
-                        message => message,
-                    }
+                    session.changes(self.bare.changes(after, &have, MESSAGE_BYTES)?, &standing)
                 }
                 Want::Page { after } => {
                     let documents = talk.documents.as_ref().expect("pages are of documents that were opened");
                     session.page(documents.page(after.as_deref(), MESSAGE_BYTES)?)
                 }
             };
-            return Ok(message);
+            if message.is_some() {
+                return Ok(message);
+            }
         }
     }
 
     /// Takes in what a peer said. An error text: the conversation is over.
     pub fn listen(&mut self, peer: u16, message: Message) -> Result<(), String> {
         let Some(talk) = self.talks.get_mut(&peer) else { return Ok(()) };
-        match talk.session.receive(message)? {
+        let meeting = matches!(message, Message::Hello(_));
+        match talk.session.receive(message, self.clock.load(Ordering::Relaxed))? {
             Task::Nothing => {
                 let confirmed = talk.session.confirmed().clone();
                 self.members.observe_vector(peer, &confirmed);
             }
             task => talk.parked.push_back(task),
         }
+        if let Some(hello) = talk.session.peer().filter(|_| meeting) {
+            self.neighbours.meet(hello.actor, &hello.links);
+            self.rethink();
+        }
         Ok(())
     }
 
-    /// Does the next of what came, if it can be done now; returns the answer.
-    pub fn work(&mut self, peer: u16, peer_ready: bool) -> Result<Option<Message>, String> {
-        let Some(task) = self.talks.get(&peer).and_then(|talk| talk.parked.front().cloned()) else { return Ok(None) };
-        match self.perform(task, peer_ready) {
+    /// Does the next of what came, if it can be done now; returns whether there was something.
+    pub fn work(&mut self, peer: u16, peer_ready: bool) -> Result<bool, String> {
+        let Some(task) = self.talks.get(&peer).and_then(|talk| talk.parked.front().cloned()) else { return Ok(false) };
+        match self.perform(task.clone(), peer, peer_ready) {
             // It waits until its time has come.
-            Err(store::Error::Ahead { .. }) => return Ok(None),
+            Err(store::Error::Ahead { .. }) => return Ok(false),
             done => done.map_err(|error| error.to_string())?,
         }
         let vector = self.bare.vector();
-        self.contacts.observe(&vector, self.clock.load(Ordering::Relaxed));
+        let now = self.clock.load(Ordering::Relaxed);
+        self.contacts.observe(&vector, now);
         self.forget_left();
-        Ok(self.talks.get_mut(&peer).map(|talk| {
+        if let Some(talk) = self.talks.get_mut(&peer) {
             talk.parked.pop_front();
-            talk.session.done(vector)
-        }))
+            talk.session.done(&task, now);
+        }
+        Ok(true)
     }
 
-    fn perform(&mut self, task: Task, peer_ready: bool) -> store::Result<()> {
+    fn perform(&mut self, task: Task, peer: u16, peer_ready: bool) -> store::Result<()> {
         match task {
             Task::Nothing => Ok(()),
             Task::Receive(rows) => self.bare.receive(&rows),
@@ -291,9 +314,14 @@ impl Server {
                 self.bare.join(&page, &seen)?;
                 if page.up_to.is_none() { self.bare.complete(&seen, true) } else { Ok(()) }
             }
-            Task::Complete { seen, snapshot, lows } => {
+            Task::Complete { seen, snapshot, lows, links } => {
                 self.bare.complete(&seen, snapshot)?;
                 self.members.observe(lows);
+                let peer = self.talks.get(&peer).and_then(|talk| talk.session.peer());
+                if let (Some(peer), Some(links)) = (peer, links) {
+                    self.neighbours.observe(peer.actor, &links);
+                    self.rethink();
+                }
                 self.ready |= peer_ready && self.bare.is_whole();
                 Ok(())
             }

@@ -40,6 +40,11 @@ pub struct Plan {
 pub struct Report {
     pub writes: u64,
     pub messages: u64,
+    /// Bytes of changes that were sent, and what of them the sender itself had written.
+    pub row_bytes: u64,
+    pub own_bytes: u64,
+    /// Bytes of all messages, before compression.
+    pub all_bytes: u64,
     pub crashes: u64,
     pub cuts: u64,
     pub conflicts: u64,
@@ -94,24 +99,7 @@ pub(crate) type Checked = Result<(), Box<Failure>>;
 /// # Errors
 /// The first invariant that did not hold.
 pub fn run(plan: &Plan, root: PathBuf) -> Result<Report, Box<Failure>> {
-    let mut world = World {
-        plan: plan.clone(),
-        rng: StdRng::seed_from_u64(plan.seed),
-        clock: Arc::new(AtomicU64::new(EPOCH_MS)),
-        servers: BTreeMap::new(),
-        net: Net::default(),
-        ledger: Ledger::default(),
-        next_number: 1,
-        lives: 0,
-        root,
-        step: 0,
-        report: Report::default(),
-    };
-    (0..plan.servers).for_each(|_| world.join());
-    world.servers.values_mut().for_each(|server| server.ready = true);
-    for number in 1..=plan.servers {
-        world.commit(1, register_server(number))?;
-    }
+    let mut world = World::new(plan, root)?;
     world.wire();
     for step in 0..plan.steps {
         world.step = step;
@@ -133,6 +121,29 @@ fn register_server(number: u16) -> Op {
 }
 
 impl World {
+    /// All servers, and no link yet.
+    pub fn new(plan: &Plan, root: PathBuf) -> Result<Self, Box<Failure>> {
+        let mut world = Self {
+            plan: plan.clone(),
+            rng: StdRng::seed_from_u64(plan.seed),
+            clock: Arc::new(AtomicU64::new(EPOCH_MS)),
+            servers: BTreeMap::new(),
+            net: Net::default(),
+            ledger: Ledger::default(),
+            next_number: 1,
+            lives: 0,
+            root,
+            step: 0,
+            report: Report::default(),
+        };
+        (0..plan.servers).for_each(|_| world.join());
+        world.servers.values_mut().for_each(|server| server.ready = true);
+        for number in 1..=plan.servers {
+            world.commit(1, register_server(number))?;
+        }
+        Ok(world)
+    }
+
     pub fn fail<T>(&self, invariant: &'static str, what: impl Into<String>) -> Result<T, Box<Failure>> {
         Err(Box::new(Failure { plan: self.plan.clone(), step: self.step, invariant, what: what.into() }))
     }
@@ -189,7 +200,7 @@ impl World {
         self.net.drop_streams(a, b);
         for (one, other) in [(a, b), (b, a)] {
             if let Some(server) = self.servers.get_mut(&one) {
-                server.talks.remove(&other);
+                server.part(other);
             }
         }
         self.report.cuts += 1;
@@ -209,8 +220,14 @@ impl World {
     fn send(&mut self, from: u16, to: u16, message: &sync::Message) {
         let delay = self.rng.random_range(0..300);
         let at = self.now() + delay;
-        self.net.send(from, to, at, message);
+        self.report.all_bytes += self.net.send(from, to, at, message);
         self.report.messages += 1;
+        if let sync::Message::Rows(rows) = message {
+            let actor = self.servers[&from].bare.actor();
+            let bytes = |row: &store::Row| (row.key.len() + row.delta.len()) as u64;
+            self.report.row_bytes += rows.iter().map(bytes).sum::<u64>();
+            self.report.own_bytes += rows.iter().filter(|row| row.stamp.actor == actor).map(bytes).sum::<u64>();
+        }
     }
 
     fn any_link(&mut self) -> Option<(u16, u16)> {
@@ -344,8 +361,8 @@ impl World {
         let ready = self.servers[&from].ready;
         loop {
             match self.server(to).work(from, ready) {
-                Ok(Some(answer)) => self.send(to, from, &answer),
-                Ok(None) => break,
+                Ok(true) => {}
+                Ok(false) => break,
                 Err(reason) => return self.fail("peers agree", format!("server {to} of {from}: {reason}")),
             }
             self.check_revision(to)?;

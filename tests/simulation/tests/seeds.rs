@@ -1,5 +1,5 @@
 //! Seeds that every run passes; `cargo run -p eyot-simulation -- --runs N` looks for others.
-use eyot_simulation::{Plan, run};
+use eyot_simulation::{Plan, Report, Shape, quiet, run};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,6 +15,36 @@ fn simulate(seed: u64, servers: u16, steps: u64) {
     match run(&plan, dir.path().into()) {
         Ok(report) => println!("seed {seed}: {report:?}"),
         Err(failure) => panic!("{failure}"),
+    }
+}
+
+fn undisturbed(servers: u16, shape: Shape, writes: u64) -> Report {
+    let dir = scratch();
+    let report = quiet(&Plan { seed: 1, steps: writes, servers }, shape, dir.path().into());
+    let report = report.unwrap_or_else(|failure| panic!("{failure}"));
+    println!("{servers} servers in a {shape:?}: {report:?}");
+    report
+}
+
+/// Everybody hears everybody: nobody tells what others wrote.
+#[test]
+fn a_mesh_relays_nothing() {
+    let (servers, writes) = (8, 160);
+    let report = undisturbed(servers, Shape::Mesh, writes);
+    let most = report.own_bytes + report.own_bytes / 10;
+    assert!(report.own_bytes >= writes * u64::from(servers - 1) * 1000, "all were told: {report:?}");
+    assert!(report.row_bytes <= most, "relayed: {report:?}");
+    assert!(report.all_bytes <= report.own_bytes * 13 / 10, "said besides: {report:?}");
+}
+
+/// Each change crosses each link of a line once, and of a ring about so.
+#[test]
+fn lines_and_rings_relay_what_they_must() {
+    let (servers, writes) = (5, 100);
+    for (shape, crossings) in [(Shape::Line, 4), (Shape::Ring, 6)] {
+        let report = undisturbed(servers, shape, writes);
+        assert!(report.row_bytes > writes * u64::from(servers - 1) * 950, "{report:?}");
+        assert!(report.row_bytes < writes * crossings * 1100, "{report:?}");
     }
 }
 
