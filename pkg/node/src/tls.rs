@@ -2,8 +2,8 @@
 use crate::pki::Pair;
 use crate::trust::Trust;
 use arc_swap::ArcSwap;
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WantsClientCert, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
@@ -87,15 +87,18 @@ fn shown(builder: ConfigBuilder<ClientConfig, WantsClientCert>, pair: Option<&Pa
 pub const API_SERVER: &str = "kubernetes.default.svc";
 
 /// A client of the cluster's servers, whatever addresses they are reached at: each proves to be one by [`API_SERVER`].
-pub fn client_of_servers(root_pem: &str, pair: Option<&Pair>) -> Result<ClientConfig> {
-    let verifier = Arc::new(ApiServer(WebPkiServerVerifier::builder(Arc::new(roots(root_pem)?)).build()?));
+pub fn client_of_servers(trust: Arc<Trust>, pair: Option<&Pair>) -> Result<ClientConfig> {
+    let verifier = Arc::new(ApiServer(trust));
     let builder = ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier);
-    shown(builder, pair)
+    let mut config = shown(builder, pair)?;
+    // A session that is resumed is not judged again.
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
 }
 
 /// Verifies as usual, with one name for all.
 #[derive(Debug)]
-struct ApiServer(Arc<WebPkiServerVerifier>);
+struct ApiServer(Arc<Trust>);
 
 impl ServerCertVerifier for ApiServer {
     fn verify_server_cert(
@@ -116,7 +119,7 @@ impl ServerCertVerifier for ApiServer {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
+        ServerCertVerifier::verify_tls12_signature(&*self.0, message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -125,7 +128,7 @@ impl ServerCertVerifier for ApiServer {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
+        ServerCertVerifier::verify_tls13_signature(&*self.0, message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -161,7 +164,9 @@ impl ResolvesServerCert for Serving {
 }
 
 /// As [`server`], with a certificate that is renewed while it serves.
-pub fn renewable(root_pem: &str, serving: Arc<Serving>) -> Result<ServerConfig> {
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots(root_pem)?)).allow_unauthenticated().build()?;
-    Ok(ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(serving))
+pub fn renewable(trust: Arc<Trust>, serving: Arc<Serving>) -> ServerConfig {
+    let mut config = ServerConfig::builder().with_client_cert_verifier(trust).with_cert_resolver(serving);
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config
 }

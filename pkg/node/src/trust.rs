@@ -1,6 +1,6 @@
 //! Whose certificates hold. A leaf must lead to the cluster's root, and its signer must be the intermediate CA of a server
-//! that is a member now: removing a server's object takes back all that it ever signed. Outside the servers (kubectl,
-//! nodes) the root alone is trusted.
+//! that is a member now: removing a server's object takes back all that it ever signed. A node without a server holds those for
+//! members that its server told it of; kubectl trusts the root alone.
 use crate::tls;
 use parking_lot::RwLock;
 use rustls::client::WebPkiServerVerifier;
@@ -12,14 +12,16 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, Sig
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Judges certificates of clients and of servers. All that is made from one changes with it.
 pub struct Trust {
     root: Judges,
-    own: CertificateDer<'static>,
-    members: RwLock<Members>,
+    own: Option<CertificateDer<'static>>,
+    /// None: nobody has told of them yet, and the root alone counts.
+    members: RwLock<Option<Members>>,
     changed: watch::Sender<u64>,
+    strangers: Notify,
 }
 
 /// Both verifiers over the same anchors.
@@ -35,7 +37,8 @@ struct Members {
 
 impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trust").field("members", &self.members.read().authorities.len()).finish_non_exhaustive()
+        let members = self.members.read().as_ref().map(|members| members.authorities.len());
+        f.debug_struct("Trust").field("members", &members).finish_non_exhaustive()
     }
 }
 
@@ -56,14 +59,29 @@ impl Trust {
     /// Certificates that can't be read.
     pub fn new(root_pem: &str, own_pem: &str) -> tls::Result<Self> {
         let own = tls::certificates(own_pem)?.into_iter().next().ok_or(rustls::Error::NoCertificatesPresented)?;
-        let members = members([own.clone()])?;
+        let members = RwLock::new(Some(members([own.clone()])?));
         let root = Judges::over(tls::roots(root_pem)?)?;
-        Ok(Self { root, own, members: RwLock::new(members), changed: watch::Sender::new(0) })
+        Ok(Self { root, own: Some(own), members, changed: watch::Sender::new(0), strangers: Notify::new() })
+    }
+
+    /// What leads to the root holds, until the first [`Self::set`].
+    ///
+    /// # Errors
+    /// A root that can't be read.
+    pub fn of_root(root_pem: &str) -> tls::Result<Self> {
+        let root = Judges::over(tls::roots(root_pem)?)?;
+        Ok(Self {
+            root,
+            own: None,
+            members: RwLock::default(),
+            changed: watch::Sender::new(0),
+            strangers: Notify::new(),
+        })
     }
 
     /// From now on these intermediate CAs hold, in PEM, and this server's own. What can't be read is left out and told.
     pub fn set<'a>(&self, authorities: impl IntoIterator<Item = &'a str>) {
-        let mut all = vec![self.own.clone()];
+        let mut all: Vec<_> = self.own.iter().cloned().collect();
         for pem in authorities {
             match tls::certificates(pem) {
                 // What follows the first are those between it and the root.
@@ -72,11 +90,11 @@ impl Trust {
             }
         }
         let wanted: BTreeSet<Vec<u8>> = all.iter().map(|certificate| certificate.to_vec()).collect();
-        if wanted == self.members.read().authorities {
+        if self.members.read().as_ref().is_some_and(|members| members.authorities == wanted) {
             return;
         }
         match members(all) {
-            Ok(members) => *self.members.write() = members,
+            Ok(members) => *self.members.write() = Some(members),
             Err(error) => return tracing::warn!(%error, "the certificates of servers' CAs can't be used"),
         }
         self.changed.send_modify(|count| *count += 1);
@@ -87,8 +105,17 @@ impl Trust {
         self.changed.subscribe()
     }
 
-    fn members(&self) -> Arc<Judges> {
-        self.members.read().judges.clone()
+    /// Returns when somebody has come whose certificate leads to the root and to no member.
+    pub async fn stranger(&self) {
+        self.strangers.notified().await;
+    }
+
+    fn known<T>(&self, judged: Result<T, Error>) -> Result<T, Error> {
+        judged.inspect_err(|_| self.strangers.notify_one())
+    }
+
+    fn members(&self) -> Option<Arc<Judges>> {
+        self.members.read().as_ref().map(|members| members.judges.clone())
     }
 }
 
@@ -117,8 +144,11 @@ impl ClientCertVerifier for Trust {
         between: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.root.clients.verify_client_cert(leaf, between, now)?;
-        self.members().clients.verify_client_cert(leaf, &[], now)
+        let held = self.root.clients.verify_client_cert(leaf, between, now)?;
+        match self.members() {
+            Some(members) => self.known(members.clients.verify_client_cert(leaf, &[], now)),
+            None => Ok(held),
+        }
     }
 
     fn verify_tls12_signature(
@@ -153,8 +183,11 @@ impl ServerCertVerifier for Trust {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.root.servers.verify_server_cert(leaf, between, name, ocsp, now)?;
-        self.members().servers.verify_server_cert(leaf, &[], name, ocsp, now)
+        let held = self.root.servers.verify_server_cert(leaf, between, name, ocsp, now)?;
+        match self.members() {
+            Some(members) => self.known(members.servers.verify_server_cert(leaf, &[], name, ocsp, now)),
+            None => Ok(held),
+        }
     }
 
     fn verify_tls12_signature(
@@ -224,6 +257,19 @@ mod tests {
         assert!(changes.has_changed().unwrap());
         assert!(holds(&trust, &founder) && !holds(&trust, &b));
         assert!(holds(&trust, &c), "whom the removed one admitted stays until it is removed itself");
+    }
+
+    #[test]
+    fn who_was_told_of_no_members_trusts_the_root_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let founder = Authority::open(dir.path()).unwrap();
+        let (_b, b) = admitted(&founder, "b");
+        let trust = Trust::of_root(founder.root_pem()).unwrap();
+        assert!(holds(&trust, &founder) && holds(&trust, &b));
+        trust.set([founder.intermediate_pem()]);
+        assert!(holds(&trust, &founder) && !holds(&trust, &b));
+        trust.set([]);
+        assert!(!holds(&trust, &b), "nobody can make it forget");
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Agent {
     namespace: String,
     dir: PathBuf,
     server: String,
+    /// Where it says that it stands; none: where the server is that it joins through.
+    site: Option<String>,
     token: String,
     child: Option<Child>,
 }
@@ -48,6 +50,16 @@ impl Agent {
         Self::new(sites, AT + 1 + site, site, &sites.network_of(site))
     }
 
+    /// In the network of a server's site, and of that site, though it joins through another server; nothing runs yet.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn at_site_through(sites: &Sites, site: usize, server: usize) -> anyhow::Result<Self> {
+        let mut agent = Self::new(sites, AT + 1 + site, server, &sites.network_of(site))?;
+        agent.site = Some(Sites::letter(site).to_string());
+        Ok(agent)
+    }
+
     fn new(sites: &Sites, at: usize, server: usize, bridge: &str) -> anyhow::Result<Self> {
         // From here on all of it is removed, also when something of this fails.
         let agent = Self {
@@ -56,6 +68,7 @@ impl Agent {
             namespace: sites.namespace(at),
             dir: sites.data(at),
             server: format!("https://{}:{PORT}", sites.address(server)),
+            site: None,
             token: fs::read_to_string(sites.data(server).join("server/token"))?.trim().to_owned(),
             child: None,
         };
@@ -80,6 +93,7 @@ impl Agent {
     fn command(&self, token: &str, data: &std::path::Path) -> Command {
         let mut command = self.inside();
         command.arg(&self.binary).args(["agent", "--instance", &self.namespace, "--node-name", &self.name()]);
+        command.args(self.site.iter().flat_map(|site| ["--site", site]));
         command.args(["--eviction-hard", "", "--server", &self.server, "--token", token]).arg("-d").arg(data);
         command
     }

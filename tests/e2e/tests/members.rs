@@ -1,5 +1,6 @@
 //! Who is a member, and what that is worth: certificates and tokens hold as long as their server is one; any member
 //! admits others.
+use e2e::agents::Agent;
 use e2e::sites::Sites;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -73,5 +74,31 @@ fn a_member_admits_others_while_the_first_is_away() -> anyhow::Result<()> {
         let link = ["get", "server", "c", "-o", "jsonpath={.status.link}"];
         sites.kubectl(0, &link).is_ok_and(|link| link == "Linked")
     })?;
+    Ok(())
+}
+
+#[test]
+fn a_node_leaves_a_server_that_was_removed() -> anyhow::Result<()> {
+    let sites = Sites::start(10, 2)?;
+    let mut agent = Agent::at_site_through(&sites, 1, 0)?;
+    agent.boot()?;
+    sites.until("it goes to the server of its site", || agent.log().contains("moving to a nearer server"))?;
+    let path = format!("/api/v1/nodes/{}/proxy/healthz", agent.name());
+    let reaches = |at: usize| sites.kubectl(at, &["get", "--raw", &path]).is_ok();
+    for at in 0..2 {
+        sites.until("the servers reach it", || reaches(at))?;
+    }
+    // That one alone does not hear of it.
+    sites.kubectl(0, &["delete", "server", "b"])?;
+    sites.until("it goes to another", || agent.log().contains("none of the cluster's any more"))?;
+    let name = agent.name();
+    let renewed = || {
+        let lease = ["get", "lease", "-n", "kube-node-lease", &name, "-o", "jsonpath={.spec.renewTime}"];
+        sites.kubectl(0, &lease).unwrap_or_default()
+    };
+    let before = renewed();
+    sites.until("it renews its lease there", || renewed() > before)?;
+    assert!(reaches(0));
+    sites.until("the one that was removed gets in no more", || !reaches(1))?;
     Ok(())
 }

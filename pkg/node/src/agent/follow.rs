@@ -2,7 +2,7 @@
 use super::connect::{self, Api};
 use super::identity::{Identity, Refusal, Wanted};
 use super::servers::Servers;
-use crate::nodes::message::{SERVERS, Servers as Answer};
+use crate::nodes::message::{MEMBER, SERVERS, Servers as Answer};
 use ::api::home::Ownership;
 use futures::StreamExt;
 use std::sync::Arc;
@@ -47,17 +47,64 @@ impl Service {
                 self.measure().await;
                 self.move_nearer().await;
             }
-            tokio::time::sleep(if learned { LOOK } else { LOOK_LOST }).await;
+            tokio::time::sleep(LOOK_LOST).await;
+            if learned {
+                // A stranger may be a server that joined just now.
+                let _ = tokio::time::timeout(LOOK - LOOK_LOST, self.identity.stranger()).await;
+            }
         }
     }
 
     async fn learn(&self, client: &kube::Client) -> Result<(), kube::Error> {
         let request = http::Request::get(SERVERS).body(Vec::new()).map_err(kube::Error::HttpError)?;
         let answer = client.request::<Answer>(request).await?;
+        // The one that answers may have been removed, and would be the last to hear of it.
+        match self.second_opinion(answer.number).await {
+            Some(other) => {
+                self.take(other);
+                self.leave().await;
+            }
+            None => self.take(answer),
+        }
+        Ok(())
+    }
+
+    fn take(&self, answer: Answer) {
         self.servers.learn(answer.servers);
+        if let Err(error) = self.identity.trust(&answer.authorities) {
+            tracing::warn!(error = format!("{error:#}"), "the members' certificates are not kept");
+        }
         let view = answer.sites.map(|sites| sites.view()).unwrap_or_default();
         self.ownership.send_if_modified(|old| std::mem::replace(old, view.clone()) != view);
-        Ok(())
+    }
+
+    /// What another server says, if that knows that the one which is spoken to was removed.
+    async fn second_opinion(&self, number: Option<u16>) -> Option<Answer> {
+        let (number, present) = (number?, self.apis[0].present().await?);
+        let path = format!("{SERVERS}?{MEMBER}{number}");
+        for server in self.servers.all().into_iter().filter(|server| server.address != present) {
+            match self.identity.ask_also(&server.address, &path).await {
+                Ok(text) => {
+                    let answer = serde_json::from_str::<Answer>(&text).ok();
+                    // The given address may lead to the same server.
+                    let answer = answer.filter(|answer| answer.number != Some(number))?;
+                    return Some(answer).filter(|answer| answer.removed);
+                }
+                Err(error) => {
+                    tracing::debug!(server = server.address, error = format!("{error:#}"), "no second opinion")
+                }
+            }
+        }
+        None
+    }
+
+    /// Nothing goes to the server that was spoken to any more.
+    async fn leave(&self) {
+        tracing::warn!("the server that this node spoke to is none of the cluster's any more; going to another");
+        self.servers.leave_present();
+        for api in &self.apis {
+            api.reconnect().await;
+        }
     }
 
     /// Measures the way to every server: those that don't answer are not tried first when one is needed.

@@ -6,6 +6,7 @@ use crate::nodes::message::{Admission, Identities, JOIN, Request};
 use crate::pki::{self, Pair};
 use crate::tls::{self, Serving};
 use crate::token::{self, Token};
+use crate::trust::Trust;
 use crate::{dial, files};
 use anyhow::{Context, ensure};
 use arc_swap::ArcSwap;
@@ -37,7 +38,7 @@ pub struct Membership {
 pub struct Identity {
     dir: PathBuf,
     pub membership: Membership,
-    pub root_pem: String,
+    trust: Arc<Trust>,
     /// The password of the cluster, where this start was given it: for a node whose certificates nobody takes any more.
     password: Option<String>,
     node: Settings,
@@ -82,6 +83,11 @@ impl Dir {
 
     pub fn servers(&self) -> PathBuf {
         self.0.join("servers.json")
+    }
+
+    /// The CAs of the members, in PEM, as they were told last.
+    fn authorities(&self) -> PathBuf {
+        self.tls("members-ca.crt")
     }
 
     fn membership(&self) -> PathBuf {
@@ -164,10 +170,14 @@ impl Identity {
     pub fn load(dir: &Dir, password: Option<String>) -> anyhow::Result<Option<Self>> {
         let (Some(membership), Some(root_pem)) = (dir.kept()?, dir.root()?) else { return Ok(None) };
         let pairs = dir.pairs()?;
-        let client = |pair: &Pair| Ok::<_, tls::Error>(Arc::new(ArcSwap::from_pointee(settings(&root_pem, pair)?)));
+        let trust = Arc::new(Trust::of_root(&root_pem)?);
+        if let Some(kept) = files::read_if_there(&dir.authorities())? {
+            trust.set(one_by_one(&kept));
+        }
+        let client = |pair: &Pair| Ok::<_, tls::Error>(Arc::new(ArcSwap::from_pointee(settings(&trust, pair)?)));
         let (node, network, storage) = (client(&pairs.node)?, client(&pairs.network)?, client(&pairs.storage)?);
         let serving = Arc::new(Serving::new(&pairs.serving)?);
-        Ok(Some(Self { dir: dir.0.clone(), membership, root_pem, password, node, network, storage, serving }))
+        Ok(Some(Self { dir: dir.0.clone(), membership, trust, password, node, network, storage, serving }))
     }
 
     pub fn node(&self) -> Settings {
@@ -182,12 +192,44 @@ impl Identity {
         self.storage.clone()
     }
 
-    /// What serves the kubelet's API.
+    /// What serves the kubelet's API, to those whose certificates hold.
+    pub fn serving(&self) -> rustls::ServerConfig {
+        tls::renewable(self.trust.clone(), self.serving.clone())
+    }
+
+    /// From now on servers are those whose CA is among these, in PEM, and so are they after a restart. None: the server can't
+    /// tell, and nothing changes.
     ///
     /// # Errors
-    /// The root can't be used.
-    pub fn serving(&self) -> anyhow::Result<rustls::ServerConfig> {
-        Ok(tls::renewable(&self.root_pem, self.serving.clone())?)
+    /// They can't be kept.
+    pub fn trust(&self, authorities: &[String]) -> anyhow::Result<()> {
+        if authorities.is_empty() {
+            return Ok(());
+        }
+        // What follows the first of each are those between it and the root, perhaps of members that were removed.
+        let firsts: Vec<&str> = authorities.iter().filter_map(|pem| one_by_one(pem).next()).collect();
+        self.trust.set(firsts.iter().copied());
+        let path = Dir(self.dir.clone()).authorities();
+        let all: String = firsts.iter().map(|pem| format!("{}\n", pem.trim())).collect();
+        if files::read_if_there(&path)?.as_ref() != Some(&all) {
+            files::write(&path, all.as_bytes(), 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// Returns when somebody came whose certificate leads to the root, and who is none of the members that are known.
+    pub async fn stranger(&self) {
+        self.trust.stranger().await;
+    }
+
+    /// What another server than the one that is spoken to answers this node.
+    ///
+    /// # Errors
+    /// None, or that it won't.
+    pub async fn ask_also(&self, address: &str, path: &str) -> anyhow::Result<String> {
+        let (status, text) = dial::ask(address, self.node.load_full(), ("GET", path), None, String::new()).await?;
+        ensure!(status == StatusCode::OK, "it answered {status}");
+        Ok(text)
     }
 
     /// Whether certificates must be renewed: they are old, or the node is reached elsewhere by now.
@@ -215,7 +257,7 @@ impl Identity {
         let admission = match (asked, &self.password) {
             // Its certificates may have ended, or who signed them has left the cluster.
             (Err(_), Some(password)) => {
-                let tls = tls::client_of_servers(&self.root_pem, None).map_err(anyhow::Error::from)?;
+                let tls = tls::client_of_servers(self.trust.clone(), None).map_err(anyhow::Error::from)?;
                 ask(address, Arc::new(tls), Some(password), &dir.request(wanted)?).await?
             }
             (asked, _) => asked?,
@@ -227,14 +269,19 @@ impl Identity {
     fn reload(&self, pairs: &Identities<Pair>) -> anyhow::Result<()> {
         let all = [(&self.node, &pairs.node), (&self.network, &pairs.network), (&self.storage, &pairs.storage)];
         for (settings_of, pair) in all {
-            settings_of.store(Arc::new(settings(&self.root_pem, pair)?));
+            settings_of.store(Arc::new(settings(&self.trust, pair)?));
         }
         Ok(self.serving.replace(&pairs.serving)?)
     }
 }
 
-fn settings(root_pem: &str, pair: &Pair) -> tls::Result<ClientConfig> {
-    tls::client_of_servers(root_pem, Some(pair))
+fn settings(trust: &Arc<Trust>, pair: &Pair) -> tls::Result<ClientConfig> {
+    tls::client_of_servers(trust.clone(), Some(pair))
+}
+
+/// The certificates of a PEM text as texts of their own.
+fn one_by_one(pem: &str) -> impl Iterator<Item = &str> {
+    pem.split_inclusive("-----END CERTIFICATE-----").filter(|text| text.contains("BEGIN CERTIFICATE"))
 }
 
 /// `HOST:PORT` of a URL as users write it.
@@ -307,7 +354,8 @@ async fn try_join(dir: &Dir, wanted: &Wanted, address: &str, token: &Token) -> R
     let root_pem = root(address, token).await?;
     let request = dir.request(wanted)?;
     files::write(&dir.tls("root-ca.crt"), root_pem.as_bytes(), 0o600).map_err(anyhow::Error::from)?;
-    let tls = tls::client_of_servers(&root_pem, None).map_err(anyhow::Error::from)?;
+    let trust = Arc::new(Trust::of_root(&root_pem).map_err(anyhow::Error::from)?);
+    let tls = tls::client_of_servers(trust, None).map_err(anyhow::Error::from)?;
     ask(address, Arc::new(tls), Some(&token.password), &request).await
 }
 
@@ -373,6 +421,14 @@ mod tests {
 
     fn wanted() -> Wanted {
         Wanted { name: "n".into(), addresses: Vec::new(), site: None }
+    }
+
+    #[test]
+    fn certificates_are_told_apart() {
+        let pem = |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+        let both = pem("a") + &pem("b");
+        assert_eq!(one_by_one(&both).map(str::trim).collect::<Vec<_>>(), [pem("a").trim(), pem("b").trim()]);
+        assert_eq!(one_by_one("").count(), 0);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 pub const JOIN: &str = "/v1-eyot/agent/join";
 /// Where the list of servers is read.
 pub const SERVERS: &str = "/v1-eyot/agent/servers";
+/// In the query of [`SERVERS`]: the number of a server, which may be a member no longer.
+pub const MEMBER: &str = "member=";
 /// Where a tunnel is asked for.
 pub const TUNNEL: &str = "/v1-eyot/agent/tunnel";
 /// Below it servers ask each other for connections to nodes: `NODE/IP:PORT` follows.
@@ -73,6 +75,15 @@ pub struct Servers {
     pub servers: Vec<Server>,
     /// None: sites are not told apart.
     pub sites: Option<Sites>,
+    /// The CA of each member, in PEM; none: that of one is not known.
+    #[serde(default)]
+    pub authorities: Vec<String>,
+    /// The number of the server that answers; none: it is one for itself.
+    #[serde(default)]
+    pub number: Option<u16>,
+    /// Whether the server whose number was asked for ([`MEMBER`]) was removed.
+    #[serde(default)]
+    pub removed: bool,
 }
 
 /// How a server stands with the sites.

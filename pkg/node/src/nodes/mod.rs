@@ -36,6 +36,8 @@ pub struct Extension {
     /// This server's own node's name is nobody else's; none: it has no node.
     own_node: Option<String>,
     members: Option<watch::Receiver<Vec<Member>>>,
+    all: Option<watch::Receiver<Vec<peers::Known>>>,
+    number: u16,
     ownership: watch::Receiver<Ownership>,
     pub tunnels: Arc<Tunnels>,
     peers: Option<Arc<dyn apiserver::Extension>>,
@@ -78,6 +80,8 @@ impl Extension {
             site: site.site.clone(),
             own_node,
             members,
+            all: peers.map(peers::Peers::known),
+            number: site.number,
             ownership: known.sites.ownership.clone(),
             tunnels: Arc::new(tunnels),
             peers: peers.map(peers::Peers::extension),
@@ -105,12 +109,17 @@ impl Extension {
         std::iter::once(self.own.clone()).chain(others).collect()
     }
 
-    fn list(&self, user: &User) -> Result<Response<Body>, Status> {
+    /// `query` may name another server.
+    fn list(&self, user: &User, query: Option<&str>) -> Result<Response<Body>, Status> {
         if node_of(user).is_none() {
             return Err(forbidden(user, "read the list of servers as a node does"));
         }
         let sites = message::Sites::of(&self.ownership.borrow());
-        answer(&message::Servers { servers: self.servers(), sites })
+        let known = self.all.as_ref().map(|all| all.borrow().clone()).unwrap_or_default();
+        let asked = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix(message::MEMBER));
+        let removed = asked.and_then(|number| number.parse().ok()).is_some_and(|number| is_removed(&known, number));
+        let number = (!known.is_empty()).then_some(self.number);
+        answer(&message::Servers { servers: self.servers(), sites, authorities: authorities(&known), number, removed })
     }
 }
 
@@ -120,7 +129,7 @@ impl apiserver::Extension for Extension {
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
             (&Method::POST, message::JOIN) => self.admit(user, request).await,
-            (&Method::GET, message::SERVERS) => self.list(user),
+            (&Method::GET, message::SERVERS) => self.list(user, request.uri().query()),
             (&Method::GET, message::TUNNEL) => match node_of(user) {
                 Some(node) => self.tunnels.accept(node, request),
                 None => Err(forbidden(user, "open a node's tunnel")),
@@ -137,6 +146,20 @@ impl apiserver::Extension for Extension {
     }
 }
 
+/// The CA of each member; none where that of one is not known, which must not be taken for a stranger.
+fn authorities(known: &[peers::Known]) -> Vec<String> {
+    let all = known.iter().map(|known| known.authority.clone());
+    all.map(|pem| Some(pem).filter(|pem| !pem.is_empty())).collect::<Option<Vec<_>>>().unwrap_or_default()
+}
+
+/// Whether a server was a member and is none any more: nobody has its number, and nobody has it to give away, for what is given
+/// never comes back. One that this server has not heard of yet has a number that is still to be given.
+fn is_removed(known: &[peers::Known], number: u16) -> bool {
+    let left: Option<Vec<_>> = known.iter().map(|known| known.numbers.as_ref()).collect();
+    let given = left.is_some_and(|left| !left.iter().any(|numbers| numbers.contains(number.into())));
+    given && !known.is_empty() && known.iter().all(|known| known.member.number != number)
+}
+
 fn answer(content: &impl serde::Serialize) -> Result<Response<Body>, Status> {
     let text = serde_json::to_string(content).map_err(Status::internal)?;
     Ok(body::json(StatusCode::OK, text))
@@ -144,4 +167,34 @@ fn answer(content: &impl serde::Serialize) -> Result<Response<Body>, Status> {
 
 fn forbidden(user: &User, what: &str) -> Status {
     Status::failure(403, "Forbidden", format!("user {:?} may not {what}", user.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(number: u16, numbers: &[&str], authority: &str) -> peers::Known {
+        let name = format!("s{number}");
+        let member = Member { number, name, site: "s".into(), address: None, actor: None, absent: false };
+        let ranges: Vec<String> = numbers.iter().map(|range| (*range).to_owned()).collect();
+        let numbers = Some(::api::slice::ranges(&ranges).unwrap());
+        peers::Known { member, grant: None, takeover: None, keys: Vec::new(), authority: authority.into(), numbers }
+    }
+
+    #[test]
+    fn a_server_was_removed_when_its_number_is_given_and_nobody_has_it() {
+        let all = [known(1, &["40-1022"], "a"), known(2, &["5-20"], "b")];
+        assert!(is_removed(&all, 3));
+        assert!(!is_removed(&all, 2), "a member");
+        assert!(!is_removed(&all, 7) && !is_removed(&all, 40), "admitted, perhaps, where this one has not heard of it");
+        let silent = peers::Known { numbers: None, ..all[1].clone() };
+        assert!(!is_removed(&[all[0].clone(), silent], 3), "who can say what that one has given?");
+        assert!(!is_removed(&[], 3), "a server for itself");
+    }
+
+    #[test]
+    fn members_are_told_whole_or_not_at_all() {
+        assert_eq!(authorities(&[known(1, &[], "a"), known(2, &[], "b")]), ["a", "b"]);
+        assert!(authorities(&[known(1, &[], "a"), known(2, &[], "")]).is_empty());
+    }
 }

@@ -15,7 +15,7 @@ mod sites;
 mod watermarks;
 
 use crate::dial;
-use crate::server::{Known, Tasks};
+use crate::server::{self, Tasks};
 use crate::site::Site;
 use crate::{pki, tls};
 use anyhow::Context;
@@ -27,6 +27,7 @@ pub use extension::{CONFLICTS, DIGEST, Extension, JOIN_USER};
 use register::Register;
 pub(crate) use register::servers;
 use rustls::ClientConfig;
+pub use sites::Known;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -56,7 +57,7 @@ pub struct Peers {
     pub site: Site,
     met: Arc<AtomicBool>,
     sites: Sites,
-    all: watch::Receiver<Vec<sites::Known>>,
+    all: watch::Receiver<Vec<Known>>,
     judging: sites::Service,
     contacts: Arc<Contacts>,
     store: Arc<Store>,
@@ -77,7 +78,7 @@ impl sync::Dialer for Dialer {
 }
 
 /// Starts the links. What needs the API follows with [`Peers::start`].
-pub(crate) async fn open(known: &Known, site: Site, store: Arc<Store>, tasks: &Tasks) -> anyhow::Result<Peers> {
+pub(crate) async fn open(known: &server::Known, site: Site, store: Arc<Store>, tasks: &Tasks) -> anyhow::Result<Peers> {
     let subject = pki::Subject::user(&format!("{USER}{}", site.name), &[GROUP]);
     let pair = known.authority.leaf("client-server", &subject)?;
     let tls = Arc::new(tls::client_of_members(known.trust.clone(), &pair)?);
@@ -112,7 +113,7 @@ pub(crate) async fn open(known: &Known, site: Site, store: Arc<Store>, tasks: &T
 }
 
 /// All numbers that the servers of the cluster share.
-fn whole(known: &Known) -> anyhow::Result<Numbers> {
+fn whole(known: &server::Known) -> anyhow::Result<Numbers> {
     let config = &known.config;
     let (first, last) = config.service_node_port_range;
     let all = Grant {
@@ -129,6 +130,11 @@ impl Peers {
         self.extension.clone()
     }
 
+    /// The members with all that is known of them.
+    pub fn known(&self) -> watch::Receiver<Vec<Known>> {
+        self.all.clone()
+    }
+
     /// What everything that acts is told of other sites.
     pub fn sites(&self) -> Sites {
         self.sites.clone()
@@ -138,7 +144,7 @@ impl Peers {
     ///
     /// # Errors
     /// It could not be reached for too long.
-    pub(crate) async fn first_sync(&mut self, known: &Known) -> anyhow::Result<()> {
+    pub(crate) async fn first_sync(&mut self, known: &server::Known) -> anyhow::Result<()> {
         let Some(by) = self.site.admitted_by.clone().filter(|_| !self.site.synced) else { return Ok(()) };
         tracing::info!(by = by.name, address = by.address, "taking over what the cluster has");
         let mut changes = self.handle.changes();
@@ -160,7 +166,7 @@ impl Peers {
     /// conflicts.
     pub(crate) fn start(
         self,
-        known: &Known,
+        known: &server::Known,
         api: &apiserver::Handle,
         client: kube::Client,
         tasks: &Tasks,
@@ -172,7 +178,7 @@ impl Peers {
     ///
     /// # Errors
     /// The port is taken.
-    pub(crate) fn start_alone(self, known: &Known, tasks: &Tasks) -> anyhow::Result<()> {
+    pub(crate) fn start_alone(self, known: &server::Known, tasks: &Tasks) -> anyhow::Result<()> {
         let address = SocketAddr::new(known.config.bind_address, known.config.https_listen_port);
         let listener =
             TcpListener::bind(address).with_context(|| format!("listening on {address} for other servers"))?;
@@ -185,7 +191,7 @@ impl Peers {
 
     fn begin(
         self,
-        known: &Known,
+        known: &server::Known,
         register: Register,
         api: Option<(apiserver::Handle, kube::Client)>,
         tasks: &Tasks,
