@@ -163,6 +163,11 @@ impl Start<'_> {
         self.controller(volume::VolumeBinder { claims: self.cache(), volumes: self.cache() });
         self.controller(volume::ClaimProtection { claims: self.cache(), pods: self.cache() });
         self.controller(volume::VolumeProtection { volumes: self.cache() });
+        self.controller(volume::AttributesProtection {
+            classes: self.cache(),
+            claims: self.cache(),
+            volumes: self.cache(),
+        });
         self.controller(volume::EphemeralVolumes { pods: self.cache(), claims: self.cache() });
     }
 

@@ -147,6 +147,10 @@ async fn plugins(attributes: &Attributes<'_>, new: &mut Value, old: Option<&Valu
             storage::protect(new, storage::VOLUME);
             Ok(())
         }
+        Operation::Create if attributes.is("storage.k8s.io", "volumeattributesclasses") => {
+            storage::protect(new, storage::ATTRIBUTES_CLASS);
+            Ok(())
+        }
         Operation::Create if attributes.is("", "persistentvolumeclaims") => {
             storage::protect(new, storage::CLAIM);
             let open = storage::lacks_class(new);

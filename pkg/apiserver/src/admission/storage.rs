@@ -1,4 +1,4 @@
-//! Claims without a class get the default one, and claims and volumes are kept while they are in use
+//! Claims without a class get the default one, and claims, volumes and their attributes are kept while they are in use
 //! (`plugin/pkg/admission/storage`).
 use crate::registry::strategy::child;
 use serde_json::{Value, json};
@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 
 pub const CLAIM: &str = "kubernetes.io/pvc-protection";
 pub const VOLUME: &str = "kubernetes.io/pv-protection";
+pub const ATTRIBUTES_CLASS: &str = "kubernetes.io/vac-protection";
 
 const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
 const OLD_DEFAULT: &str = "storageclass.beta.kubernetes.io/is-default-class";

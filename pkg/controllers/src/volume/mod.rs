@@ -9,4 +9,4 @@ mod protection;
 
 pub(crate) use binder::{ClaimBinder, VolumeBinder};
 pub(crate) use ephemeral::EphemeralVolumes;
-pub(crate) use protection::{ClaimProtection, VolumeProtection};
+pub(crate) use protection::{AttributesProtection, ClaimProtection, VolumeProtection};

@@ -1,20 +1,23 @@
-//! Claims that pods use and volumes that claims have are kept until they are let go: a finalizer each
+//! Claims that pods use, volumes that claims have and attributes that either names are kept until they are let go: a
+//! finalizer each
 //! (Kubernetes documentation, "Storage Object in Use Protection").
 use crate::action::{self, Action};
 use crate::error::Error;
 use crate::execute::Run;
 use crate::pods;
-use crate::runner::{Reconciler, Watches};
+use crate::runner::{Change, Reconciler, Watches};
 use client::Reflector;
 use client::informers::Key;
 use client::volumes;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
+const ATTRIBUTES_CLASS: &str = "kubernetes.io/vac-protection";
 
 /// The finalizer is there while the object lives, and goes when it is deleted and no longer used.
 fn plan<K: Resource<DynamicType = ()>>(object: &K, finalizer: &str, used: bool) -> Option<Action> {
@@ -112,6 +115,58 @@ impl Reconciler for VolumeProtection {
     }
 }
 
+/// The VolumeAttributesClasses that a claim wants, has, or is getting.
+fn classes_of_claim(claim: &PersistentVolumeClaim) -> impl Iterator<Item = &str> {
+    let status = claim.status.as_ref();
+    let modifying = status.and_then(|status| status.modify_volume_status.as_ref());
+    let named = [
+        claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.as_deref()),
+        status.and_then(|status| status.current_volume_attributes_class_name.as_deref()),
+        modifying.and_then(|modifying| modifying.target_volume_attributes_class_name.as_deref()),
+    ];
+    named.into_iter().flatten().filter(|name| !name.is_empty())
+}
+
+/// The one that a volume has.
+fn class_of_volume(volume: &PersistentVolume) -> Option<&str> {
+    volume.spec.as_ref()?.volume_attributes_class_name.as_deref().filter(|name| !name.is_empty())
+}
+
+/// The classes that a change may have let go of.
+fn let_go<K>(change: &Change<'_, K>, named: impl for<'k> Fn(&'k K) -> Vec<&'k str>) -> Vec<Key> {
+    let now = if change.deleted { Vec::new() } else { named(change.new) };
+    let before = if change.deleted { named(change.new) } else { change.old.map(named).unwrap_or_default() };
+    let gone = before.into_iter().filter(|name| !now.contains(name));
+    gone.map(|name| (String::new(), name.to_owned())).collect()
+}
+
+pub(crate) struct AttributesProtection {
+    pub(crate) classes: Reflector<VolumeAttributesClass>,
+    pub(crate) claims: Reflector<PersistentVolumeClaim>,
+    pub(crate) volumes: Reflector<PersistentVolume>,
+}
+
+impl Reconciler for AttributesProtection {
+    const NAME: &'static str = "volumeattributesclass-protection-controller";
+    const WORKERS: usize = 1;
+
+    fn watch(&self, watches: &mut Watches) {
+        watches.own::<VolumeAttributesClass>();
+        watches.on::<PersistentVolumeClaim>(|change| let_go(change, |claim| classes_of_claim(claim).collect()));
+        watches.on::<PersistentVolume>(|change| let_go(change, |volume| class_of_volume(volume).into_iter().collect()));
+    }
+
+    async fn reconcile(&self, (_, name): Key, run: &mut Run) -> Result<(), Error> {
+        let Some(class) = self.classes.get("", &name) else { return Ok(()) };
+        let used = || {
+            self.volumes.list().iter().any(|volume| class_of_volume(volume) == Some(&*name))
+                || self.claims.list().iter().any(|claim| classes_of_claim(claim).any(|of| of == name))
+        };
+        let used = is_held(&*class, ATTRIBUTES_CLASS) && used();
+        run.all(plan(&*class, ATTRIBUTES_CLASS, used).into_iter().collect()).await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,5 +219,27 @@ mod tests {
         let ephemeral = json!({"name": "v", "ephemeral": {}});
         assert!(uses(&pod(ephemeral.clone(), "n", false), &made));
         assert!(!uses(&pod(ephemeral, "n", true), &made));
+    }
+
+    #[test]
+    fn attributes_are_used_by_who_wants_has_or_gets_them() {
+        let claim = |spec: Value, status: Value| -> PersistentVolumeClaim {
+            serde_json::from_value(json!({"metadata": {"name": "c"}, "spec": spec, "status": status})).unwrap()
+        };
+        let gold = json!({"volumeAttributesClassName": "gold"});
+        let changing = claim(
+            gold.clone(),
+            json!({"currentVolumeAttributesClassName": "silver", "modifyVolumeStatus": {"status": "Pending", "targetVolumeAttributesClassName": "tin"}}),
+        );
+        let names = |claim: &PersistentVolumeClaim| classes_of_claim(claim).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(names(&changing), ["gold", "silver", "tin"]);
+        let changed = claim(gold, json!({"currentVolumeAttributesClassName": "gold"}));
+        let keys = |old, new, deleted| {
+            let keys = let_go(&Change { old, new, deleted }, |claim| classes_of_claim(claim).collect());
+            keys.into_iter().map(|(_, name)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(Some(&changing), &changed, false), ["silver", "tin"]);
+        assert_eq!(keys(None, &changed, false), [""; 0]);
+        assert_eq!(keys(None, &changing, true), ["gold", "silver", "tin"]);
     }
 }
