@@ -15,8 +15,15 @@ pub fn compile(environment: &Environment, source: &str) -> Result<Program, Compi
     let (parsed, info) = parser.parse_with_source_info(source).map_err(|failed| {
         CompileError(failed.errors.iter().map(|e| pointed(source, e.pos.0, e.pos.1, &e.msg)).collect())
     })?;
-    let mut checker =
-        Checker { environment, info, source, scopes: Vec::new(), variables: BTreeSet::new(), errors: Vec::new() };
+    let mut checker = Checker {
+        environment,
+        info,
+        source,
+        scopes: Vec::new(),
+        variables: BTreeSet::new(),
+        formatted: 0,
+        errors: Vec::new(),
+    };
     let (root, result) = checker.expression(&parsed);
     match checker.errors.is_empty() {
         true => Ok(Program { root, result, variables: checker.variables }),
@@ -39,6 +46,8 @@ struct Checker<'e> {
     /// Variables of the macros around, innermost last.
     scopes: Vec<(Arc<str>, Type)>,
     variables: BTreeSet<String>,
+    /// How many calls of `format` are around.
+    formatted: usize,
     errors: Vec<String>,
 }
 
@@ -204,11 +213,12 @@ impl Checker<'_> {
         (Expr::List(elements), Type::list(item.unwrap_or(Type::Dyn)))
     }
 
-    /// Literals hold one type of item only, unless they say `dyn`.
+    /// Literals hold one type of item only, unless they say `dyn` or are formatted.
     fn same(&mut self, id: u64, known: Option<Type>, ty: Type) -> Type {
         match known {
             None => ty,
             Some(known) if known.accepts(&ty) || ty.accepts(&known) => known.join(&ty),
+            Some(_) if self.formatted > 0 => Type::Dyn,
             Some(known) => {
                 self.fail(id, format!("expected type '{known}' but found '{ty}'"));
                 known
@@ -330,8 +340,11 @@ impl Checker<'_> {
         target: Option<&IdedExpr>,
         given: &[IdedExpr],
     ) -> Checked {
+        let formats = usize::from(name == "format");
+        self.formatted += formats;
         let (mut arguments, types): (Vec<_>, Vec<_>) =
             target.into_iter().chain(given).map(|argument| self.expression(argument)).unzip();
+        self.formatted -= formats;
         let member = target.is_some();
         let fits = |overload: &&Overload| overload.member == member;
         let mut results = declared.overloads.iter().filter(fits).filter_map(|overload| matching(overload, &types));
@@ -377,7 +390,7 @@ fn literal_of(literal: &LiteralValue) -> Checked {
 }
 
 /// The result of an overload for arguments of these types, if they fit.
-fn matching(overload: &Overload, types: &[Type]) -> Option<Type> {
+pub(super) fn matching(overload: &Overload, types: &[Type]) -> Option<Type> {
     let mut bound = BTreeMap::new();
     let fits = overload.parameters.len() == types.len()
         && overload.parameters.iter().zip(types).all(|(parameter, ty)| bind(parameter, ty, &mut bound));

@@ -15,8 +15,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 pub mod authorizer;
+mod bounds;
 mod check;
 mod compile;
+mod cost;
+mod cost_path;
 mod environment;
 mod eval;
 pub mod kinds;

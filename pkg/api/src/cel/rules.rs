@@ -1,6 +1,7 @@
 //! The validation rules of a custom resource's schema, `x-kubernetes-validations`
 //! (`k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel`): compiled once a schema, evaluated once a write.
-use super::{Budget, Environment, Error, PER_CALL_LIMIT, Program, Type, Value, Variables, declared};
+use super::bounds::Bounds;
+use super::{Budget, Environment, Error, PER_CALL_LIMIT, Program, Type, Value, Variables, cost, declared};
 use crate::validate::{FieldError, Reason};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
@@ -84,6 +85,31 @@ pub fn is_transition(schema: &Json, root: bool, rule: &Json) -> bool {
     let Some(ty) = declared(schema, "selfType", root) else { return false };
     let program = environment(&ty, rule["optionalOldSelf"] == true).compile(rule["rule"].as_str().unwrap_or_default());
     program.is_ok_and(|program| program.uses("oldSelf"))
+}
+
+/// What a rule can cost at most, before there is an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Of the rule, once.
+    pub rule: u64,
+    /// Of its `messageExpression`, if it has one.
+    pub message: Option<u64>,
+    /// How many values there can be in one request that the rule is asked of.
+    pub values: u64,
+}
+
+/// The costs of a rule for what the schema describes; nothing for what does not compile.
+pub fn estimate(schema: &Json, root: bool, rule: &Json) -> Estimate {
+    let (Some(ty), Some(bounds)) = (declared(schema, "selfType", root), Bounds::of(schema, root)) else {
+        return Estimate::default();
+    };
+    let environment = environment(&ty, rule["optionalOldSelf"] == true);
+    let cost = |key: &str| {
+        let program = environment.compile(rule[key].as_str().filter(|source| !source.is_empty())?).ok()?;
+        Some(cost::estimate(&program, &environment, &bounds))
+    };
+    let (rule, message) = (cost("rule"), cost("messageExpression"));
+    Estimate { rule: rule.unwrap_or(0), message: rule.and(message), values: bounds.most_in_a_request() }
 }
 
 fn environment(ty: &Type, optional_old: bool) -> Environment {

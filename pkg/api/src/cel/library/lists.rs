@@ -34,7 +34,7 @@ pub const FUNCTIONS: &[Entry] = &[
         Ok(Value::Int(items.iter().rposition(|item| *item == args[1]).map_or(-1, |at| at as i64)))
     }),
     (".slice(list<A>, int, int) list<A>", slice),
-    (".flatten(list<A>) list<dyn>; .flatten(list<A>, int) list<dyn>", |args| {
+    (".flatten(list<list<A>>) list<A>; .flatten(list<dyn>, int) list<dyn>", |args| {
         let depth = args.get(1).map_or(Some(1), Value::as_int).unwrap_or(0);
         if depth < 0 {
             return Err(failed("level must be non-negative"));

@@ -3,6 +3,7 @@
 //! (`k8s.io/apiextensions-apiserver/pkg/apiserver/schema` and `pkg/apis/apiextensions/validation`).
 mod completeness;
 mod conditions;
+mod costs;
 mod lists;
 mod paths;
 mod rules;
@@ -10,6 +11,7 @@ mod shape;
 mod support;
 
 use super::field::{Errors, Path, Tree};
+pub use costs::is_estimate;
 pub use paths::find;
 use serde_json::Value;
 
@@ -57,7 +59,7 @@ pub fn schema(errors: &mut Errors, path: &Path<'_>, schema: &Value, status: bool
         found.0.sort_by_cached_key(ToString::to_string);
         support::node(&mut found, path, schema, &support::Place::root());
         if found.0.is_empty() {
-            rules::all(&mut found, path, schema, None, true);
+            rules::all(&mut found, path, schema);
         }
     }
     errors.0.append(&mut found.0);

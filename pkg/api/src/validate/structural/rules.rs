@@ -1,4 +1,5 @@
 //! `x-kubernetes-validations`.
+use super::costs::{Costs, Repeated};
 use super::paths;
 use crate::validate::field::{Errors, Path, Tree};
 use serde_json::Value;
@@ -6,36 +7,64 @@ use serde_json::Value;
 const RULE_REASONS: &[&str] =
     &["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
 
-/// The rules of a schema and of all below it. `loose`: the list or map within which an old value can't be found.
-pub fn all(errors: &mut Errors, path: &Path<'_>, schema: &Value, loose: Option<&str>, resource: bool) {
+/// Where a schema stands.
+#[derive(Clone, Copy)]
+struct Place<'p> {
+    /// The list or map within which an old value can't be found.
+    loose: Option<&'p str>,
+    /// Is it of a whole object?
+    resource: bool,
+    repeated: Repeated,
+}
+
+/// The rules of a whole schema.
+pub fn all(errors: &mut Errors, path: &Path<'_>, schema: &Value) {
+    let mut costs = Costs::default();
+    below(errors, &mut costs, path, schema, Place { loose: None, resource: true, repeated: Repeated::once() });
+    costs.report(errors, path);
+}
+
+/// The rules of a schema and of all below it.
+fn below(errors: &mut Errors, costs: &mut Costs, path: &Path<'_>, schema: &Value, place: Place<'_>) {
     let here = path.to_string();
+    let repeated = place.repeated.within(schema);
     if schema["additionalProperties"].is_object() {
-        all(errors, &path.child("additionalProperties"), &schema["additionalProperties"], loose, false);
+        let place = Place { resource: false, repeated, ..place };
+        below(errors, costs, &path.child("additionalProperties"), &schema["additionalProperties"], place);
     }
     let fields = path.child("properties");
     let atomic = schema.text("x-kubernetes-map-type") == "atomic";
     for (name, of) in schema.entries("properties") {
-        let loose = loose.or(atomic.then_some(here.as_str()));
-        all(errors, &fields.key(name), of, loose, of.flag("x-kubernetes-embedded-resource"));
+        let loose = place.loose.or(atomic.then_some(here.as_str()));
+        let place = Place { loose, resource: of.flag("x-kubernetes-embedded-resource"), repeated };
+        below(errors, costs, &fields.key(name), of, place);
     }
     if schema["items"].is_object() {
         let apart = schema.text("x-kubernetes-list-type") != "map";
-        let loose = loose.or(apart.then_some(here.as_str()));
-        let embedded = schema["items"].flag("x-kubernetes-embedded-resource");
-        all(errors, &path.child("items"), &schema["items"], loose, embedded);
+        let loose = place.loose.or(apart.then_some(here.as_str()));
+        let place = Place { loose, resource: schema["items"].flag("x-kubernetes-embedded-resource"), repeated };
+        below(errors, costs, &path.child("items"), &schema["items"], place);
     }
     let list = path.child("x-kubernetes-validations");
     for (i, rule) in schema.list("x-kubernetes-validations").iter().enumerate() {
-        one(errors, &list.index(i), schema, rule, loose, resource);
+        one(errors, costs, &list.index(i), schema, rule, place);
     }
 }
 
-fn one(errors: &mut Errors, path: &Path<'_>, schema: &Value, rule: &Value, loose: Option<&str>, resource: bool) {
+fn one(
+    errors: &mut Errors,
+    costs: &mut Costs,
+    path: &Path<'_>,
+    schema: &Value,
+    rule: &Value,
+    Place { loose, resource, repeated }: Place<'_>,
+) {
     let before = errors.0.len();
     texts(errors, path, schema, rule);
     if errors.0.len() > before {
         return;
     }
+    costs.add(errors, path, crate::cel::rules::estimate(schema, resource, rule), repeated);
     if let Some((field, text)) = crate::cel::rules::check(schema, "selfType", resource, rule) {
         errors.invalid_as(&path.child(field), "apiextensions.ValidationRule", rule, &text);
     }
