@@ -101,9 +101,10 @@ impl Bare {
         self.replicator.replicated.is_whole((self.now_ms)())
     }
 
-    /// Forgets all changes but the newest, as when there are too many: who lacks them gets whole documents.
-    pub fn keep_changes(&mut self, most: u32) -> Result<bool> {
-        self.replicator.forget_changes(0, most.into())
+    /// Forgets all changes but the newest, so many of so many bytes, as when there are too many: who lacks them gets whole
+    /// documents.
+    pub fn keep_changes(&mut self, most: u32, most_bytes: u64) -> Result<bool> {
+        self.replicator.forget_changes(0, most.into(), most_bytes)
     }
 
     pub fn revision(&self) -> Revision {
@@ -173,8 +174,8 @@ impl Bare {
         self.replicator.join(page, seen, &self.writer, (self.now_ms)())
     }
 
-    pub fn complete(&mut self, seen: &Vector, snapshot: bool) -> Result<()> {
-        self.replicator.complete(seen, snapshot, &self.writer, (self.now_ms)())
+    pub fn complete(&mut self, seen: &Vector, written: Option<&Vector>) -> Result<()> {
+        self.replicator.complete(seen, written, &self.writer, (self.now_ms)())
     }
 
     pub fn tick(&mut self) -> Result<()> {

@@ -18,6 +18,8 @@ const VERSION: i64 = 2;
 const CONFLICTS: i64 = 10_000;
 /// Changes kept for members that lack them, at most; who lacks older ones gets whole documents.
 pub const CHANGES: i64 = 500_000;
+/// The same in bytes of keys and deltas: what one member that is away may make all others keep.
+pub const CHANGES_BYTES: u64 = 256 << 20;
 /// Ends of objects remembered at most, some 100 bytes each; the oldest are forgotten.
 const ENDED: i64 = 200_000;
 /// Rows deleted in one step.
@@ -65,6 +67,14 @@ pub struct Sizes {
     pub document_bytes: u64,
     pub changes: u64,
     pub conflicts: u64,
+}
+
+/// A change that may be forgotten.
+#[derive(Clone, Copy, Debug)]
+pub struct Superfluous {
+    sequence: i64,
+    pub stamp: Stamp,
+    pub bytes: u64,
 }
 
 /// How much of an actor's writing is known, and up to where it is no longer kept as changes.
@@ -275,7 +285,24 @@ impl Changes {
             }
             Ok(())
         })?;
+        if page.up_to.is_none() {
+            page.written = self.written()?;
+        }
         Ok(page)
+    }
+
+    /// The last write of each actor, whether it is kept or not.
+    fn written(&self) -> Result<Vector> {
+        let known = self.known()?;
+        let mut written = known.floor;
+        for Stamp { actor, .. } in known.vector.iter() {
+            let time: Option<i64> = self.sql(|db| {
+                db.prepare_cached("SELECT max(time) FROM change WHERE actor = ?")?
+                    .query_row([&actor.0[..]], |row| row.get(0))
+            })?;
+            written.advance(Stamp { time: time.unwrap_or(0) as u64, actor });
+        }
+        Ok(written)
     }
 
     /// Keys of all documents after one, up to and with another; none: no end.
@@ -360,27 +387,41 @@ impl Changes {
         damaged.map_or(Ok((rows, reached)), |what| Err(self.corrupt(what)))
     }
 
-    /// Changes that all members have (`stable`: everything up to that time), and the oldest where there are more than
-    /// `most`: some of them, and their sequence numbers.
-    pub fn superfluous(&self, stable: u64, most: i64) -> Result<Vec<(i64, Stamp)>> {
+    /// Bytes of keys and deltas of all changes that are kept.
+    pub fn change_bytes(&self) -> Result<u64> {
+        let sql = "SELECT coalesce(sum(length(key) + length(bytes)), 0) FROM change";
+        self.sql(|db| db.query_row(sql, [], |row| row.get::<_, i64>(0))).map(|bytes| bytes as u64)
+    }
+
+    /// Changes that all members have (`stable`: everything up to that time), the oldest where there are more than `most`, and
+    /// the oldest of together `excess_bytes`: some of them.
+    pub fn superfluous(&self, stable: u64, most: i64, excess_bytes: u64) -> Result<Vec<Superfluous>> {
         let bound = (self.newest()? as i64).saturating_sub(most);
-        let oldest: Vec<(i64, Stamp)> = self.sql(|db| {
-            let mut select = db.prepare_cached("SELECT sequence, actor, time FROM change ORDER BY sequence LIMIT ?")?;
+        let oldest: Vec<Superfluous> = self.sql(|db| {
+            let mut select = db.prepare_cached(
+                "SELECT sequence, actor, time, length(key) + length(bytes) FROM change ORDER BY sequence LIMIT ?",
+            )?;
             let rows = select.query_map([FORGET_ROWS], |row| {
-                Ok((row.get(0)?, Stamp { actor: Actor(row.get(1)?), time: row.get::<_, i64>(2)? as u64 }))
+                let stamp = Stamp { actor: Actor(row.get(1)?), time: row.get::<_, i64>(2)? as u64 };
+                Ok(Superfluous { sequence: row.get(0)?, stamp, bytes: row.get::<_, i64>(3)? as u64 })
             })?;
             rows.collect()
         })?;
-        let may_go = |(sequence, stamp): &(i64, Stamp)| *sequence <= bound || stamp.time <= stable;
+        let mut excess_bytes = excess_bytes;
+        let may_go = |change: &Superfluous| {
+            let goes = change.sequence <= bound || change.stamp.time <= stable || excess_bytes > 0;
+            excess_bytes = excess_bytes.saturating_sub(change.bytes);
+            goes
+        };
         Ok(oldest.into_iter().take_while(may_go).collect())
     }
 
     /// Forgets them; `floor` is the last of each actor. Returns whether there may be more.
-    pub fn forget_changes(&self, gone: &[(i64, Stamp)], floor: &Vector) -> Result<bool> {
+    pub fn forget_changes(&self, gone: &[Superfluous], floor: &Vector) -> Result<bool> {
         self.step(|changes| {
             changes.sql(|db| {
                 let mut delete = db.prepare_cached("DELETE FROM change WHERE sequence = ?")?;
-                gone.iter().try_for_each(|(sequence, _)| delete.execute([sequence]).map(drop))
+                gone.iter().try_for_each(|change| delete.execute([change.sequence]).map(drop))
             })?;
             floor.iter().try_for_each(|stamp| changes.raise_floor(stamp))
         })?;

@@ -28,7 +28,7 @@ pub enum Request {
     Enable(Reply<()>),
     Receive(Vec<Row>, Handle, Reply<()>),
     Join(SnapshotPage, Vector, Handle, Reply<()>),
-    Complete(Vector, bool, Handle, Reply<()>),
+    Complete(Vector, Option<Vector>, Handle, Reply<()>),
     Tick(Handle, Reply<()>),
     Forget(u64, Reply<bool>),
     Close(Reply<()>),
@@ -158,8 +158,8 @@ impl Follower {
             Request::Join(page, seen, writer, reply) => {
                 drop(reply.send(replicator.join(&page, &seen, &writer, now_ms())));
             }
-            Request::Complete(seen, snapshot, writer, reply) => {
-                drop(reply.send(replicator.complete(&seen, snapshot, &writer, now_ms())));
+            Request::Complete(seen, written, writer, reply) => {
+                drop(reply.send(replicator.complete(&seen, written.as_ref(), &writer, now_ms())));
             }
             Request::Tick(writer, reply) => drop(reply.send(replicator.tick(&writer))),
             Request::Forget(stable, reply) => drop(reply.send(replicator.forget(stable))),

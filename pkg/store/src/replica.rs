@@ -26,6 +26,8 @@ pub struct SnapshotPage {
     pub up_to: Option<Bytes>,
     /// Encoded [`crdt::Document`]s.
     pub documents: Vec<(Bytes, Bytes)>,
+    /// In the last page: of each actor the last write that is in the documents, or was superseded in them.
+    pub written: Vector,
 }
 
 /// A conflict as this server found it.
@@ -95,9 +97,9 @@ pub trait Replica: Send + Sync {
     /// Takes in a page of documents that hold `seen`.
     async fn join(&self, page: SnapshotPage, seen: Vector) -> Result<()>;
 
-    /// All that a peer with `seen` had is in: as changes, or (`snapshot`) as pages, and then it can't be told on as
-    /// changes.
-    async fn complete(&self, seen: Vector, snapshot: bool) -> Result<()>;
+    /// All that a peer with `seen` had is in: as changes, or as pages, the last of which said what had been `written`. What
+    /// of that is new can't be told on as changes.
+    async fn complete(&self, seen: Vector, written: Option<Vector>) -> Result<()>;
 
     /// Promises that all of this server's later writes are later than now: its entry in the vector moves on.
     async fn tick(&self) -> Result<()>;

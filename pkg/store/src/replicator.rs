@@ -4,7 +4,7 @@
 //! A merge is first written to the log, marked as merged, if none of its keys was written here meanwhile; only then are
 //! the documents kept. A crash between the two loses nothing: the mark keeps the deriver from telling others' writes as
 //! this server's, and peers tell again what was not confirmed.
-use crate::changes::{CHANGES, Changes, Owed};
+use crate::changes::{CHANGES, CHANGES_BYTES, Changes, Owed};
 use crate::log::{Log, MAX_OPS, Record};
 use crate::replica::{Begin, Row, SnapshotPage};
 use crate::tail::Tail;
@@ -29,8 +29,9 @@ const NOTE_EVERY: Duration = Duration::from_secs(1);
 const PRUNE_DOCUMENTS: usize = 200;
 /// A change stamped further ahead of this server's clock is refused.
 pub const MAX_AHEAD_MS: u64 = 10 * 60 * 1000;
-/// The rest of a snapshot is waited for as long after its last page.
-const OWED_MS: u64 = 10 * 60 * 1000;
+/// The rest of a snapshot is waited for as long after its last page: longer than most cuts of a link. What is told then of writes
+/// that rest on it others may not understand.
+const OWED_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// The writer as the replicator sees it.
 pub trait Merger {
@@ -119,6 +120,8 @@ pub struct Replicator {
     pub summarize: Arc<dyn Summarize>,
     /// Where looking for what may be forgotten has got to.
     pub pruned: Option<Bytes>,
+    /// Bytes of the changes that are kept.
+    pub change_bytes: u64,
     /// When it was last noted how far the log is.
     pub noted: Option<Instant>,
     /// Whether documents and changes are kept: a server alone has nobody to keep them for.
@@ -199,7 +202,7 @@ impl Replicator {
                 })?
             };
             last.into_iter().for_each(|stamp| self.replicated.vector.write().advance(stamp));
-            self.replicated.announce(rows);
+            self.announce(rows);
         }
         self.replicated.derived.fetch_max(reached, Ordering::AcqRel);
         Ok(whole)
@@ -354,7 +357,7 @@ impl Replicator {
         Some(MergeItem { key: key.clone(), value, replaces })
     }
 
-    fn keep(&self, merging: Merging, now_ms: u64) -> Result<()> {
+    fn keep(&mut self, merging: Merging, now_ms: u64) -> Result<()> {
         let vector = self.known_with(merging.vector.iter());
         let mut owed = self.replicated.owed.read().clone();
         if !merging.owed.is_empty() {
@@ -376,7 +379,7 @@ impl Replicator {
         })?;
         *self.replicated.vector.write() = vector;
         *self.replicated.owed.write() = owed;
-        self.replicated.announce(rows);
+        self.announce(rows);
         Ok(())
     }
 
@@ -395,14 +398,19 @@ impl Replicator {
         changes.set_owed(owed)
     }
 
-    /// All that a peer had seen is in: as changes, or as a snapshot, of which nothing could be told on as changes. The
-    /// former is noted with the next tick: after a crash it is learned again.
-    pub fn complete(&mut self, seen: &Vector, snapshot: bool, writer: &dyn Merger, now_ms: u64) -> Result<()> {
+    /// All that a peer had seen is in: as changes, or as a snapshot, which says what had been `written`: what of that is new
+    /// can't be told on as changes. The former is noted with the next tick: after a crash it is learned again.
+    pub fn complete(
+        &mut self,
+        seen: &Vector,
+        written: Option<&Vector>,
+        writer: &dyn Merger,
+        now_ms: u64,
+    ) -> Result<()> {
         is_not_ahead(seen.iter(), now_ms)?;
         let known = self.replicated.vector.read().clone();
-        let news = |stamp: &Stamp| stamp.actor != self.actor && (snapshot || !known.covers(*stamp));
-        let news: Vector = seen.iter().filter(news).collect();
-        if news.is_empty() {
+        let new = |stamp: &Stamp| stamp.actor != self.actor && !known.covers(*stamp);
+        if written.is_none() && !seen.iter().any(|stamp| new(&stamp)) {
             return Ok(());
         }
         // What is written here from now on is later than all that others may have forgotten by now.
@@ -410,20 +418,15 @@ impl Replicator {
         if derived.clock() < seen.latest() {
             writer.merge(Merge { derived, observed: seen.latest(), items: Vec::new() })?;
         }
-        let vector = self.known_with(news.iter());
+        let vector = self.known_with(seen.iter().filter(new));
         let owed = self.replicated.owed.read().clone();
         let owed = if vector.includes(&owed.vector) { Owed::default() } else { owed };
-        if snapshot || owed != *self.replicated.owed.read() {
-            if snapshot {
-                self.replicated.raise_floor(&news);
-            }
+        let floor: Vector = written.iter().flat_map(|written| written.iter()).filter(new).collect();
+        if written.is_some() || owed != *self.replicated.owed.read() {
+            self.replicated.raise_floor(&floor);
             self.changes.step(|changes| {
-                for stamp in news.iter() {
-                    changes.advance(stamp)?;
-                    if snapshot {
-                        changes.raise_floor(stamp)?;
-                    }
-                }
+                floor.iter().try_for_each(|stamp| changes.raise_floor(stamp))?;
+                vector.iter().try_for_each(|stamp| changes.advance(stamp))?;
                 self.note_owed(changes, &owed, &vector)
             })?;
         }
@@ -448,7 +451,7 @@ impl Replicator {
 
     /// Forgets some of what is kept for members that may lack it. Returns whether there may be more.
     pub fn forget(&mut self, stable: u64) -> Result<bool> {
-        let more = self.forget_changes(stable, CHANGES)?;
+        let more = self.forget_changes(stable, CHANGES, CHANGES_BYTES)?;
         let mut keys = self.changes.keys(self.pruned.as_deref(), None)?;
         let last_page = keys.len() <= PRUNE_DOCUMENTS;
         keys.truncate(PRUNE_DOCUMENTS);
@@ -457,13 +460,23 @@ impl Replicator {
         Ok(more || !last_page)
     }
 
-    /// Forgets changes up to a time, and all but the newest `most`. Returns whether there may be more.
-    pub fn forget_changes(&self, stable: u64, most: i64) -> Result<bool> {
-        let gone = self.changes.superfluous(stable, most)?;
-        let floor: Vector = gone.iter().map(|(_, stamp)| *stamp).collect();
+    /// Forgets changes up to a time, and all but the newest: so many, of so many bytes. Returns whether there may be more.
+    pub fn forget_changes(&mut self, stable: u64, most: i64, most_bytes: u64) -> Result<bool> {
+        let excess_bytes = self.change_bytes.saturating_sub(most_bytes);
+        let gone = self.changes.superfluous(stable, most, excess_bytes)?;
+        let floor: Vector = gone.iter().map(|change| change.stamp).collect();
         // First: whoever reads them meanwhile looks at it afterwards.
         self.replicated.raise_floor(&floor);
-        self.changes.forget_changes(&gone, &floor)
+        let more = self.changes.forget_changes(&gone, &floor)?;
+        let gone_bytes: u64 = gone.iter().map(|change| change.bytes).sum();
+        self.change_bytes = self.change_bytes.saturating_sub(gone_bytes);
+        Ok(more)
+    }
+
+    /// Shows what has just been kept.
+    fn announce(&mut self, rows: Vec<(u64, Row)>) {
+        self.change_bytes += rows.iter().map(|(_, row)| (row.key.len() + row.delta.len()) as u64).sum::<u64>();
+        self.replicated.announce(rows);
     }
 }
 

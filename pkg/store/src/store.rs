@@ -429,9 +429,9 @@ impl Replica for Store {
         self.request(|reply| Request::Join(page, seen, handle, reply)).await
     }
 
-    async fn complete(&self, seen: Vector, snapshot: bool) -> Result<()> {
+    async fn complete(&self, seen: Vector, written: Option<Vector>) -> Result<()> {
         let handle = self.handle();
-        self.request(|reply| Request::Complete(seen, snapshot, handle, reply)).await
+        self.request(|reply| Request::Complete(seen, written, handle, reply)).await
     }
 
     async fn tick(&self) -> Result<()> {
@@ -497,6 +497,7 @@ impl Parts {
             log: Log::open(&path)?,
             actor: changes.actor(fresh)?,
             enabled: changes.is_enabled()?,
+            change_bytes: changes.change_bytes()?,
             changes,
             shared: shared.clone(),
             replicated,

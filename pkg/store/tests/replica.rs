@@ -172,22 +172,22 @@ fn who_was_away_too_long_gets_whole_documents_and_keeps_its_own_writes() {
     // Written after the snapshot began: none of it is in there.
     run(&mut one, vec![put(49, "later")]);
     while !one.derive().unwrap() {}
-    loop {
+    let written = loop {
         let page = documents.page(after.as_deref(), 500).unwrap();
         two.join(&page, &seen).unwrap();
         assert!(!two.is_whole(), "what is written now is told when all is in");
         after = page.up_to;
         if after.is_none() {
-            break;
+            break page.written;
         }
-    }
+    };
     assert_eq!(two.get(&key(49)).unwrap().value, config(49, "x"));
     two = {
         drop(two);
         pair.open(1)
     };
     assert!(!two.is_whole(), "not even a restart makes it forget");
-    two.complete(&seen, true).unwrap();
+    two.complete(&seen, Some(&written)).unwrap();
     assert!(two.is_whole());
     assert_eq!(one.begin(&two.vector()).unwrap(), Begin::After(one.sequence() - 1));
     assert_eq!(send(&one, &mut two), 1);
@@ -211,7 +211,7 @@ fn a_clock_far_ahead_is_refused() {
     let whole = one.documents().unwrap();
     let refused = two.join(&whole.page(None, LIMIT).unwrap(), whole.seen()).unwrap_err();
     assert!(matches!(refused, Error::Ahead { .. }), "{refused}");
-    let refused = two.complete(whole.seen(), false).unwrap_err();
+    let refused = two.complete(whole.seen(), None).unwrap_err();
     assert!(matches!(refused, Error::Ahead { .. }), "{refused}");
     run(&mut two, vec![put(2, "b")]);
     assert!(two.revision().clock() < HybridClock::at(1_000_000 + 60_000), "the wrong clock spread");
@@ -307,4 +307,45 @@ fn the_same_from_two_peers_at_once_is_taken_in_once_and_told_on_once() {
     two.receive(&twice).unwrap();
     assert_eq!(all(&two), all(&one));
     assert_eq!(two.changes(0, &Vector::default(), LIMIT).unwrap().unwrap().0, rows);
+}
+
+#[test]
+fn who_took_a_snapshot_tells_those_who_lack_no_write_nothing() {
+    let pair = Pair::new();
+    let (mut one, mut two) = (pair.open(0), pair.open(1));
+    let third = tempfile::tempdir().unwrap();
+    let clock = pair.clock.clone();
+    let mut three = bare(third.path(), 3, Arc::new(move || clock.load(Ordering::Relaxed)));
+    run(&mut one, vec![put(1, "a"), put(2, "b")]);
+    send(&one, &mut two);
+    pair.clock.fetch_add(1000, Ordering::Relaxed);
+    one.tick().unwrap();
+    let documents = one.documents().unwrap();
+    let page = documents.page(None, LIMIT).unwrap();
+    three.join(&page, documents.seen()).unwrap();
+    three.complete(documents.seen(), Some(&page.written)).unwrap();
+    assert!(!two.vector().includes(&three.vector()), "it has not heard that nothing was written since");
+    assert!(matches!(three.begin(&two.vector()).unwrap(), Begin::After(_)));
+    assert_eq!(three.begin(&Vector::default()).unwrap(), Begin::Snapshot);
+    // What the other had as changes it still tells as changes.
+    two.join(&page, documents.seen()).unwrap();
+    two.complete(documents.seen(), Some(&page.written)).unwrap();
+    assert!(matches!(two.begin(&Vector::default()).unwrap(), Begin::After(_)));
+}
+
+#[test]
+fn what_is_kept_for_others_is_bounded_in_bytes() {
+    let pair = Pair::new();
+    let (mut one, mut two) = (pair.open(0), pair.open(1));
+    run(&mut one, vec![put(1, "a")]);
+    send(&one, &mut two);
+    let text = "x".repeat(1000);
+    (0..50).for_each(|n| run(&mut one, vec![put(n, &text)]));
+    while one.keep_changes(u32::MAX, 10_500).unwrap() {}
+    assert_eq!(one.sizes().unwrap().changes, 9, "of 1.1 KB each");
+    assert_eq!(one.begin(&two.vector()).unwrap(), Begin::Snapshot);
+    drop(one);
+    one = pair.open(0);
+    while one.keep_changes(u32::MAX, 5_000).unwrap() {}
+    assert_eq!(one.sizes().unwrap().changes, 4, "counted again after a start");
 }

@@ -92,7 +92,7 @@ impl Replica for Fake {
         self.take()
     }
 
-    async fn complete(&self, _: Vector, _: bool) -> store::Result<()> {
+    async fn complete(&self, _: Vector, _: Option<Vector>) -> store::Result<()> {
         self.take()
     }
 

@@ -208,7 +208,9 @@ impl Link {
                 Want::Nothing => return self.session.ack(&standing).map_or(Ok(()), |ack| self.say(ack)),
                 Want::Begin(have) => {
                     let begin = replica.begin(have).await?;
-                    if begin == Begin::Snapshot {
+                    if begin == Begin::Snapshot && self.session.is_paging() {
+                        self.session.go_on();
+                    } else if begin == Begin::Snapshot {
                         let documents = replica.documents().await?;
                         self.session.began(begin, documents.seen().clone());
                         self.documents = Some(documents);
@@ -273,14 +275,14 @@ impl Link {
             Task::Nothing => {}
             Task::Receive(rows) => replica.receive(rows).await?,
             Task::Join { page, seen } => {
-                let last = page.up_to.is_none();
+                let (last, written) = (page.up_to.is_none(), page.written.clone());
                 replica.join(page, seen.clone()).await?;
                 if last {
-                    replica.complete(seen, true).await?;
+                    replica.complete(seen, Some(written)).await?;
                 }
             }
-            Task::Complete { seen, snapshot, lows, links } => {
-                replica.complete(seen, snapshot).await?;
+            Task::Complete { seen, lows, links } => {
+                replica.complete(seen, None).await?;
                 self.shared.observe(lows);
                 if let Some(hello) = self.session.peer() {
                     self.shared.completed(hello.number);

@@ -128,10 +128,6 @@ impl Relay {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
     /// Holds back no longer what a change rests on. True: there was some of it.
     pub fn pass_causes(&mut self, context: &Vector) -> bool {
         let rests = |(actor, hold): (&Actor, &Hold)| (context.get(*actor) >= hold.first).then_some(*actor);
@@ -222,7 +218,7 @@ mod tests {
         relay.confirm(&[stamp(3, 5)].into_iter().collect(), 500);
         assert_eq!(relay.due_ms(), Some(500 + HOLD_DIRECT_MS), "it hears of it: the wait begins anew");
         assert!(!relay.release(HOLD_DIRECT_MS));
-        assert!(relay.release(500 + HOLD_DIRECT_MS) && relay.is_empty());
+        assert!(relay.release(500 + HOLD_DIRECT_MS) && relay.due_ms().is_none());
         assert_eq!(course(&mut relay, &mesh, 7, 3000), Course::Tell);
         assert_eq!(course(&mut relay, &mesh, 8, 3000), Course::Hold, "what is newer waits again");
         relay.confirm(&[stamp(3, 8)].into_iter().collect(), 3100);

@@ -4,7 +4,7 @@ use crate::message::{Hello, Message, PROTOCOL};
 use crate::relay::{Course, Neighbours, Relay, TELL_MS, TELL_SOON_MS};
 use bytes::Bytes;
 use crdt::{Actor, Delta, Stamp, Vector};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use store::{Begin, Row, SnapshotPage};
 
 /// Bytes of changes in one message, about.
@@ -56,7 +56,6 @@ pub enum Task {
     },
     Complete {
         seen: Vector,
-        snapshot: bool,
         lows: Vec<(u16, u64)>,
         links: Option<Vec<Actor>>,
     },
@@ -71,10 +70,12 @@ enum Cursor {
     Waiting,
     Starting,
     After(u64),
-    /// Sending whole documents; `seen` is what we had when that began.
+    /// Sending whole documents; `seen` is what we had when that began. `again`: the peer has got something meanwhile, and
+    /// may lack nothing any more but changes.
     Pages {
         after: Option<Bytes>,
         seen: Vector,
+        again: bool,
     },
 }
 
@@ -93,8 +94,10 @@ pub struct Session {
     woken: bool,
     /// The peer is to hear from us even when nothing changed.
     heartbeat: bool,
-    /// When the first of our writes was made that the peer can't be told yet: it rests on what the peer lacks.
-    held: Option<u64>,
+    /// By writer, when the first of its writes was made that the peer can't be told yet: it rests on what the peer lacks.
+    waits: BTreeMap<Actor, u64>,
+    /// Something was sent since it was last looked what of that can be told.
+    progress: bool,
     /// Others' changes that are held back.
     relay: Relay,
     /// The last vector that the peer was told, as what was sent.
@@ -130,7 +133,8 @@ impl Session {
             news: true,
             woken: false,
             heartbeat: false,
-            held: None,
+            waits: BTreeMap::new(),
+            progress: false,
             relay: Relay::default(),
             told: Vector::default(),
             unsaid: true,
@@ -179,7 +183,7 @@ impl Session {
         }
         match &self.cursor {
             Cursor::Waiting => Want::Nothing,
-            Cursor::Starting => Want::Begin(self.sent.clone()),
+            Cursor::Starting | Cursor::Pages { again: true, .. } => Want::Begin(self.sent.clone()),
             Cursor::After(after) if self.news => Want::Changes { after: *after, have: self.sent.clone() },
             Cursor::After(_) => Want::Nothing,
             Cursor::Pages { after, .. } => Want::Page { after: after.clone() },
@@ -188,11 +192,23 @@ impl Session {
 
     /// The answer to [`Want::Begin`]; `seen` is what the documents hold that are to be sent, if they are.
     pub fn began(&mut self, begin: Begin, seen: Vector) {
-        self.held = None;
+        self.waits.clear();
         self.cursor = match begin {
             Begin::After(after) => Cursor::After(after),
-            Begin::Snapshot => Cursor::Pages { after: None, seen },
+            Begin::Snapshot => Cursor::Pages { after: None, seen, again: false },
         };
+    }
+
+    /// Whether whole documents are being sent.
+    pub fn is_paging(&self) -> bool {
+        matches!(self.cursor, Cursor::Pages { .. })
+    }
+
+    /// The answer to [`Want::Begin`] while they are, and are still needed.
+    pub fn go_on(&mut self) {
+        if let Cursor::Pages { again, .. } = &mut self.cursor {
+            *again = false;
+        }
     }
 
     /// The answer to [`Want::Changes`].
@@ -202,17 +218,20 @@ impl Session {
             return None;
         };
         self.cursor = Cursor::After(next);
+        if rows.is_empty() && !self.waits.is_empty() && std::mem::take(&mut self.progress) {
+            // What waited may go now.
+            self.cursor = Cursor::Starting;
+            return None;
+        }
         if rows.is_empty() {
             self.news = false;
             return self.seen(standing);
         }
-        if !standing.whole || self.held.is_some() {
-            rows = self.without_held(rows);
-        }
-        rows = self.without_relayed(rows, standing);
+        rows = self.tellable_now(&rows, standing);
         if rows.is_empty() {
             return None;
         }
+        self.progress = true;
         rows.iter().for_each(|row| self.sent.advance(row.stamp));
         let bytes = rows.iter().map(|row| row.key.len() + row.delta.len()).sum();
         Some(self.send(Message::Rows(rows), bytes))
@@ -234,36 +253,40 @@ impl Session {
         Some(self.send(Message::Seen { vector, lows: standing.lows.clone(), links }, 0))
     }
 
-    /// What of these changes the peer is told now. Others' may be held back, since it has them from elsewhere; what rests on
-    /// these waits until they are sent.
-    fn without_relayed(&mut self, rows: Vec<Row>, standing: &Standing<'_>) -> Vec<Row> {
+    /// What of these changes the peer is told now, in this order. Others' may be held back, since it has them from elsewhere.
+    /// What rests on what the peer lacks waits, with all that its writer wrote later: on what is held back, until that is
+    /// sent; else until it is clear that the peer has it. Causes come first, but not those of what was written here while a
+    /// snapshot was half in, nor of what others then wrote on top of it.
+    fn tellable_now(&mut self, rows: &[Row], standing: &Standing<'_>) -> Vec<Row> {
         let (me, Some(peer)) = (self.me.actor, self.peer.as_ref().map(|hello| hello.actor)) else { return Vec::new() };
-        let mut told = Vec::new();
+        let (mut known, mut told) = (self.sent.clone(), Vec::new());
         for transaction in rows.chunk_by(|row, _| row.more) {
             let stamp = transaction[0].stamp;
+            if self.waits.contains_key(&stamp.actor) {
+                continue;
+            }
             let course = match stamp.actor == me {
                 true => Course::Tell,
                 false => self.relay.course(stamp, me, peer, standing.neighbours, standing.now_ms),
             };
-            match course {
-                Course::Hold => continue,
-                Course::Tell if !self.passes_causes(transaction) => told.extend_from_slice(transaction),
-                Course::Tell | Course::Again => {
-                    self.cursor = Cursor::Starting;
-                    break;
-                }
+            if course == Course::Hold {
+                continue;
             }
+            let context = context(transaction);
+            if course == Course::Again || self.relay.pass_causes(&context) {
+                self.cursor = Cursor::Starting;
+                break;
+            }
+            // What is not known here either was owed by somebody who is gone.
+            let comes = |stamp: Stamp| !standing.whole || standing.vector.covers(stamp);
+            if context.iter().any(|cause| !known.covers(cause) && comes(cause)) {
+                self.waits.insert(stamp.actor, stamp.time);
+                continue;
+            }
+            known.advance(stamp);
+            told.extend_from_slice(transaction);
         }
         told
-    }
-
-    fn passes_causes(&mut self, transaction: &[Row]) -> bool {
-        let relay = &mut self.relay;
-        if relay.is_empty() {
-            return false;
-        }
-        let passes = |row: &Row| Delta::decode(&row.delta).is_ok_and(|delta| relay.pass_causes(&delta.context));
-        transaction.iter().map(passes).fold(false, |any, one| any | one)
     }
 
     /// What changes with time and with others: to be called before the session is asked what it wants.
@@ -314,28 +337,11 @@ impl Session {
         Some(Message::Ack { count: self.received, vector })
     }
 
-    /// What of these changes the peer can be told. Ours may rest on half a snapshot, and wait until the peer has what they
-    /// rest on; others' come with their causes before them.
-    fn without_held(&mut self, rows: Vec<Row>) -> Vec<Row> {
-        let (me, mut known, mut told) = (self.me.actor, self.sent.clone(), Vec::new());
-        for transaction in rows.chunk_by(|row, _| row.more) {
-            let stamp = transaction[0].stamp;
-            let rests = |row: &Row| Delta::decode(&row.delta).is_ok_and(|delta| known.includes(&delta.context));
-            if stamp.actor == me && (self.held.is_some() || !transaction.iter().all(rests)) {
-                self.held.get_or_insert(stamp.time);
-                continue;
-            }
-            known.advance(stamp);
-            told.extend_from_slice(transaction);
-        }
-        told
-    }
-
     /// Up to where everything is told.
     fn tellable(&self, vector: &Vector) -> Vector {
-        let (me, held) = (self.me.actor, self.held.unwrap_or(u64::MAX));
-        let ours = |stamp: Stamp| Stamp { time: stamp.time.min(held - 1), ..stamp };
-        vector.iter().map(|stamp| if stamp.actor == me { ours(stamp) } else { self.relay.tellable(stamp) }).collect()
+        let waits = |stamp: Stamp| self.waits.get(&stamp.actor).map_or(u64::MAX, |first| first - 1);
+        let told = |stamp: Stamp| Stamp { time: stamp.time.min(waits(stamp)), ..stamp };
+        vector.iter().map(|stamp| told(self.relay.tellable(stamp))).collect()
     }
 
     /// The answer to [`Want::Page`].
@@ -343,7 +349,7 @@ impl Session {
         let Cursor::Pages { seen, .. } = &self.cursor else { return None };
         let seen = seen.clone();
         self.cursor = match &page.up_to {
-            Some(key) => Cursor::Pages { after: Some(key.clone()), seen: seen.clone() },
+            Some(key) => Cursor::Pages { after: Some(key.clone()), seen: seen.clone(), again: false },
             None => Cursor::Starting,
         };
         if page.up_to.is_none() {
@@ -377,7 +383,7 @@ impl Session {
             Message::Page { page, seen } => Ok(Task::Join { page, seen }),
             Message::Seen { vector, lows, links } => {
                 self.has(&vector, now_ms);
-                Ok(Task::Complete { seen: vector, snapshot: false, lows, links })
+                Ok(Task::Complete { seen: vector, lows, links })
             }
             Message::Ack { count, vector } => self.confirm(count, &vector, now_ms).map(|()| Task::Nothing),
             Message::Bye { reason } => Err(format!("it left: {reason}")),
@@ -414,16 +420,20 @@ impl Session {
         self.under_way.drain(..(count - self.acknowledged) as usize);
         self.acknowledged = count;
         self.has(vector, now_ms);
-        if self.held.is_some() && matches!(self.cursor, Cursor::After(_)) {
-            // What was held may go now.
-            (self.cursor, self.news) = (Cursor::Starting, true);
-        }
         Ok(())
     }
 
     /// The peer has this, as it says itself or shows.
     fn has(&mut self, vector: &Vector, now_ms: u64) {
         self.confirmed.merge(vector);
+        let new = !self.sent.includes(vector);
+        if let Cursor::Pages { again, .. } = &mut self.cursor {
+            *again |= new;
+        }
+        if new && !self.waits.is_empty() && matches!(self.cursor, Cursor::After(_)) {
+            // What waited may go now.
+            (self.cursor, self.news) = (Cursor::Starting, true);
+        }
         self.sent.merge(vector);
         self.relay.confirm(&self.sent, now_ms);
     }
@@ -444,6 +454,15 @@ impl Task {
             Self::Complete { .. } | Self::Nothing => 0,
         }
     }
+}
+
+/// What a transaction rests on.
+fn context(transaction: &[Row]) -> Vector {
+    let mut all = Vector::default();
+    for delta in transaction.iter().filter_map(|row| Delta::decode(&row.delta).ok()) {
+        all.merge(&delta.context);
+    }
+    all
 }
 
 /// What of a vector is not in another.
@@ -543,10 +562,19 @@ mod tests {
         let theirs = write(&mut document, 3, 5);
         let (ours, later) = (write(&mut document, 1, 7), write(&mut Document::default(), 1, 9));
         let relayed = write(&mut Document::default(), 4, 8);
-        let found = vec![first.clone(), ours, relayed.clone(), later];
+        let on_ours = {
+            let mut known = document.clone();
+            write(&mut known, 5, 10)
+        };
+        let waiting = vec![ours.clone(), later.clone(), on_ours.clone()];
+        let found = vec![first.clone(), ours, relayed.clone(), later, on_ours];
         let message = session.changes(Some((found, 3)), &standing(Vector::default(), false));
         assert_eq!(message, Some(Message::Rows(vec![first, relayed])), "others' go on, ours in order or not at all");
         let vector: Vector = [Stamp { time: 9, actor: Actor([1; 16]) }].into_iter().collect();
+        assert_eq!(session.changes(Some((Vec::new(), 3)), &standing(vector.clone(), false)), None);
+        assert!(matches!(session.want(), Want::Begin(_)), "what was sent may be what was waited for");
+        session.began(Begin::After(0), Vector::default());
+        assert_eq!(session.changes(Some((waiting, 3)), &standing(Vector::default(), false)), None);
         let seen = session.changes(Some((Vec::new(), 3)), &standing(vector, true));
         let told: Vector = [Stamp { time: 6, actor: Actor([1; 16]) }].into_iter().collect();
         assert_eq!(seen, Some(Message::Seen { vector: told, lows: Vec::new(), links: None }));
@@ -569,6 +597,34 @@ mod tests {
         assert_eq!(session.want(), Want::Page { after: Some("a".into()) });
         session.page(SnapshotPage::default()).unwrap();
         assert_eq!(session.want(), Want::Begin(vector));
+    }
+
+    #[test]
+    fn documents_are_sent_only_as_long_as_the_peer_needs_them() {
+        let mut session = met();
+        session.began(Begin::Snapshot, Vector::default());
+        let page = SnapshotPage { up_to: Some("a".into()), ..SnapshotPage::default() };
+        session.page(page).unwrap();
+        session.receive(Message::Ack { count: 1, vector: Vector::default() }, 0).unwrap();
+        assert_eq!(session.want(), Want::Page { after: Some("a".into()) });
+        let has: Vector = [Stamp { time: 5, actor: Actor([3; 16]) }].into_iter().collect();
+        session.receive(Message::Ack { count: 1, vector: has.clone() }, 0).unwrap();
+        assert_eq!(session.want(), Want::Begin(has.clone()), "somebody else sent it something");
+        assert!(session.is_paging());
+        session.go_on();
+        assert_eq!(session.want(), Want::Page { after: Some("a".into()) });
+        session
+            .receive(
+                Message::Seen {
+                    vector: [Stamp { time: 6, actor: Actor([3; 16]) }].into_iter().collect(),
+                    lows: Vec::new(),
+                    links: None,
+                },
+                0,
+            )
+            .unwrap();
+        session.began(Begin::After(7), Vector::default());
+        assert!(!session.is_paging() && matches!(session.want(), Want::Changes { after: 7, .. }));
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! One server: a store on a virtual clock that may be wrong, and its conversations.
 use crate::owners::Contacts;
 use crate::watcher::Watcher;
-use crdt::{Actor, Stamp};
+use crdt::{Actor, Delta, Stamp};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 use store::bare::{Bare, Documents};
-use store::{Begin, Op, Revision, Txn};
+use store::{Begin, Op, Revision, Row, Txn};
 use sync::{Hello, Member, Members, Message, Neighbours, PROTOCOL, Session, Standing, Task, Want};
 
 /// Bytes in one message: small, so that transfers take many.
@@ -245,7 +245,9 @@ impl Server {
                 Want::Nothing => return Ok(session.ack(&standing)),
                 Want::Begin(have) => {
                     let begin = self.bare.begin(&have)?;
-                    if begin == Begin::Snapshot {
+                    if begin == Begin::Snapshot && session.is_paging() {
+                        session.go_on();
+                    } else if begin == Begin::Snapshot {
                         let documents = self.bare.documents()?;
                         session.began(begin, documents.seen().clone());
                         talk.documents = Some(documents);
@@ -290,6 +292,9 @@ impl Server {
     /// Does the next of what came, if it can be done now; returns whether there was something.
     pub fn work(&mut self, peer: u16, peer_ready: bool) -> Result<bool, String> {
         let Some(task) = self.talks.get(&peer).and_then(|talk| talk.parked.front().cloned()) else { return Ok(false) };
+        if let Task::Receive(rows) = &task {
+            self.causes_first(rows)?;
+        }
         match self.perform(task.clone(), peer, peer_ready) {
             // It waits until its time has come.
             Err(store::Error::Ahead { .. }) => return Ok(false),
@@ -306,16 +311,32 @@ impl Server {
         Ok(true)
     }
 
+    /// Whatever a change rests on is here already, or comes before it.
+    fn causes_first(&self, rows: &[Row]) -> Result<(), String> {
+        let mut known = self.bare.vector();
+        for row in rows {
+            let delta = Delta::decode(&row.delta).map_err(|error| error.to_string())?;
+            if !known.covers(row.stamp) && !known.includes(&delta.context) {
+                let lacks = delta.context.iter().find(|stamp| !known.covers(*stamp));
+                return Err(format!("{:?} of {} came before {lacks:?}", row.stamp, String::from_utf8_lossy(&row.key)));
+            }
+            if !row.more {
+                known.advance(row.stamp);
+            }
+        }
+        Ok(())
+    }
+
     fn perform(&mut self, task: Task, peer: u16, peer_ready: bool) -> store::Result<()> {
         match task {
             Task::Nothing => Ok(()),
             Task::Receive(rows) => self.bare.receive(&rows),
             Task::Join { page, seen } => {
                 self.bare.join(&page, &seen)?;
-                if page.up_to.is_none() { self.bare.complete(&seen, true) } else { Ok(()) }
+                if page.up_to.is_none() { self.bare.complete(&seen, Some(&page.written)) } else { Ok(()) }
             }
-            Task::Complete { seen, snapshot, lows, links } => {
-                self.bare.complete(&seen, snapshot)?;
+            Task::Complete { seen, lows, links } => {
+                self.bare.complete(&seen, None)?;
                 self.members.observe(lows);
                 let peer = self.talks.get(&peer).and_then(|talk| talk.session.peer());
                 if let (Some(peer), Some(links)) = (peer, links) {

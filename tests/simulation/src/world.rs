@@ -24,6 +24,7 @@ const SKEW_MS: i64 = 4 * 60 * 1000;
 const JUMP_MS: i64 = 40 * 60 * 1000;
 /// Changes kept by a server that keeps few: whoever lacks more gets whole documents.
 const FEW_CHANGES: u32 = 200;
+const FEW_BYTES: u64 = 64 << 10;
 /// Steps between two times of rest.
 const REST_STEPS: u64 = 5000;
 
@@ -435,7 +436,7 @@ impl World {
         let forgot = server.bare.stable(stable);
         forgot.map(drop).or_else(|error| self.fail("forgets", error.to_string()))?;
         if self.rng.random_bool(0.05) {
-            let forgot = self.server(number).bare.keep_changes(FEW_CHANGES);
+            let forgot = self.server(number).bare.keep_changes(FEW_CHANGES, FEW_BYTES);
             forgot.map(drop).or_else(|error| self.fail("forgets", error.to_string()))?;
         }
         Ok(())

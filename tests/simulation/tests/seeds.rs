@@ -76,6 +76,10 @@ fn seeds_that_failed_once() {
     simulate(9, 8, 10_000);
     // A write on half a snapshot was held back for ever; a tick that only a server had that left was waited for.
     simulate(3, 3, 6000);
+    // Others' writes on top of what was held back here were told without it.
+    simulate(3019, 5, 10_000);
+    // The rest of a snapshot was given up after minutes, and what rested on it told without it.
+    simulate(3001, 5, 10_000);
 }
 
 /// A million steps, on as many threads as there are cores: `cargo test -p eyot-simulation -- --ignored`.
