@@ -10,6 +10,7 @@ mod backend;
 pub mod bare;
 mod batch;
 mod changes;
+mod checkpoint;
 mod damage;
 mod follow;
 mod hub;

@@ -4,9 +4,11 @@
 //! for all of one server's, so positions of different revisions never meet. `parent` is the position of the
 //! key's row before this one in the same life, so that a key's history is a walk from its newest row, which memory knows,
 //! or from a deletion, of which alone there is an index. A row that is somebody's parent is superseded.
+use crate::checkpoint::{CHECKPOINT_PAGES, Checkpoint};
 use crate::damage::check_wal;
 use crate::{Error, LeaseId, Result, Revision};
 use bytes::Bytes;
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -21,8 +23,6 @@ const CACHE_KIB: i64 = 2048;
 /// What the write-ahead log may keep of the disk once it is begun anew: while somebody reads for long, as a snapshot does,
 /// it grows with all that is written meanwhile.
 pub const WAL_KEEP_BYTES: i64 = 16 << 20;
-/// Pages in the write-ahead log when they are moved to the database: 4 MiB, which a disk must have beside the database.
-const CHECKPOINT_PAGES: u32 = 512;
 /// A row as [`read`] takes it. By name, because older databases have the columns in another order.
 const COLUMNS: &str = "position, idx, key, value, create_revision, version, lease, parent, crc, merged";
 /// Free pages that stay for what is written next, of all pages: giving each back at once would move others for nothing.
@@ -155,6 +155,16 @@ impl Log {
 
     fn corrupt(&self, what: String) -> Error {
         Error::Corrupt { path: self.path.display().to_string(), what }
+    }
+
+    /// From now on the write-ahead log is moved to the database by a thread, not within commits.
+    pub fn checkpoint_beside(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        let hook = move |wal: &mut Wal, pages: i32| {
+            checkpoint.committed(wal, pages.unsigned_abs());
+            Ok(())
+        };
+        let set = self.connection.wal_hook(Some(hook));
+        set.map_err(|e| self.explain(e))
     }
 
     pub fn begin(&self) -> Result<()> {

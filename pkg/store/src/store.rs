@@ -1,6 +1,7 @@
 //! The store as a [`Backend`]: reads of now from memory, reads of the past from SQLite, writes through the writer.
 use crate::batch::{Batch, PreparedTxn};
 use crate::changes::{self, Changes};
+use crate::checkpoint::Checkpoint;
 use crate::follow::{Follower, Handle, Request};
 use crate::hub::Hub;
 use crate::lease::Leases;
@@ -62,6 +63,8 @@ pub struct Store {
     commands: SyncSender<Command>,
     writer: Mutex<Option<JoinHandle<()>>>,
     follower: Mutex<Option<JoinHandle<()>>>,
+    /// Ends when the writer has.
+    checkpointer: Mutex<Option<JoinHandle<()>>>,
     requests: SyncSender<Request>,
     /// What peers will be told, on a connection for reading.
     changes: Arc<Mutex<Changes>>,
@@ -86,7 +89,9 @@ impl Store {
             Box::new(move || drop(wake.try_send(Request::Wake))),
             Box::new(now_ms),
         )?;
-        let Parts { writer, replicator, shared } = parts;
+        let Parts { mut writer, replicator, shared } = parts;
+        let (checkpoint, checkpointer) = Checkpoint::spawn(&path)?;
+        writer.log.checkpoint_beside(checkpoint)?;
         let (actor, replicated) = (replicator.actor, replicator.replicated.clone());
         let (commands, received) = sync_channel(QUEUE);
         let follower = Follower { replicator };
@@ -99,6 +104,7 @@ impl Store {
             commands,
             writer: Mutex::new(Some(thread)),
             follower: Mutex::new(Some(follower)),
+            checkpointer: Mutex::new(Some(checkpointer)),
             requests,
             changes: Arc::new(Mutex::new(Changes::open(&options.dir.join(CHANGES))?)),
             replicated,
@@ -114,7 +120,7 @@ impl Store {
     pub async fn close(&self) -> Result<()> {
         let closed = self.ask(Command::Close).await;
         let _ = self.request(Request::Close).await;
-        let threads = [self.writer.lock().take(), self.follower.lock().take()];
+        let threads = [&self.writer, &self.follower, &self.checkpointer].map(|thread| thread.lock().take());
         for thread in threads.into_iter().flatten() {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if !tokio::task::spawn_blocking(move || thread.join()).await.is_ok_and(|joined| joined.is_ok()) {
