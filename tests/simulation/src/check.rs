@@ -1,6 +1,7 @@
 //! Rest: all links heal, clocks are right, everybody gets everything. Then what must hold is checked.
 use crate::net::pair;
 use crate::owners;
+use crate::server::Server;
 use crate::world::{Checked, World};
 use bytes::Bytes;
 use crdt::{HybridClock, Stamp, Vector};
@@ -45,9 +46,9 @@ impl World {
     fn right(&mut self) {
         self.servers.values().for_each(|server| server.skew_ms.store(0, Ordering::Relaxed));
         self.net.streams.values_mut().for_each(|stream| stream.stalled = false);
-        // What was stamped ahead waits for its time.
-        let latest =
-            self.servers.values().map(|server| HybridClock::ms(server.bare.vector().latest())).max().unwrap_or(0);
+        // What was stamped ahead waits for its time, also what is not derived yet.
+        let latest = |server: &Server| server.bare.vector().latest().max(server.bare.revision().clock());
+        let latest = self.servers.values().map(|server| HybridClock::ms(latest(server))).max().unwrap_or(0);
         self.clock.fetch_max(latest, Ordering::Relaxed);
     }
 

@@ -78,6 +78,8 @@ fn seeds_that_failed_once() {
     simulate(3, 3, 6000);
     // Others' writes on top of what was held back here were told without it.
     simulate(3019, 5, 10_000);
+    // A clock was righted without regard to what had been written by it and was not derived yet.
+    simulate(128, 3, 10_000);
     // The rest of a snapshot was given up after minutes, and what rested on it told without it.
     simulate(3001, 5, 10_000);
 }
