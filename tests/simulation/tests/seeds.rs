@@ -48,19 +48,29 @@ fn lines_and_rings_relay_what_they_must() {
     }
 }
 
-#[test]
-fn two_servers() {
-    (100..106).for_each(|seed| simulate(seed, 2, 10_000));
+/// On as many threads as there are cores.
+fn simulate_all(runs: &[(u64, u16, u64)]) {
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((seed, servers, steps)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    simulate(*seed, *servers, *steps);
+                }
+            });
+        }
+    });
 }
 
 #[test]
-fn three_servers() {
-    (200..206).for_each(|seed| simulate(seed, 3, 10_000));
-}
-
-#[test]
-fn five_servers() {
-    (300..304).for_each(|seed| simulate(seed, 5, 6000));
+fn a_million_steps() {
+    let two = (1000..1030).map(|seed| (seed, 2, 10_000));
+    let three = (2000..2040).map(|seed| (seed, 3, 10_000));
+    let five = (3000..3030).map(|seed| (seed, 5, 10_000));
+    let runs: Vec<(u64, u16, u64)> = five.chain(three).chain(two).collect();
+    assert!(runs.iter().map(|(_, _, steps)| steps).sum::<u64>() >= 1_000_000);
+    simulate_all(&runs);
 }
 
 #[test]
@@ -84,24 +94,12 @@ fn seeds_that_failed_once() {
     simulate(3001, 5, 10_000);
 }
 
-/// A million steps, on as many threads as there are cores: `cargo test -p eyot-simulation -- --ignored`.
+/// `cargo test -p eyot-simulation -- --ignored`.
 #[test]
-#[ignore = "takes minutes"]
-fn a_million_steps() {
-    let few = (1000..1030).map(|seed| (seed, 2, 10_000)).chain((2000..2040).map(|seed| (seed, 3, 10_000)));
-    let more = (3000..3015).map(|seed| (seed, 5, 10_000)).chain((4000..4013).map(|seed| (seed, 8, 10_000)));
-    let many = [(5000, 20, 10_000), (5001, 50, 5000), (5002, 100, 5000)];
-    let runs: Vec<(u64, u16, u64)> = many.into_iter().chain(more).chain(few).collect();
-    assert!(runs.iter().map(|(_, _, steps)| steps).sum::<u64>() >= 1_000_000);
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some((seed, servers, steps)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    simulate(*seed, *servers, *steps);
-                }
-            });
-        }
-    });
+#[ignore = "takes many minutes"]
+fn large_clusters() {
+    let more = (4000..4013).map(|seed| (seed, 8, 10_000));
+    let runs: Vec<(u64, u16, u64)> =
+        [(5002, 100, 2000), (5001, 50, 5000), (5000, 20, 10_000)].into_iter().chain(more).collect();
+    simulate_all(&runs);
 }

@@ -107,16 +107,18 @@ impl Follower<'_> {
         for action in local::plan(&self.front.registry.served(), &values, starting) {
             self.execute(action, &stored).await?;
         }
-        let remote = stored.values().filter_map(|(entry, value)| Some((entry, value, Reference::of(value)?)));
-        let checks = remote.map(|(entry, value, reference)| self.check(entry, value, reference));
-        let remotes = futures::future::try_join_all(checks).await?;
-        let local = stored.values().filter(|(_, value)| Reference::of(value).is_none());
-        for (entry, value) in local {
-            self.report(entry, value, &Available::local()).await?;
-        }
-        let count = remotes.len();
+        let checks =
+            stored.iter().filter_map(|(name, (_, value))| Some(self.check(name, value, Reference::of(value)?)));
+        let (names, remotes): (Vec<_>, Vec<_>) = futures::future::try_join_all(checks).await?.into_iter().unzip();
+        let available: BTreeMap<_, _> =
+            names.into_iter().zip(remotes.iter().map(|one| one.available.clone())).collect();
+        // Whoever reads that a server is available must get through to it.
         self.front.set_remotes(Remotes::new(remotes));
-        Ok(count)
+        for (name, (entry, value)) in &stored {
+            let available = available.get(name.as_str()).cloned().unwrap_or_else(Available::local);
+            self.report(entry, value, &available).await?;
+        }
+        Ok(available.len())
     }
 
     async fn stored(&self) -> store::Result<BTreeMap<String, (Arc<Entry>, Value)>> {
@@ -147,8 +149,13 @@ impl Follower<'_> {
         self.front.backend.txn(txn).await.map(drop)
     }
 
-    /// Asks one extension server, and writes down whether it answered.
-    async fn check(&self, entry: &Entry, service: &Value, reference: Reference) -> store::Result<Remote> {
+    /// Asks one extension server whether it answers.
+    async fn check<'s>(
+        &self,
+        name: &'s str,
+        service: &Value,
+        reference: Reference,
+    ) -> store::Result<(&'s str, Remote)> {
         let text = |field: &str| service["spec"][field].as_str().unwrap_or_default().to_owned();
         let number = |field: &str| service["spec"][field].as_i64().unwrap_or_default();
         let (group, version) = (text("group"), text("version"));
@@ -168,8 +175,7 @@ impl Follower<'_> {
         if let Err(why) = self.reach(&mut remote, service).await? {
             remote.available = why;
         }
-        self.report(entry, service, &remote.available).await?;
-        Ok(remote)
+        Ok((name, remote))
     }
 
     async fn reach(&self, remote: &mut Remote, service: &Value) -> store::Result<Result<(), Available>> {
