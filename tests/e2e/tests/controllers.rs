@@ -1,7 +1,9 @@
 //! `kill -9` of the server in the middle of rollouts and Jobs: controllers go on where they were, and make nothing twice.
+use anyhow::Context;
 use e2e::Cluster;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
@@ -45,12 +47,15 @@ spec:
       containers: [{name: count, image: "eyot.dev/demo:1", command: [sleep, "2"]}]
 "#;
 
+/// The longest that a client's watch waits before it begins anew, and some more.
+const CATCH_UP: Duration = Duration::from_secs(90);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_made_twice() -> anyhow::Result<()> {
     let cluster = Cluster::start(9)?;
     let seen = Seen::default();
     let pods: Api<Pod> = Api::namespaced(cluster.client().await?, "default");
-    let watching = tokio::spawn(remember(pods, seen.clone()));
+    let watching = tokio::spawn(remember(pods.clone(), seen.clone()));
     let manifest = cluster.dir().join("work.yaml");
     std::fs::write(&manifest, WORK)?;
     cluster.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?;
@@ -63,6 +68,14 @@ async fn nothing_is_made_twice() -> anyhow::Result<()> {
     cluster.kubectl(&["wait", "job/count", "--for=condition=complete", "--timeout=120s"])?;
     // What is made too much would be made by now.
     tokio::time::sleep(BETWEEN).await;
+    // With each kill the watch waited longer before it began anew.
+    let there: Vec<String> = pods.list(&ListParams::default()).await?.into_iter().filter_map(|pod| pod.uid()).collect();
+    let all_seen = async {
+        while !there.iter().all(|uid| seen.lock().contains_key(uid)) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(CATCH_UP, all_seen).await.context("the watch did not show all pods that a list has")?;
     watching.abort();
 
     let made = |app: &str| -> Vec<Pod> {

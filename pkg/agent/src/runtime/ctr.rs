@@ -1,5 +1,5 @@
 //! Image imports and mounts through `ctr`, which ships with containerd: CRI has no import of its own, and mounts from
-//! containerd 2.1 on only.
+//! containerd 2.1 on only; and the end of processes that CRI does not know of.
 use super::grpc::NAMESPACE;
 use super::programs;
 use std::path::{Path, PathBuf};
@@ -66,6 +66,11 @@ impl Ctr {
         let _ = self.run(&["leases", "delete", &target], &[]).await;
         let _ = self.run(&["snapshots", "--snapshotter", &self.snapshotter, "remove", &target], &[]).await;
         self.run(&["images", "mount", "--snapshotter", &self.snapshotter, image, &target], &[]).await.map(drop)
+    }
+
+    /// Kills a container's process and forgets that it ran.
+    pub async fn end_task(&self, id: &str) -> Result<(), Error> {
+        self.run(&["tasks", "delete", "--force", id], &[]).await.map(drop)
     }
 
     async fn run(&self, arguments: &[&str], stdin: &[u8]) -> Result<String, Error> {

@@ -11,6 +11,7 @@ use crate::pod::config::{self, spec};
 use crate::pod::observed::Observed;
 use crate::pod::resources::{Qos, cgroup_parent};
 use crate::pod::step::Why;
+use crate::runtime::Ctr;
 use crate::volumes;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::Api;
@@ -81,8 +82,12 @@ pub async fn stop_sandbox(context: &Context, id: &str) -> Outcome {
 }
 
 pub async fn remove_sandbox(context: &Context, id: &str) -> Outcome {
-    let ask = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
-    let done = well(id, "RemovePodSandbox", context.cri.runtime().remove_pod_sandbox(request(ask)).await.map(drop));
+    let ask = || request(RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() });
+    let mut removed = context.cri.runtime().remove_pod_sandbox(ask()).await;
+    if end_half_started(context, &removed).await {
+        removed = context.cri.runtime().remove_pod_sandbox(ask()).await;
+    }
+    let done = well(id, "RemovePodSandbox", removed.map(drop));
     if done {
         context.owners.lock().remove(id);
     }
@@ -90,8 +95,12 @@ pub async fn remove_sandbox(context: &Context, id: &str) -> Outcome {
 }
 
 pub async fn remove_container(context: &Context, id: &str) -> Outcome {
-    let ask = RemoveContainerRequest { container_id: id.to_owned() };
-    let done = well(id, "RemoveContainer", context.cri.runtime().remove_container(request(ask)).await.map(drop));
+    let ask = || request(RemoveContainerRequest { container_id: id.to_owned() });
+    let mut removed = context.cri.runtime().remove_container(ask()).await;
+    if end_half_started(context, &removed).await {
+        removed = context.cri.runtime().remove_container(ask()).await;
+    }
+    let done = well(id, "RemoveContainer", removed.map(drop));
     if done {
         context.owners.lock().remove(id);
     }
@@ -122,6 +131,24 @@ pub async fn remove_old(context: &Context, pod: &Pod, id: &str, status: Option<C
 
 fn outcome(done: bool) -> Outcome {
     if done { Outcome::Done } else { Outcome::Failed }
+}
+
+/// Ends the process that keeps the runtime from removing something. Whoever is killed while a container starts leaves one that
+/// runs, but that CRI takes for created: stopping it does nothing, and removing it fails for good.
+async fn end_half_started<T>(context: &Context, removed: &Result<T, Status>) -> bool {
+    let Some(id) = removed.as_ref().err().and_then(|status| half_started(status.message())) else { return false };
+    let ctr = Ctr::new(&context.options.cri_socket, "");
+    if let Err(error) = ctr.end_task(id).await {
+        // It ends with the code of the process that it killed.
+        tracing::debug!(id, %error, "ending a container that was half started");
+    }
+    true
+}
+
+/// The container that containerd can't delete because its process runs.
+fn half_started(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("cannot delete running task ")?;
+    rest.split(|c: char| !c.is_ascii_alphanumeric()).next().filter(|id| !id.is_empty())
 }
 
 /// Gone already is as good as ended.
@@ -218,4 +245,17 @@ fn head(file: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     std::fs::File::open(file).ok()?.take(MESSAGE_BYTES).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::half_started;
+
+    #[test]
+    fn knows_what_keeps_a_container_from_being_removed() {
+        let message =
+            "failed to delete containerd container \"95d9\": cannot delete running task 95d9: failed precondition";
+        assert_eq!(half_started(message), Some("95d9"));
+        assert_eq!(half_started("container \"95d9\" not found"), None);
+    }
 }
