@@ -148,7 +148,7 @@ def shown(found):
 def insert(text, page):
     with open(page) as file:
         before, rest = file.read().split(BEGIN)
-    after = rest.split(END)[1]
+    after = rest.split(END, 1)[1]
     with open(page, "w") as file:
         file.write(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
 
