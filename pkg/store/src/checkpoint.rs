@@ -1,7 +1,8 @@
 //! Moves the write-ahead log to the database beside the writer, which would else stand still for it: a thread copies
 //! what there is, then the writer the little that it wrote meanwhile, so that the write-ahead log begins anew.
+use crate::Result;
 use crate::log::explain;
-use crate::{Error, Result};
+use crate::store::spawn;
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, MAIN_DB};
 use std::path::Path;
@@ -37,9 +38,7 @@ impl Checkpoint {
         let phase = Arc::new(AtomicU8::new(IDLE));
         let (wake, woken) = sync_channel(1);
         let moved = phase.clone();
-        let thread = std::thread::Builder::new().name("store-checkpoint".into());
-        let thread = thread.spawn(move || move_pages(&connection, &woken, &moved));
-        let thread = thread.map_err(|source| Error::Io { path: path.display().to_string(), source })?;
+        let thread = spawn("store-checkpoint", path, move || move_pages(&connection, &woken, &moved))?;
         Ok((Self { phase, wake }, thread))
     }
 

@@ -187,7 +187,8 @@ fn check_sizes(txn: &Txn) -> Result<()> {
     Ok(())
 }
 
-fn spawn(name: &str, path: &Path, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+/// A thread of the store at `path`.
+pub fn spawn(name: &str, path: &Path, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(run);
     thread.map_err(|source| Error::Io { path: path.display().to_string(), source })
 }

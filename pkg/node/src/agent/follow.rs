@@ -98,13 +98,17 @@ impl Service {
         None
     }
 
+    async fn reconnect(&self) {
+        for api in &self.apis {
+            api.reconnect().await;
+        }
+    }
+
     /// Nothing goes to the server that was spoken to any more.
     async fn leave(&self) {
         tracing::warn!("the server that this node spoke to is none of the cluster's any more; going to another");
         self.servers.leave_present();
-        for api in &self.apis {
-            api.reconnect().await;
-        }
+        self.reconnect().await;
     }
 
     /// Measures the way to every server: those that don't answer are not tried first when one is needed.
@@ -125,9 +129,7 @@ impl Service {
         if self.servers.has_better(&present) {
             tracing::info!(from = present, "moving to a nearer server");
             self.servers.leave_present();
-            for api in &self.apis {
-                api.reconnect().await;
-            }
+            self.reconnect().await;
         }
     }
 
@@ -144,9 +146,7 @@ impl Service {
             match self.identity.renew(&self.wanted, &server.address).await {
                 Ok(()) => {
                     tracing::info!(server = server.address, "new certificates");
-                    for api in &self.apis {
-                        api.reconnect().await;
-                    }
+                    self.reconnect().await;
                     return true;
                 }
                 Err(Refusal::Refused(why)) => {
