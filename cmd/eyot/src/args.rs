@@ -63,7 +63,24 @@ pub struct PassThrough {
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
     /// Print the token by which others join this server
-    Show(Place),
+    Show {
+        #[command(flatten)]
+        place: Place,
+        /// The one that admits nodes and no servers
+        #[arg(long)]
+        agent: bool,
+    },
+    /// Replace the token that admits nodes, on all servers of the cluster, and print the new one
+    Rotate {
+        #[command(flatten)]
+        at: StatusArgs,
+        /// That token is meant: servers keep theirs
+        #[arg(long, required = true)]
+        agent: bool,
+        /// What it shall be (default: a new one)
+        #[arg(long, value_name = "TOKEN")]
+        new_token: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -172,6 +189,12 @@ pub struct ServerArgs {
     /// The same, from a file
     #[arg(long, env = "EYOT_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
+    /// Secret by which nodes join and servers do not, for a cluster that has none yet (default: a new one)
+    #[arg(long, env = "EYOT_AGENT_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub agent_token: Option<String>,
+    /// The same, from a file
+    #[arg(long, env = "EYOT_AGENT_TOKEN_FILE", value_name = "FILE", conflicts_with = "agent_token")]
+    pub agent_token_file: Option<PathBuf>,
     /// Join the cluster of this server, with its token
     #[arg(short = 's', long, env = "EYOT_URL", value_name = "https://HOST:PORT")]
     pub server: Option<String>,
@@ -252,7 +275,7 @@ pub struct AgentArgs {
     /// Any server of the cluster; needed on the first start alone
     #[arg(short = 's', long, env = "EYOT_URL", value_name = "https://HOST:PORT")]
     pub server: Option<String>,
-    /// The cluster's token, as `eyot token show` prints it on a server
+    /// The cluster's token, as `eyot token show --agent` prints it on a server
     #[arg(short = 't', long, env = "EYOT_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
     /// The same, from a file
@@ -337,6 +360,7 @@ impl ServerArgs {
     /// The server's configuration; fails when the token file can't be read.
     pub fn into_config(self) -> anyhow::Result<Server> {
         self.node.check()?;
+        let agent_token = token(self.agent_token, self.agent_token_file.as_deref())?;
         let token = token(self.token, self.token_file.as_deref())?;
         let data_dir = std::path::absolute(self.place.data_dir)?;
         let snapshots = match self.snapshot_dir {
@@ -355,6 +379,7 @@ impl ServerArgs {
             write_kubeconfig: self.write_kubeconfig,
             write_kubeconfig_mode: self.write_kubeconfig_mode,
             token,
+            agent_token,
             join: self.server,
             site: self.site,
             cluster_cidr: self.cluster_cidr,

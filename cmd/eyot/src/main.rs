@@ -60,8 +60,17 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             runtime()?.block_on(node::conflicts::print(&place, watch, &mut std::io::stdout().lock()))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Token(TokenCommand::Show(place)) => {
-            print!("{}", node::files::read(&place.data_dir.join("server/token"))?);
+        Command::Token(TokenCommand::Show { place, agent }) => {
+            let text = match agent {
+                true => node::nodes::token::show(&place.data_dir)?,
+                false => node::files::read(&place.data_dir.join("server/token"))?,
+            };
+            print!("{text}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Token(TokenCommand::Rotate { at, agent: _, new_token }) => {
+            let place = node::status::Place { data_dir: at.place.data_dir, kubeconfig: at.kubeconfig };
+            println!("{}", runtime()?.block_on(node::nodes::token::rotate(&place, new_token.as_deref()))?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Snapshot(command) => snapshot::run(command),

@@ -29,6 +29,7 @@ mod tls;
 pub mod version;
 mod webhook;
 
+pub use authn::Tokens;
 pub use body::Body;
 pub use connect::Tunnels;
 pub use options::{Cluster, EXTENSION, Extension, FrontProxy, Options, Tls, TokenKeys};

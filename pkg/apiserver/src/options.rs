@@ -1,5 +1,6 @@
 //! What the front is built from. Everything comes ready made from the composition; nothing is read from the
 //! environment or from files here.
+use crate::authn::Tokens;
 use crate::body::{Body, RequestBody};
 use crate::connect::Tunnels;
 use crate::engine::Serve;
@@ -24,8 +25,8 @@ pub struct Options {
     pub engine: Arc<dyn Serve>,
     pub registry: Arc<Registry>,
     pub tls: Tls,
-    /// Bearer tokens that never expire, with whom they stand for (the join token).
-    pub tokens: Vec<(String, User)>,
+    /// Bearer tokens that never expire, with whom they stand for (the join tokens).
+    pub tokens: Tokens,
     pub service_accounts: TokenKeys,
     pub cluster: Cluster,
     /// How the front reaches agents on 10250: their CA, and the certificate that it shows them.

@@ -58,7 +58,7 @@ pub(crate) async fn start(
             distrust: known.trust.changes(),
             client_roots_pem: root.to_owned(),
         },
-        tokens: vec![(known.token.password.clone(), join_user())],
+        tokens: known.tokens.clone(),
         service_accounts: TokenKeys {
             signing_key_pem: known.authority.service_account_key_pem().to_owned(),
             verifying_keys_pem: Vec::new(),
@@ -94,9 +94,14 @@ fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 
-/// Whom the join token stands for: it may ask for a node's certificates and nothing else.
+/// Whom the server's token stands for: it may ask for a server's or a node's certificates and nothing else.
 pub(crate) fn join_user() -> User {
     User { name: crate::peers::JOIN_USER.into(), groups: vec!["eyot:joiners".into()], ..User::default() }
+}
+
+/// Whom the token of nodes stands for: it may ask for a node's certificates and nothing else.
+pub(crate) fn node_join_user() -> User {
+    User { name: crate::peers::NODE_JOIN_USER.into(), groups: vec!["eyot:joiners".into()], ..User::default() }
 }
 
 /// The cluster's identity, made on first start.

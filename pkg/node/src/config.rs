@@ -19,6 +19,8 @@ pub struct Server {
     pub write_kubeconfig: PathBuf,
     pub write_kubeconfig_mode: u32,
     pub token: Option<String>,
+    /// What admits nodes and no servers, in a cluster that has no such token yet; none: a new one.
+    pub agent_token: Option<String>,
     /// The server to join through, as `https://HOST:PORT`; none: this is the first.
     pub join: Option<String>,
     /// Where this server stands; none: a site of its own, named like it.

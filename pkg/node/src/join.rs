@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 /// Where joining is asked for.
 pub const PATH: &str = "/v1-eyot/join";
 
+/// What is said of a token that admits no servers.
+pub const FOR_NODES: &str =
+    "this token admits nodes and no servers: `eyot token show` on a server prints the one that does";
+
 /// How long a member that is still starting is waited for, and how often it is asked meanwhile.
 const STARTING: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(500);
@@ -90,6 +94,7 @@ async fn join(config: &Server, url: &str, name: &str) -> anyhow::Result<Admissio
     let token =
         config.token.as_deref().context("joining needs --token: `eyot token show` on the other server prints it")?;
     let token = Token::parse(token)?;
+    ensure!(!token.is_for_nodes(), FOR_NODES);
     let root_pem = root(&address, &token).await?;
     let dir = config.tls_dir();
     let keys = pki::prepare(&dir, &root_pem)?;

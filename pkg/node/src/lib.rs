@@ -17,7 +17,7 @@ pub mod host;
 mod join;
 pub mod kubeconfig;
 pub mod lock;
-mod nodes;
+pub mod nodes;
 mod parts;
 pub mod peers;
 pub mod pki;

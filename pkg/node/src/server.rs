@@ -118,6 +118,10 @@ pub(crate) struct Known {
     /// Whose certificates hold.
     pub trust: Arc<Trust>,
     pub token: Token,
+    /// What `--agent-token` says.
+    pub agent_token: Option<String>,
+    /// What the API accepts besides certificates.
+    pub tokens: apiserver::Tokens,
     pub node_name: String,
     pub address: Ipv4Addr,
     /// Other sites, as everything here that acts is told of them.
@@ -131,6 +135,8 @@ impl Known {
         let authority = Arc::new(Authority::open(&config.tls_dir())?);
         let trust = Arc::new(Trust::new(authority.root_pem(), authority.intermediate_pem())?);
         let token = token::ensure(&config.token_file(), config.token.as_deref(), authority.root_pem())?;
+        let agent_token = nodes::token::given(config.agent_token.as_deref(), &token)?;
+        let tokens = apiserver::Tokens::new([(&token.password, api::join_user())]);
         let node_name = config.node.node_name.clone().unwrap_or_else(host::node_name);
         let given = config.advertise_address.or(config.node.node_ip);
         let IpAddr::V4(address) = given.unwrap_or_else(host::primary_address) else {
@@ -141,6 +147,8 @@ impl Known {
             authority,
             trust,
             token,
+            agent_token,
+            tokens,
             node_name,
             address,
             sites: apiserver::Sites::default(),
@@ -266,6 +274,7 @@ impl Parts {
             let nodes = Arc::new(nodes::Extension::new(&known, &place, peers.as_ref(), &tasks)?);
             let api = api::start(&known, registry, store.backend(), nodes.clone(), &tasks).await?;
             nodes.serve_through(components::administrator(&api));
+            nodes.keep_token(&known, components::administrator(&api), store.backend(), &tasks);
             known.write_kubeconfig()?;
             if let Some(peers) = peers {
                 peers.start(&known, &api, components::administrator(&api), &tasks)?;

@@ -1,10 +1,13 @@
-//! Join tokens, k3s-shaped: `K10<sha256 of the root CA>::server:<password>`.
+//! Join tokens, k3s-shaped: `K10<sha256 of the root CA>::<user>:<password>`. The user is `server` where servers and nodes may
+//! join by it, `node` where nodes alone may.
 use crate::files;
 use ring::rand::SecureRandom;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::path::Path;
 
+/// The user of a token that admits nodes alone.
+pub const NODE: &str = "node";
 /// Bytes of randomness in a password that we make.
 const PASSWORD_BYTES: usize = 16;
 
@@ -51,6 +54,11 @@ impl Token {
             return Err(Error::Malformed);
         }
         Ok(Self { ca_hash: Some(hash.to_ascii_lowercase()), user: user.into(), password: password.into() })
+    }
+
+    /// Whether it says of itself that it admits nodes alone.
+    pub fn is_for_nodes(&self) -> bool {
+        self.user == NODE
     }
 
     /// The whole text, with the CA's hash.

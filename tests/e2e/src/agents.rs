@@ -69,7 +69,7 @@ impl Agent {
             dir: sites.data(at),
             server: format!("https://{}:{PORT}", sites.address(server)),
             site: None,
-            token: fs::read_to_string(sites.data(server).join("server/token"))?.trim().to_owned(),
+            token: sites.token_of_nodes(server)?,
             child: None,
         };
         sites.wire(at, bridge)?;
@@ -122,6 +122,11 @@ impl Agent {
     /// The token that it joins with.
     pub fn token(&self) -> &str {
         &self.token
+    }
+
+    /// From its next start on it joins with this one.
+    pub fn set_token(&mut self, token: &str) {
+        token.clone_into(&mut self.token);
     }
 
     /// Power fails: the process and all containers are gone, the disk stays.

@@ -223,6 +223,28 @@ impl Sites {
         run(command.arg("-d").arg(self.data(at)).arg("--kubeconfig").arg(self.kubeconfig(at)))
     }
 
+    /// The token that admits nodes, as one server has it.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn token_of_nodes(&self, at: usize) -> anyhow::Result<String> {
+        let path = self.data(at).join("server/agent-token");
+        self.until("there is a token of nodes", || path.exists())?;
+        Ok(fs::read_to_string(path)?.trim().to_owned())
+    }
+
+    /// What a server says before it ends that may not join another with this token.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn refused(&self, at: usize, token: &str) -> anyhow::Result<std::process::Output> {
+        let mut server = Command::new(&self.binary);
+        server.args(["server", "--disable-agent", "--instance", &format!("{}x", self.name), "--node-name", "x"]);
+        server.arg("-d").arg(self.dir.path().join("x-data")).arg("-o").arg(self.dir.path().join("x.kubeconfig"));
+        server.args(["--server", &self.url(at), "--token", token]);
+        Ok(server.stdin(Stdio::null()).output()?)
+    }
+
     /// Cuts a site off from all others, or lets it back.
     ///
     /// # Errors

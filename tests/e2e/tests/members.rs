@@ -102,3 +102,37 @@ fn a_node_leaves_a_server_that_was_removed() -> anyhow::Result<()> {
     sites.until("the one that was removed gets in no more", || !reaches(1))?;
     Ok(())
 }
+
+#[test]
+fn the_token_of_nodes_admits_no_servers_and_can_be_replaced() -> anyhow::Result<()> {
+    let sites = Sites::start(11, 2)?;
+    let first = sites.token_of_nodes(0)?;
+    sites.until("both servers have one", || sites.token_of_nodes(1).is_ok_and(|token| token == first))?;
+    let why = |token: &str| -> anyhow::Result<String> {
+        let output = sites.refused(0, token)?;
+        assert!(!output.status.success());
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert!(why(&first)?.contains("admits nodes and no servers"));
+    // Nor when it does not say what it is.
+    let disguised = first.replace("::node:", "::server:");
+    assert!(why(&disguised)?.contains("it refused: this token admits nodes and no servers"));
+
+    let mut agent = Agent::place(&sites)?;
+    let second = sites.eyot(1, &["token", "rotate", "--agent"])?.trim().to_owned();
+    assert_ne!(first, second);
+    for at in 0..2 {
+        sites.until("both servers have the new one", || sites.token_of_nodes(at).is_ok_and(|token| token == second))?;
+    }
+    assert_eq!(agent.token(), first);
+    let output = agent.refused(None)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("does not know the token's password"), "{said}");
+    agent.set_token(&second);
+    agent.boot()?;
+    let node = agent.name();
+    for at in 0..2 {
+        sites.until("the node is there", || sites.kubectl(at, &["get", "node", &node]).is_ok())?;
+    }
+    Ok(())
+}

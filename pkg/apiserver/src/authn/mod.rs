@@ -13,14 +13,46 @@ pub use service_account::ServiceAccounts;
 pub use x509::user as certificate_user;
 
 use crate::request::{AUTHENTICATED, User};
+use arc_swap::ArcSwap;
 use http::{HeaderMap, header};
 use rustls::pki_types::CertificateDer;
 use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Bearer tokens that never expire, with whom they stand for. Cheap to clone: whoever has one changes what all see.
+#[derive(Clone, Default)]
+pub struct Tokens(Arc<ArcSwap<ByDigest>>);
+
+/// By SHA-256 of the token, so that looking one up tells nothing by its duration.
+type ByDigest = HashMap<[u8; 32], User>;
+
+impl Tokens {
+    /// Of two that are the same the later counts.
+    pub fn new<T: AsRef<str>>(tokens: impl IntoIterator<Item = (T, User)>) -> Self {
+        let all = Self::default();
+        all.set(tokens);
+        all
+    }
+
+    /// From now on these hold, and no others.
+    pub fn set<T: AsRef<str>>(&self, tokens: impl IntoIterator<Item = (T, User)>) {
+        let hashed = tokens.into_iter().map(|(token, mut user)| {
+            if !user.in_group(AUTHENTICATED) {
+                user.groups.push(AUTHENTICATED.into());
+            }
+            (digest(token.as_ref()), user)
+        });
+        self.0.store(Arc::new(hashed.collect()));
+    }
+
+    fn user(&self, token: &str) -> Option<User> {
+        self.0.load().get(&digest(token)).cloned()
+    }
+}
 
 /// The authenticators, in the order in which they are asked.
 pub struct Authenticator {
-    /// By SHA-256 of the token, so that looking one up tells nothing by its duration.
-    tokens: HashMap<[u8; 32], User>,
+    tokens: Tokens,
     service_accounts: ServiceAccounts,
 }
 
@@ -46,14 +78,8 @@ pub enum Error {
 }
 
 impl Authenticator {
-    pub fn new(tokens: impl IntoIterator<Item = (String, User)>, service_accounts: ServiceAccounts) -> Self {
-        let hashed = tokens.into_iter().map(|(token, mut user)| {
-            if !user.in_group(AUTHENTICATED) {
-                user.groups.push(AUTHENTICATED.into());
-            }
-            (digest(&token), user)
-        });
-        Self { tokens: hashed.collect(), service_accounts }
+    pub fn new(tokens: Tokens, service_accounts: ServiceAccounts) -> Self {
+        Self { tokens, service_accounts }
     }
 
     pub fn service_accounts(&self) -> &ServiceAccounts {
@@ -84,8 +110,8 @@ impl Authenticator {
     /// # Errors
     /// A token that does not hold.
     pub async fn token(&self, token: &str, audiences: &[String], now: i64) -> Result<Identity, Error> {
-        if let Some(user) = self.tokens.get(&digest(token)) {
-            return Ok(Identity { user: user.clone(), audiences: Vec::new() });
+        if let Some(user) = self.tokens.user(token) {
+            return Ok(Identity { user, audiences: Vec::new() });
         }
         if bootstrap_token::parse(token).is_some() {
             let user = bootstrap_token::authenticate(self.service_accounts.backend(), token, now).await?;
@@ -134,6 +160,18 @@ pub fn unwrap_websocket_token(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_hold_until_others_are_set() {
+        let user = |name: &str| User { name: name.into(), ..User::default() };
+        let tokens = Tokens::new([("one", user("a")), ("two", user("b")), ("two", user("c"))]);
+        let seen = tokens.clone();
+        assert_eq!(seen.user("one").unwrap().groups, [AUTHENTICATED]);
+        assert_eq!(seen.user("two").unwrap().name, "c", "the later counts");
+        tokens.set([("three", user("a"))]);
+        assert_eq!(seen.user("three").unwrap().name, "a");
+        assert!(seen.user("one").is_none() && seen.user("").is_none());
+    }
 
     #[test]
     fn bearer_tokens_are_found() {

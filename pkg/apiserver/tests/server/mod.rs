@@ -75,7 +75,7 @@ impl Server {
                 distrust: tokio::sync::watch::channel(0).1,
                 client_roots_pem: ca_pem.clone(),
             },
-            tokens: vec![("secret-token".into(), User::new("robot", &["robots"]))],
+            tokens: apiserver::Tokens::new([("secret-token", User::new("robot", &["robots"]))]),
             service_accounts: TokenKeys {
                 signing_key_pem: KeyPair::generate().unwrap().serialize_pem(),
                 verifying_keys_pem: Vec::new(),

@@ -322,7 +322,7 @@ pub async fn ensure(config: &config::Agent, wanted: &Wanted) -> anyhow::Result<I
         return Identity::load(&dir, password)?.context("its certificates are gone");
     }
     let server = config.server.as_deref().context("a node joins with --server https://HOST:PORT and --token")?;
-    let token = token.context("joining needs --token: `eyot token show` on a server prints it")?;
+    let token = token.context("joining needs --token: `eyot token show --agent` on a server prints it")?;
     join(&dir, wanted, &address(server)?, &token).await.with_context(|| format!("joining {server}"))?;
     Identity::load(&dir, password)?.context("its certificates are gone")
 }
@@ -363,8 +363,8 @@ async fn try_join(dir: &Dir, wanted: &Wanted, address: &str, token: &Token) -> R
 async fn root(address: &str, token: &Token) -> Result<String, Refusal> {
     let pinned = token.ca_hash.as_ref().ok_or_else(|| {
         Refusal::Refused(
-            "the token must be whole (K10…::server:…), so that it says which cluster is meant: `eyot token show` \
-             prints it"
+            "the token must be whole (K10…::node:…), so that it says which cluster is meant: `eyot token show --agent` \
+             on a server prints it"
                 .into(),
         )
     })?;
@@ -394,7 +394,7 @@ async fn ask(
         StatusCode::OK => serde_json::from_str(&text)
             .map_err(|error| Refusal::Refused(format!("its answer is none that this version knows: {error}"))),
         StatusCode::UNAUTHORIZED if password.is_some() => Err(Refusal::Refused(
-            "it does not know the token's password: `eyot token show` on a server prints the right one".into(),
+            "it does not know the token's password: `eyot token show --agent` on a server prints the right one".into(),
         )),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST | StatusCode::CONFLICT => {
             Err(Refusal::Refused(why()))

@@ -4,7 +4,8 @@
 //! with another one gets no certificate of that name; deleting the Node gives the name free.
 use super::message::{Admission, Identities, Request as Asked};
 use super::{Extension, answer, node_of};
-use crate::peers::JOIN_USER;
+use crate::agent::servers::Server;
+use crate::peers::{JOIN_USER, NODE_JOIN_USER};
 use crate::pki::Subject;
 use api::Status;
 use api::validate::names;
@@ -43,6 +44,22 @@ struct Kept {
     age: Duration,
 }
 
+/// A name that may be given, before it is.
+struct Claim {
+    /// The Secret that keeps it.
+    name: String,
+    stored: Option<Secret>,
+    verdict: Verdict,
+}
+
+impl Claim {
+    /// Addresses that the node was admitted with before.
+    fn addresses(&self) -> &str {
+        let theirs = self.stored.as_ref().filter(|_| self.verdict == Verdict::Theirs);
+        theirs.and_then(|secret| secret.annotations().get(ADDRESSES_KEPT)).map_or("", String::as_str)
+    }
+}
+
 /// What to do with a name that is asked for.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -71,7 +88,8 @@ impl Extension {
     /// Why this caller gets no certificates.
     pub(super) async fn admit(&self, user: &User, request: Request<RequestBody>) -> Result<Response<Body>, Status> {
         let caller = node_of(user);
-        if user.name != JOIN_USER && caller.is_none() && !user.in_group(MASTERS) {
+        let trusted = user.name == JOIN_USER || user.in_group(MASTERS);
+        if !trusted && user.name != NODE_JOIN_USER && caller.is_none() {
             return Err(super::forbidden(user, "join nodes"));
         }
         let bytes = body::read(request.into_body(), REQUEST_BYTES).await?;
@@ -83,11 +101,21 @@ impl Extension {
         check_name(&asked.name)?;
         let _one_by_one = self.admitting.lock().await;
         let site = self.site_of(asked.site.as_deref())?;
-        let secret = self.keep_name(&asked, caller.is_some()).await?;
-        self.check_addresses(&asked, caller.map(|_| &secret)).await?;
+        self.check_addresses(&asked)?;
+        let claim = self.claim(&asked, caller.is_some()).await?;
+        if !trusted {
+            self.check_strangers(&asked, claim.addresses()).await?;
+        }
+        self.keep_name(&asked, claim).await?;
         let certificates = self.certify(&asked)?;
         tracing::info!(node = asked.name, "admitted a node");
-        answer(&Admission { cluster: self.cluster.clone(), site, certificates, servers: self.servers() })
+        answer(&Admission {
+            cluster: self.cluster.clone(),
+            site,
+            certificates,
+            servers: self.servers(),
+            agent_token: self.token.load().as_deref().cloned(),
+        })
     }
 
     /// The site that a node belongs to; none: there is one alone.
@@ -101,17 +129,22 @@ impl Extension {
         Err(Status::bad_request(format!("no server stands at site {wanted:?}; there are: {}", sites.join(", "))))
     }
 
-    /// A node that has certificates, and no token, may not get one for an address at which another is: it would speak
-    /// for that. What it was admitted with stays: several nodes may share a machine. `secret` keeps that.
-    async fn check_addresses(&self, asked: &Asked, secret: Option<&Secret>) -> Result<(), Status> {
+    fn check_addresses(&self, asked: &Asked) -> Result<(), Status> {
         if asked.addresses.is_empty() || asked.addresses.len() > ADDRESSES {
             return Err(Status::bad_request(format!("a node has 1 to {ADDRESSES} addresses")));
         }
         if let Some(wrong) = asked.addresses.iter().find(|address| !self.can_be_a_nodes(**address)) {
             return Err(Status::bad_request(format!("a node is not reached at {wrong}: give the right --node-ip")));
         }
-        let Some(secret) = secret else { return Ok(()) };
-        let kept = secret.annotations().get(ADDRESSES_KEPT).cloned().unwrap_or_default();
+        Ok(())
+    }
+
+    /// Who does not have the server's token may not get a certificate for an address at which another is, or a name of a
+    /// server: they would speak for that. What they were admitted with stays (`kept`): several nodes may share a machine.
+    async fn check_strangers(&self, asked: &Asked, kept: &str) -> Result<(), Status> {
+        if kept.is_empty() && self.is_a_servers(&asked.name) {
+            return Err(taken(format!("{:?} is a server's name: give another with --node-name", asked.name)));
+        }
         let nodes = Api::<Node>::all(self.client()?.clone()).list(&ListParams::default()).await;
         let nodes = nodes.map_err(Status::internal)?.items;
         let new = asked.addresses.iter().map(ToString::to_string);
@@ -120,10 +153,17 @@ impl Extension {
             let server = || self.servers().into_iter().find(|server| host(&server.address) == text);
             let who = holder.map(ResourceExt::name_any).or_else(|| server()?.name);
             if let Some(who) = who {
-                return Err(taken(format!("the address {text} is that of {who}: give another with --node-ip")));
+                return Err(taken(format!(
+                    "the address {text} is that of {who}: give another with --node-ip, or join with the server's token"
+                )));
             }
         }
         Ok(())
+    }
+
+    fn is_a_servers(&self, name: &str) -> bool {
+        let is = |server: &Server| server.name.as_deref() == Some(name) || host(&server.address) == name;
+        self.names.iter().any(|known| known == name) || self.servers().iter().any(is)
     }
 
     fn can_be_a_nodes(&self, address: IpAddr) -> bool {
@@ -131,8 +171,8 @@ impl Extension {
         !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || service)
     }
 
-    /// The Secret by which the name is the asking node's from now on.
-    async fn keep_name(&self, asked: &Asked, known: bool) -> Result<Secret, Status> {
+    /// Whether the name may be the asking node's; `known`: it has a certificate that says so.
+    async fn claim(&self, asked: &Asked, known: bool) -> Result<Claim, Status> {
         let client = self.client()?;
         let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
         let name = format!("{}.node-password.eyot", asked.name);
@@ -140,25 +180,33 @@ impl Extension {
         let node = Api::<Node>::all(client.clone()).get_metadata_opt(&asked.name).await.map_err(Status::internal)?;
         let is_there = node.is_some() || self.own_node.as_ref() == Some(&asked.name);
         let digest = Sha256::digest(asked.secret.as_bytes());
-        match judge(stored.as_ref().map(kept).as_ref(), is_there, &digest, known) {
-            Verdict::Theirs => return Ok(stored.unwrap_or_default()),
-            Verdict::Taken => {
-                return Err(taken(format!(
-                    "node {0:?} is another machine: give this one another --node-name, or free the name with kubectl \
-                     delete node {0} secret/{name} -n {NAMESPACE}",
-                    asked.name
-                )));
-            }
+        let verdict = judge(stored.as_ref().map(kept).as_ref(), is_there, &digest, known);
+        if verdict == Verdict::Taken {
+            return Err(taken(format!(
+                "node {0:?} is another machine: give this one another --node-name, or free the name with kubectl \
+                 delete node {0} secret/{name} -n {NAMESPACE}",
+                asked.name
+            )));
+        }
+        Ok(Claim { name, stored, verdict })
+    }
+
+    /// Makes the Secret by which the name is the asking node's from now on.
+    async fn keep_name(&self, asked: &Asked, Claim { name, verdict, .. }: Claim) -> Result<(), Status> {
+        let secrets: Api<Secret> = Api::namespaced(self.client()?.clone(), NAMESPACE);
+        match verdict {
             Verdict::Replace => drop(secrets.delete(&name, &Default::default()).await.map_err(Status::internal)?),
             Verdict::Take => {}
+            Verdict::Theirs | Verdict::Taken => return Ok(()),
         }
+        let digest = Sha256::digest(asked.secret.as_bytes());
         let addresses: Vec<String> = asked.addresses.iter().map(ToString::to_string).collect();
         let metadata =
             json!({"name": name, "namespace": NAMESPACE, "annotations": {ADDRESSES_KEPT: addresses.join(",")}});
         let secret: Value = json!({"metadata": metadata, "type": TYPE,
             "immutable": true, "data": {DIGEST: STANDARD.encode(digest)}});
         let secret: Secret = serde_json::from_value(secret).map_err(Status::internal)?;
-        secrets.create(&PostParams::default(), &secret).await.map_err(Status::internal)
+        secrets.create(&PostParams::default(), &secret).await.map(drop).map_err(Status::internal)
     }
 
     fn certify(&self, asked: &Asked) -> Result<Identities<String>, Status> {

@@ -67,6 +67,9 @@ pub struct Admission {
     pub site: Option<String>,
     pub certificates: Identities<String>,
     pub servers: Vec<Server>,
+    /// The password that admits nodes, for one whose certificates nobody takes any more.
+    #[serde(default)]
+    pub agent_token: Option<String>,
 }
 
 /// The cluster's servers, and its sites as the one that answers sees them.

@@ -5,6 +5,7 @@
 
 mod admission;
 pub mod message;
+pub mod token;
 pub mod tunnels;
 
 use crate::agent::servers::Server;
@@ -18,6 +19,7 @@ use apiserver::User;
 use apiserver::body::{self, Body, RequestBody};
 use http::{Method, Request, Response, StatusCode};
 use std::sync::{Arc, OnceLock};
+use store::Backend;
 use sync::Member;
 use tokio::sync::watch;
 use tunnels::Tunnels;
@@ -43,6 +45,10 @@ pub struct Extension {
     peers: Option<Arc<dyn apiserver::Extension>>,
     /// There once the API is.
     client: OnceLock<kube::Client>,
+    /// The token that nodes keep.
+    token: token::Current,
+    /// Names that users may reach this server by, beside its own.
+    names: Vec<String>,
     /// One node is admitted at a time, so that no name is given twice.
     admitting: tokio::sync::Mutex<()>,
 }
@@ -86,6 +92,8 @@ impl Extension {
             tunnels: Arc::new(tunnels),
             peers: peers.map(peers::Peers::extension),
             client: OnceLock::new(),
+            token: token::Current::default(),
+            names: config.tls_san.clone(),
             admitting: tokio::sync::Mutex::default(),
         })
     }
@@ -93,6 +101,22 @@ impl Extension {
     /// From now on there is an API to write through.
     pub fn serve_through(&self, client: kube::Client) {
         let _ = self.client.set(client);
+    }
+
+    /// Starts what keeps the token of nodes.
+    pub(crate) fn keep_token(&self, known: &Known, client: kube::Client, backend: Arc<dyn Backend>, tasks: &Tasks) {
+        let service = token::Service {
+            client,
+            backend,
+            tokens: known.tokens.clone(),
+            current: self.token.clone(),
+            server: known.token.clone(),
+            root_pem: known.authority.root_pem().to_owned(),
+            data_dir: known.config.data_dir.clone(),
+            given: known.agent_token.clone(),
+        };
+        let shutdown = tasks.shutdown.clone();
+        tasks.tracker.spawn(async move { shutdown.run_until_cancelled(service.run()).await });
     }
 
     fn client(&self) -> Result<&kube::Client, Status> {

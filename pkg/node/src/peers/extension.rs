@@ -36,8 +36,10 @@ const PAGE: usize = 500;
 const NODE_ADDRESSES: u64 = 1 << (32 - crate::components::NODE_CIDR_MASK);
 /// May do everything.
 const MASTERS: &str = "system:masters";
-/// Whom the join token stands for.
+/// Whom the server's token stands for.
 pub const JOIN_USER: &str = "eyot:join";
+/// Whom the token of nodes stands for.
+pub const NODE_JOIN_USER: &str = "eyot:join-node";
 
 pub struct Extension {
     authority: Arc<Authority>,
@@ -105,7 +107,10 @@ impl Extension {
 
     async fn join(&self, user: &User, request: Request<RequestBody>) -> Result<Response<Body>, Status> {
         if user.name != JOIN_USER && !user.in_group(MASTERS) {
-            return Err(forbidden(user, "join servers"));
+            return Err(match user.name == NODE_JOIN_USER {
+                true => Status::failure(403, "Forbidden", join::FOR_NODES),
+                false => forbidden(user, "join servers"),
+            });
         }
         let bytes = body::read(request.into_body(), REQUEST_BYTES).await?;
         let asked: join::Request = serde_json::from_slice(&bytes)

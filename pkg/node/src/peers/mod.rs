@@ -23,7 +23,7 @@ use api::slice::{Grant, Numbers};
 use apiserver::Sites;
 use async_trait::async_trait;
 use contact::Contacts;
-pub use extension::{CONFLICTS, DIGEST, Extension, JOIN_USER};
+pub use extension::{CONFLICTS, DIGEST, Extension, JOIN_USER, NODE_JOIN_USER};
 use register::Register;
 pub(crate) use register::servers;
 use rustls::ClientConfig;
