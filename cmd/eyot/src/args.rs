@@ -1,6 +1,6 @@
 //! Flags, environment and the configuration file, as one command line.
 use clap::{Args, Parser, Subcommand};
-use node::config::{Agent, Endpoint, Etcd, EtcdListen, External, Ipv4Net, Node, Server, Thresholds};
+use node::config::{Agent, Backend, Endpoint, Etcd, EtcdListen, External, Ipv4Net, Node, Server, Thresholds};
 use node::snapshot::Scheduled;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -207,6 +207,10 @@ pub struct ServerArgs {
     /// Network of Services
     #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR", value_parser = network)]
     pub service_cidr: Ipv4Net,
+    /// How packets get to other nodes' pods: vxlan (directly on one link), vxlan-always, host-gw (directly alone), or none,
+    /// where another program links pods
+    #[arg(long, env = "EYOT_FLANNEL_BACKEND", default_value = "vxlan", value_name = "BACKEND")]
+    pub flannel_backend: Backend,
     /// Address of cluster DNS (default: the tenth of the service network)
     #[arg(long, value_name = "IP")]
     pub cluster_dns: Option<Ipv4Addr>,
@@ -384,6 +388,7 @@ impl ServerArgs {
             site: self.site,
             cluster_cidr: self.cluster_cidr,
             service_cidr: self.service_cidr,
+            flannel_backend: self.flannel_backend,
             cluster_dns: self.cluster_dns,
             cluster_domain: self.cluster_domain,
             service_node_port_range: self.service_node_port_range,

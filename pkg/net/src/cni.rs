@@ -11,9 +11,6 @@ use std::path::{Path, PathBuf};
 /// The protocol version that containerd's CNI library and the plugins of all supported distributions speak.
 const CNI_VERSION: &str = "0.4.0";
 
-/// MTU where no default route tells one.
-const DEFAULT_MTU: u32 = 1500;
-
 /// Where libcni keeps results, shared by all networks of the machine.
 const RESULTS_DIR: &str = "/var/lib/cni/results";
 
@@ -48,9 +45,13 @@ pub fn render(network: &Network) -> String {
     format!("{list:#}\n")
 }
 
+fn file(conf_dir: &Path, name: &str) -> PathBuf {
+    conf_dir.join(format!("10-{name}.conflist"))
+}
+
 /// Writes the configuration if it is not there already; containerd notices. Says whether it wrote.
 pub fn write(conf_dir: &Path, network: &Network) -> io::Result<bool> {
-    let file = conf_dir.join(format!("10-{}.conflist", network.name));
+    let file = file(conf_dir, &network.name);
     let text = render(network);
     if fs::read_to_string(&file).is_ok_and(|old| old == text) {
         return Ok(false);
@@ -61,6 +62,14 @@ pub fn write(conf_dir: &Path, network: &Network) -> io::Result<bool> {
     fs::write(&new, text)?;
     fs::rename(new, file)?;
     Ok(true)
+}
+
+/// Takes the configuration away, so that another program's holds. Not there is as good.
+pub fn remove(conf_dir: &Path, name: &str) -> io::Result<()> {
+    match fs::remove_file(file(conf_dir, name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Forgets what libcni and host-local remember of the network.
@@ -90,24 +99,6 @@ fn forget_results(dir: &Path, name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The MTU of the link that the default route uses.
-pub fn default_mtu() -> u32 {
-    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let mtu = default_link(&routes).and_then(|link| fs::read_to_string(format!("/sys/class/net/{link}/mtu")).ok());
-    mtu.and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT_MTU)
-}
-
-/// The link of the default route with the least metric, from /proc/net/route (proc_net(5)).
-fn default_link(routes: &str) -> Option<&str> {
-    let default = |line: &'_ str| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let is_default = fields.len() > 7 && fields[1] == "00000000" && fields[7] == "00000000";
-        is_default.then(|| fields[6].parse::<u32>().ok()).flatten()
-    };
-    let lines = routes.lines().filter_map(|line| Some((default(line)?, line.split_whitespace().next()?)));
-    lines.min().map(|(_, link)| link)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +119,10 @@ mod tests {
         let list: serde_json::Value = serde_json::from_str(&text).expect("json");
         assert_eq!(list["plugins"][0]["ipam"]["ranges"][0][0]["subnet"], "10.42.1.0/24");
         assert_eq!(list["plugins"][0]["mtu"], 1400);
-        assert_eq!(fs::read_dir(conf_dir).expect("dir").count(), 1, "nothing else lies there");
+        assert_eq!(fs::read_dir(&conf_dir).expect("dir").count(), 1, "nothing else lies there");
+        remove(&conf_dir, "eyot").expect("remove");
+        remove(&conf_dir, "eyot").expect("again");
+        assert_eq!(fs::read_dir(conf_dir).expect("dir").count(), 0);
     }
 
     #[test]
@@ -143,15 +137,5 @@ mod tests {
         let left = files.map(|file| dir.path().join(file).exists());
         assert_eq!(left, [false, false, true, true, true]);
         forget_results(&dir.path().join("none"), "eyot").expect("nothing to forget");
-    }
-
-    #[test]
-    fn the_default_route_with_the_least_metric() {
-        let routes = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
-wlan0\t00000000\t010200C0\t0003\t0\t0\t600\t00000000\t0\t0\t0
-eth0\t00000000\t010200C0\t0003\t0\t0\t100\t00000000\t0\t0\t0
-eth1\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
-        assert_eq!(default_link(routes), Some("eth0"));
-        assert_eq!(default_link("Iface\tDestination\n"), None);
     }
 }

@@ -83,21 +83,6 @@ pub async fn addresses() -> Result<Vec<IpAddr>, Error> {
     Ok(found)
 }
 
-/// The machine's IPv4 addresses with the networks that their links lead into.
-pub async fn networks() -> Result<Vec<Ipv4Net>, Error> {
-    let link = Netlink::open().map_err(Error::Netlink)?;
-    let mut found = Vec::new();
-    let mut messages = link.handle.address().get().execute();
-    while let Some(message) = messages.try_next().await.map_err(Error::Addresses)? {
-        let local = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
-            _ => None,
-        });
-        found.extend(local.and_then(|ip| Ipv4Net::new(ip, message.header.prefix_len).ok()));
-    }
-    Ok(found)
-}
-
 /// The address of an instance's resolver: link-local, so that it clashes with no network, and on the loopback
 /// link, which is always there. 169.254.0.0/24 and .255.0/24 are reserved (RFC 3927), and 169.254.169.254 is where
 /// clouds keep their metadata; the third byte stays clear of them.

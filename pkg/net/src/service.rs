@@ -6,7 +6,7 @@ use crate::dns::{self, Follower, Upstreams};
 use crate::host;
 use crate::proxy::model::Base;
 use crate::proxy::{Proxy, nft};
-use crate::routes::{self, Router};
+use crate::routes::{self, Backend, Device, Facts, Router, vtep};
 use api::home::Ownership;
 use client::{Event, Informers, Reflector, events};
 use ipnet::Ipv4Net;
@@ -35,7 +35,10 @@ pub struct Options {
     pub client: kube::Client,
     /// This node's name, as endpoints and pods carry it.
     pub node_name: String,
-    /// The instance from which host-wide names derive: the nftables table, the CNI network, the resolver's address.
+    /// By which other nodes reach this one.
+    pub node_address: Ipv4Addr,
+    /// The instance from which host-wide names derive: the nftables table, the CNI network, the VXLAN device, the resolver's
+    /// address.
     pub instance: String,
     /// Eyot's data directory.
     pub data_dir: PathBuf,
@@ -43,6 +46,8 @@ pub struct Options {
     pub cluster_cidr: Ipv4Net,
     /// All Services of the cluster.
     pub service_cidr: Ipv4Net,
+    /// How packets get to other nodes' pods.
+    pub backend: Backend,
     /// The address of the Service `kube-system/kube-dns`.
     pub cluster_dns: Ipv4Addr,
     /// `cluster.local` by default.
@@ -118,6 +123,8 @@ impl Service {
             cluster_cidr: options.cluster_cidr,
             service_cidr: options.service_cidr,
             dns: Some((options.cluster_dns, listen)),
+            vxlan: options.backend.tunnels().then(|| vtep::network_identifier(options.cluster_cidr)),
+            links_pods: options.backend != Backend::None,
         };
         let events = self.events();
         let memo = loopback_memo(&options.data_dir);
@@ -125,9 +132,7 @@ impl Service {
         let proxy = Proxy::new(base, &options.node_name, memo, &options.informers, ownership, events.recorder());
         let follower = Follower::new(index, &options.informers);
         let stopped = shutdown.clone();
-        let routes = routes_memo(&options.data_dir);
-        let router = Router::new(&options.informers, &options.node_name, options.cluster_cidr, routes);
-        let others = async { tokio::join!(proxy.run(), follower.run(), self.follow_node(), router.run()) };
+        let others = async { tokio::join!(proxy.run(), follower.run(), self.pod_network()) };
         tokio::join!(server.run(shutdown.clone()), events.run(shutdown), stopped.run_until_cancelled(others));
         Ok(())
     }
@@ -150,14 +155,46 @@ impl Service {
         Ok(dns::Server::bind(listen.into(), zone, index, upstreams).await?)
     }
 
-    /// Writes the CNI configuration when the node's pod CIDR becomes known, and when it changes.
-    async fn follow_node(&self) {
+    /// Links of this node's pods, and ways to those of others.
+    async fn pod_network(&self) {
+        let Options { instance, backend, cluster_cidr, node_address, .. } = &self.options;
+        let device = loop {
+            match routes::prepare(instance, *backend, *cluster_cidr, *node_address).await {
+                Ok(device) => break device,
+                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the pod network must wait"),
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        let tunnel = device.is_some();
+        tokio::join!(self.follow_node(tunnel), self.router(device).run());
+    }
+
+    fn router(&self, device: Option<Device>) -> Router {
+        let options = &self.options;
+        let options_of_routes = routes::Options {
+            node_name: options.node_name.clone(),
+            node_address: options.node_address,
+            cluster_cidr: options.cluster_cidr,
+            backend: options.backend,
+            device,
+            memo: routes_memo(&options.data_dir),
+        };
+        Router::new(&options.informers, options_of_routes)
+    }
+
+    /// Writes the CNI configuration when the node's pod CIDR becomes known, and when it changes. `tunnel` is whether there is
+    /// VXLAN.
+    async fn follow_node(&self, tunnel: bool) {
         let nodes: Reflector<Node> = self.options.informers.reflector();
         let mut notices = nodes.subscribe();
         let name = self.options.node_name.as_str();
         loop {
             let pod_cidr = nodes.get("", name).and_then(|node| routes::cidrs(&node).next());
-            let failed = pod_cidr.is_some_and(|pod_cidr| !self.write_cni(pod_cidr));
+            let failed = match pod_cidr {
+                _ if self.options.backend == Backend::None => !self.leave_cni(),
+                Some(pod_cidr) => !self.write_cni(pod_cidr, tunnel).await,
+                None => false,
+            };
             tokio::select! {
                 () = next_about(&mut notices, name) => {}
                 () = tokio::time::sleep(RETRY), if failed => {}
@@ -165,10 +202,16 @@ impl Service {
         }
     }
 
-    fn write_cni(&self, pod_cidr: Ipv4Net) -> bool {
+    async fn write_cni(&self, pod_cidr: Ipv4Net, tunnel: bool) -> bool {
         let Options { instance, data_dir, .. } = &self.options;
-        let network =
-            Network { name: instance.clone(), pod_cidr, mtu: cni::default_mtu(), state_dir: cni_state_dir(data_dir) };
+        let mtu = match self.facts().await {
+            Ok(facts) => facts.pod_mtu(self.options.node_address, tunnel),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "pod network not configured");
+                return false;
+            }
+        };
+        let network = Network { name: instance.clone(), pod_cidr, mtu, state_dir: cni_state_dir(data_dir) };
         match cni::write(&self.options.cni_conf_dir(), &network) {
             Ok(written) => {
                 if written {
@@ -181,6 +224,20 @@ impl Service {
                 false
             }
         }
+    }
+
+    async fn facts(&self) -> Result<Facts, routes::Error> {
+        Facts::read(&host::Netlink::open().map_err(routes::Error::Netlink)?).await
+    }
+
+    /// Another program's configuration holds.
+    fn leave_cni(&self) -> bool {
+        let dir = self.options.cni_conf_dir();
+        let removed = cni::remove(&dir, &self.options.instance);
+        if let Err(error) = &removed {
+            tracing::warn!(%error, dir = %dir.display(), "the pod network is still Eyot's");
+        }
+        removed.is_ok()
     }
 }
 
@@ -203,7 +260,7 @@ async fn next_about(notices: &mut client::Subscription<Node>, name: &str) {
 pub async fn cleanup(instance: &str, data_dir: &Path) -> Result<(), Error> {
     host::unroute_loopback(&loopback_memo(data_dir)).map_err(Error::Loopback)?;
     nft::delete_table(instance).await?;
-    routes::forget(&routes_memo(data_dir)).await?;
+    routes::forget(&routes_memo(data_dir), instance).await?;
     host::remove_address(host::resolver_address(instance)).await?;
     cni::forget(instance, &cni_state_dir(data_dir)).map_err(Error::Cni)
 }

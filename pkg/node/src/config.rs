@@ -2,6 +2,7 @@
 pub use agent::Thresholds;
 pub use etcd::remote::Address as Endpoint;
 pub use ipnet::Ipv4Net;
+pub use net::Backend;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct Server {
     pub site: Option<String>,
     pub cluster_cidr: Ipv4Net,
     pub service_cidr: Ipv4Net,
+    /// How packets get to other nodes' pods.
+    pub flannel_backend: Backend,
     pub cluster_dns: Option<Ipv4Addr>,
     pub cluster_domain: String,
     pub service_node_port_range: (u16, u16),
@@ -84,6 +87,9 @@ pub struct Cluster {
     pub service_cidr: Ipv4Net,
     pub dns: Ipv4Addr,
     pub domain: String,
+    /// What says nothing of it is older than the choice.
+    #[serde(default)]
+    pub flannel_backend: Backend,
 }
 
 #[cfg(test)]
@@ -195,6 +201,7 @@ impl Server {
             service_cidr: self.service_cidr,
             dns: self.dns_ip(),
             domain: self.cluster_domain.clone(),
+            flannel_backend: self.flannel_backend,
         }
     }
 

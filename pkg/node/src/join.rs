@@ -48,6 +48,8 @@ pub struct Admission {
     pub cluster_cidr: crate::config::Ipv4Net,
     pub service_cidr: crate::config::Ipv4Net,
     pub cluster_domain: String,
+    #[serde(default)]
+    pub flannel_backend: crate::config::Backend,
     /// The server that admits.
     pub by: Contact,
 }
@@ -83,6 +85,7 @@ pub async fn ensure_joined(config: &mut Server, name: &str) -> anyhow::Result<()
         config.cluster_cidr = admission.cluster_cidr;
         config.service_cidr = admission.service_cidr;
         config.cluster_domain = admission.cluster_domain;
+        config.flannel_backend = admission.flannel_backend;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use api::home::Ownership;
 use client::{Informers, kube};
 use k8s_openapi::api::core::v1::Taint;
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -46,8 +46,13 @@ impl Parts {
             informers: informers.clone(),
             client,
             node_name: self.name.clone(),
+            node_address: match self.config.node_ip {
+                Some(IpAddr::V4(address)) => address,
+                _ => self.address,
+            },
             instance: self.instance.clone(),
             data_dir: self.data_dir.clone(),
+            backend: self.cluster.flannel_backend,
             cluster_cidr: self.cluster.cluster_cidr,
             service_cidr: self.cluster.service_cidr,
             cluster_dns: self.cluster.dns,

@@ -14,6 +14,7 @@ pub mod transaction;
 
 use crate::host;
 use crate::policy;
+use crate::routes;
 use api::home::Ownership;
 use client::{Event, Informers, Recorder, Reflector};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
@@ -62,25 +63,27 @@ pub struct Proxy {
     applied: Option<(Desired, Ruleset)>,
 }
 
-/// Which halves of [`Desired`] have to be looked at again.
+/// Which parts of [`Desired`] have to be looked at again.
 #[derive(Debug, Clone, Copy, Default)]
 struct Dirty {
     services: bool,
     policies: bool,
+    nodes: bool,
 }
 
 impl Dirty {
-    const ALL: Self = Self { services: true, policies: true };
-    const SERVICES: Self = Self { services: true, policies: false };
-    const POLICIES: Self = Self { services: false, policies: true };
+    const ALL: Self = Self { services: true, policies: true, nodes: true };
+    const SERVICES: Self = Self { services: true, policies: false, nodes: false };
+    const POLICIES: Self = Self { services: false, policies: true, nodes: false };
 
     fn add(&mut self, other: Self) {
         self.services |= other.services;
         self.policies |= other.policies;
+        self.nodes |= other.nodes;
     }
 
     fn any(self) -> bool {
-        self.services || self.policies
+        self.services || self.policies || self.nodes
     }
 }
 
@@ -131,7 +134,7 @@ impl Proxy {
                 event = pods.next() => event.map_or(Dirty::default(), |event| self.concerns(&event)),
                 event = policies.next() => event.map_or(Dirty::default(), |_| Dirty::POLICIES),
                 event = namespaces.next() => event.map_or(Dirty::default(), |event| concerns_policies(&event)),
-                event = nodes.next() => event.map_or(Dirty::default(), |event| concerns_zone(&event, &self.node_name)),
+                event = nodes.next() => event.map_or(Dirty::default(), |event| concerns_nodes(&event, &self.node_name)),
                 () = client::home::changed(&mut ownership) => Dirty::SERVICES,
                 _ = foreign.tick() => { foreign::warn(&self.base.table, &mut said).await; Dirty::default() }
                 () = sleep_until(due) => {
@@ -163,16 +166,19 @@ impl Proxy {
         if dirty.services {
             let (services, slices, pods) = (self.services.list(), self.slices.list(), self.pods.list());
             let slices = sites::in_reach(slices, &self.ownership.borrow());
-            let policies = self.wanted.policies.clone();
+            let Desired { policies, nodes, .. } = std::mem::take(&mut self.wanted);
             let zone = self.nodes.get("", &self.node_name).and_then(|node| zone(&node).cloned()).unwrap_or_default();
             let place = observe::Place { node: &self.node_name, zone: &zone };
-            self.wanted = Desired { policies, ..observe::desired(&services, &slices, &pods, place) };
+            self.wanted = Desired { policies, nodes, ..observe::desired(&services, &slices, &pods, place) };
             self.keep_health_checks().await;
         }
         if dirty.policies {
             let (policies, namespaces, pods) = (self.policies.list(), self.namespaces.list(), self.pods.list());
             let policies = policy::observe::policies(&policies, &namespaces, &pods, &self.node_name);
             self.wanted.policies = Arc::new(policies);
+        }
+        if dirty.nodes {
+            self.wanted.nodes = self.nodes.list().iter().filter_map(|node| routes::internal_ip(node)).collect();
         }
         if self.applied.as_ref().is_some_and(|(applied, _)| *applied == self.wanted) {
             return None;
@@ -187,7 +193,7 @@ impl Proxy {
             Event::Applied { old: Some(old), new } => policies && policy::observe::differs(old, new),
             Event::Applied { .. } | Event::Deleted(_) | Event::Resync => policies,
         };
-        Dirty { services: concerns_host_ports(event, &self.node_name), policies: named }
+        Dirty { services: concerns_host_ports(event, &self.node_name), policies: named, nodes: false }
     }
 
     async fn apply(&mut self, desired: Desired) -> bool {
@@ -244,15 +250,17 @@ fn zone(node: &Node) -> Option<&String> {
     node.labels().get(ZONE)
 }
 
-/// Our node's zone is what hints are for.
-fn concerns_zone(event: &Event<Node>, name: &str) -> Dirty {
+/// Our node's zone is what hints are for; addresses of all nodes are let in.
+fn concerns_nodes(event: &Event<Node>, name: &str) -> Dirty {
     match event {
-        Event::Applied { old, new } if new.name_any() == name => {
-            let same = old.as_ref().is_some_and(|old| zone(old) == zone(new));
-            if same { Dirty::default() } else { Dirty::SERVICES }
-        }
-        Event::Resync => Dirty::SERVICES,
-        _ => Dirty::default(),
+        Event::Applied { old: Some(old), new } => Dirty {
+            services: new.name_any() == name && zone(old) != zone(new),
+            nodes: routes::internal_ip(old) != routes::internal_ip(new),
+            policies: false,
+        },
+        Event::Applied { old: None, new } => Dirty { services: new.name_any() == name, nodes: true, policies: false },
+        Event::Deleted(_) => Dirty { services: false, nodes: true, policies: false },
+        Event::Resync => Dirty { services: true, nodes: true, policies: false },
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the node's Service rules must do, free of Kubernetes' object types and of nftables' syntax.
 use crate::policy::model::Policies;
 use ipnet::Ipv4Net;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -127,6 +127,8 @@ pub struct Desired {
     /// Addresses of this node's pods that may meet themselves behind a Service.
     pub local_pods: Vec<Ipv4Addr>,
     pub policies: Arc<Policies>,
+    /// Addresses of the cluster's nodes, from which VXLAN packets are taken.
+    pub nodes: BTreeSet<Ipv4Addr>,
     /// By `healthCheckNodePort`.
     pub health_checks: BTreeMap<u16, HealthCheck>,
 }
@@ -139,4 +141,8 @@ pub struct Base {
     pub service_cidr: Ipv4Net,
     /// The Service address of cluster DNS, and where this node answers it.
     pub dns: Option<(Ipv4Addr, SocketAddrV4)>,
+    /// The number of the cluster's VXLAN network, where there is one.
+    pub vxlan: Option<u32>,
+    /// Pods' links are Eyot's; else what leaves the cluster and what pods may pretend is another program's care.
+    pub links_pods: bool,
 }

@@ -73,7 +73,7 @@ pub fn desired(
     let services = services.iter().flat_map(|service| ports_of(service, &by_service, place)).collect();
     let host_ports: Vec<_> = pods.iter().flat_map(|pod| host_ports_of(pod, place.node)).collect();
     let local_pods = local_pods(slices, &host_ports, place.node);
-    Desired { services, host_ports, local_pods, policies: Arc::default(), health_checks }
+    Desired { services, host_ports, local_pods, health_checks, ..Desired::default() }
 }
 
 /// Everybody on this node who can be reached through a rule, and so may reach itself.

@@ -13,6 +13,7 @@
 //! in a transaction, however many others there are.
 use super::model::{Base, Desired, HostPort, ServicePort};
 use crate::policy;
+use crate::routes::vtep;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -37,6 +38,8 @@ pub const HOST_IP_PORTS: &str = "host-ip-ports";
 pub const NO_ENDPOINTS: &str = "no-endpoints";
 pub const NO_ENDPOINT_PORTS: &str = "no-endpoint-ports";
 pub const HAIRPIN: &str = "hairpin";
+/// Where VXLAN packets may come from; there is one in clusters with VXLAN alone.
+pub const VXLAN_NODES: &str = "vxlan-nodes";
 
 /// The variable part of our table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,7 +71,7 @@ pub struct Set {
 /// told to let them ([`crate::host::route_loopback`]). It would then also take such addresses from the wire, which
 /// nobody may send: `loopback-guard` drops them before anything else.
 pub fn base(base: &Base) -> String {
-    let Base { table, cluster_cidr, service_cidr, dns } = base;
+    let Base { table, cluster_cidr, service_cidr, dns, .. } = base;
     let dns_dnat = dns.map_or_else(String::new, |(_, to)| format!("    meta l4proto {{ tcp, udp }} dnat ip to {to}\n"));
     // The resolver is for this node and its pods, not for neighbours who route to its address. Answers to what the
     // node itself sends from that address must pass. Policies can't name the resolver, which is no pod, so none of
@@ -78,6 +81,8 @@ pub fn base(base: &Base) -> String {
         format!("    {guarded} fib saddr type != local ip saddr != {cluster_cidr} drop\n    {guarded} accept\n")
     });
     let policies = policy::render::base();
+    let Vxlan { set: vxlan_set, input: vxlan_input, forward: vxlan_forward } = vxlan(base);
+    let (pretender, masquerade) = pods_links(base);
     format!(
         r#"table inet {table} {{
   map {SERVICE_IPS} {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
@@ -87,7 +92,7 @@ pub fn base(base: &Base) -> String {
   map {NO_ENDPOINTS} {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
   map {NO_ENDPOINT_PORTS} {{ type inet_proto . inet_service : verdict; }}
   set {HAIRPIN} {{ type ipv4_addr . ipv4_addr; }}
-{policies}  chain masquerade-mark {{
+{vxlan_set}{policies}  chain masquerade-mark {{
     meta mark set meta mark or {MASQUERADE_MARK}
   }}
   chain refuse {{
@@ -125,20 +130,17 @@ pub fn base(base: &Base) -> String {
     meta mark & {MASQUERADE_MARK} != 0 meta mark set meta mark xor {MASQUERADE_MARK} masquerade fully-random
     oifname "lo" return
     ct status dnat ip saddr 127.0.0.0/8 masquerade fully-random
-    ip saddr {cluster_cidr} ip daddr != {{ {cluster_cidr}, 224.0.0.0/4 }} masquerade fully-random
-  }}
+{masquerade}  }}
   chain filter-input {{
     type filter hook input priority -10; policy accept;
-{dns_guard}    ct state established,related accept
-    {PRETENDER} drop
-    ct state new jump unserved
+{vxlan_input}{dns_guard}    ct state established,related accept
+{pretender}    ct state new jump unserved
     jump isolate-egress
   }}
   chain filter-forward {{
     type filter hook forward priority -10; policy accept;
-    ct state established,related accept
-    {PRETENDER} drop
-    ct state new jump unserved
+{vxlan_forward}    ct state established,related accept
+{pretender}    ct state new jump unserved
     ct state new ip daddr {service_cidr} goto refuse
     ip saddr . ip daddr @{HAIRPIN} accept
     jump isolate-egress
@@ -152,6 +154,37 @@ pub fn base(base: &Base) -> String {
 }}
 "#
     )
+}
+
+/// What keeps others out of the cluster's VXLAN network.
+#[derive(Default)]
+struct Vxlan {
+    set: String,
+    input: String,
+    forward: String,
+}
+
+/// VXLAN packets say nothing about who made them, so addresses must: those of nodes are taken alone, and no pod may send any to
+/// a node, where they would come from its own node's address. Other networks' packets on the same port are not ours to judge.
+fn vxlan(base: &Base) -> Vxlan {
+    let Some(number) = base.vxlan else { return Vxlan::default() };
+    // 64 bits of UDP's header, then 32 before the network's number (RFC 7348).
+    let ours = format!("udp dport {} @th,96,24 {number}", vtep::PORT);
+    Vxlan {
+        set: format!("  set {VXLAN_NODES} {{ type ipv4_addr; }}\n"),
+        input: format!("    {ours} ip saddr != @{VXLAN_NODES} counter drop\n"),
+        forward: format!("    iifname \"veth*\" ip daddr @{VXLAN_NODES} {ours} counter drop\n"),
+    }
+}
+
+/// The rules that hold where pods' links are ours: against pretenders, and for masquerading what leaves the cluster.
+fn pods_links(base: &Base) -> (String, String) {
+    if !base.links_pods {
+        return (String::new(), String::new());
+    }
+    let cidr = base.cluster_cidr;
+    let leaves = format!("ip saddr {cidr} ip daddr != {{ {cidr}, 224.0.0.0/4 }}");
+    (format!("    {PRETENDER} drop\n"), format!("    {leaves} masquerade fully-random\n"))
 }
 
 /// The variable part.
@@ -170,6 +203,9 @@ pub fn render(base: &Base, desired: &Desired) -> Ruleset {
     }
     for address in &desired.local_pods {
         ruleset.element(HAIRPIN, format!("{address} . {address}"), "");
+    }
+    for address in desired.nodes.iter().filter(|_| base.vxlan.is_some()) {
+        ruleset.element(VXLAN_NODES, address.to_string(), "");
     }
     policy::render::render(&desired.policies, &mut ruleset);
     ruleset

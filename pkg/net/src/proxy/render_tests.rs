@@ -8,6 +8,8 @@ fn base_of_tests() -> Base {
         cluster_cidr: "10.42.0.0/16".parse().expect("cidr"),
         service_cidr: "10.43.0.0/16".parse().expect("cidr"),
         dns: Some((Ipv4Addr::new(10, 43, 0, 10), SocketAddrV4::new(Ipv4Addr::new(169, 254, 20, 1), 53))),
+        vxlan: Some(666_112),
+        links_pods: true,
     }
 }
 
@@ -184,4 +186,26 @@ fn a_change_of_one_service_is_a_change_of_its_rules_only() {
     let gone = transaction::update(&base_of_tests(), &new, &with(web(&[])));
     let verbs: Vec<_> = gone.lines().map(|line| line.split(" inet").next().expect("verb")).collect();
     assert_eq!(verbs, ["delete element", "add element", "flush chain", "delete chain"], "{gone}");
+}
+
+#[test]
+fn vxlan_packets_are_taken_from_nodes_alone() {
+    let nodes = [Ipv4Addr::new(198, 51, 100, 9)].into();
+    let ruleset = render(&base_of_tests(), &Desired { nodes, ..Desired::default() });
+    assert_eq!(show(&ruleset), "vxlan-nodes 198.51.100.9 = \n");
+    let text = base(&base_of_tests());
+    assert!(text.contains("udp dport 8472 @th,96,24 666112 ip saddr != @vxlan-nodes counter drop"), "{text}");
+    assert!(text.contains("iifname \"veth*\" ip daddr @vxlan-nodes udp dport 8472"), "{text}");
+    let text = base(&Base { vxlan: None, ..base_of_tests() });
+    assert!(!text.contains("vxlan") && !text.contains("8472"), "{text}");
+}
+
+#[test]
+fn anothers_pod_network_is_left_alone() {
+    let ours = base(&base_of_tests());
+    let theirs = base(&Base { vxlan: None, links_pods: false, ..base_of_tests() });
+    for rule in ["224.0.0.0/4", PRETENDER] {
+        assert!(ours.contains(rule) && !theirs.contains(rule), "{rule}");
+    }
+    assert!(theirs.contains("jump isolate-ingress"), "policies hold");
 }

@@ -1,20 +1,36 @@
 //! Ways to the pods of other nodes: a route to each one's pod network through its address, where both are on one link
-//! (layer 2). `plan` says which (pure); this follows the Nodes and sets them.
+//! (layer 2), else through a VXLAN tunnel.
 //!
-//! Routes of ours are known by their protocol number, and by leading into the cluster's pod network. They stay when the
-//! process ends, as all of the network does.
+//! ```text
+//!  Nodes ─┐
+//!         ├─► plan ─► table: routes            10.42.1.0/24 via 192.0.2.7
+//!  facts ─┘      └──► device: VXLAN, its       10.42.2.0/24 via 10.42.2.0 on eyot-vx
+//!                     neighbours, forwarding     10.42.2.0 is 0e:79:0a:2a:02:00, which is at 198.51.100.9
+//! ```
+//! `plan` (pure) says what there must be, from the Nodes and from how the machine reaches their addresses ([`facts`]);
+//! `vtep` (pure) is what follows from a node's pod network alone, so nodes tell each other nothing. Routes of ours are
+//! known by their protocol number, and by leading into the cluster's pod network. All stays when the process ends.
+mod backend;
+mod device;
+mod facts;
 mod plan;
+mod table;
+pub mod vtep;
 
-pub use plan::cidrs;
+pub use backend::Backend;
+pub(crate) use device::Device;
+pub(crate) use facts::Facts;
+pub use plan::{cidrs, internal_ip};
 
 use crate::host::{self, Netlink};
 use client::{Event, Informers, Reflector};
-use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
-use plan::{Here, Plan, Routes, difference, plan};
-use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
+use kube::ResourceExt;
+use plan::{Here, Hop, Plan, Reach, difference, plan};
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::route::RouteProtocol;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -37,31 +53,44 @@ pub enum Error {
     Host(#[from] host::Error),
     #[error("no netlink socket")]
     Netlink(#[source] io::Error),
-    #[error("routes can't be read")]
+    #[error("links, addresses or routes can't be read")]
     Read(#[source] rtnetlink::Error),
-    #[error("route to {pods} through {gateway}")]
-    Set { pods: Ipv4Net, gateway: Ipv4Addr, source: rtnetlink::Error },
+    #[error("route to {pods} by {hop:?}")]
+    Set { pods: Ipv4Net, hop: Hop, source: rtnetlink::Error },
     #[error("route to {pods} can't be removed")]
     Remove { pods: Ipv4Net, source: rtnetlink::Error },
+    #[error("VXLAN device {name} can't be {what}")]
+    Device { name: String, what: &'static str, source: rtnetlink::Error },
+    #[error("VXLAN device {0} was removed by another program")]
+    Gone(String),
     #[error("{0}")]
     Memo(PathBuf, #[source] io::Error),
 }
 
-/// Keeps the routes of one node.
-pub struct Router {
-    nodes: Reflector<Node>,
-    node_name: String,
-    cluster_cidr: Ipv4Net,
+/// What the ways depend on.
+pub(crate) struct Options {
+    pub node_name: String,
+    /// By which other nodes know this one.
+    pub node_address: Ipv4Addr,
+    pub cluster_cidr: Ipv4Net,
+    pub backend: Backend,
+    /// Where the kernel has VXLAN and the backend uses it.
+    pub device: Option<Device>,
     /// Remembers the cluster's pod network for the cleanup.
-    memo: PathBuf,
+    pub memo: PathBuf,
+}
+
+/// Keeps the ways of one node.
+pub(crate) struct Router {
+    nodes: Reflector<Node>,
+    options: Options,
     /// Nodes that were said to be out of reach.
     told: Vec<(String, Ipv4Addr)>,
 }
 
 impl Router {
-    pub fn new(informers: &Informers, node_name: &str, cluster_cidr: Ipv4Net, memo: PathBuf) -> Self {
-        let (nodes, node_name) = (informers.reflector(), node_name.to_owned());
-        Self { nodes, node_name, cluster_cidr, memo, told: Vec::new() }
+    pub fn new(informers: &Informers, options: Options) -> Self {
+        Self { nodes: informers.reflector(), options, told: Vec::new() }
     }
 
     /// Follows the Nodes for ever.
@@ -83,27 +112,75 @@ impl Router {
         }
     }
 
-    /// Sets what is missing or other, removes what is ours and not wanted. The first error, with all else done.
     async fn reconcile(&mut self) -> Result<(), Error> {
         let nodes: Vec<Arc<Node>> = self.nodes.list();
-        let addresses = host::networks().await?;
-        let here = Here { node: &self.node_name, cluster_cidr: self.cluster_cidr, addresses: &addresses };
-        let Plan { routes, beyond } = plan(&here, &nodes);
-        self.tell(beyond);
-        if !routes.is_empty() {
-            remember(&self.memo, self.cluster_cidr)?;
-        }
         let link = Netlink::open().map_err(Error::Netlink)?;
-        let (set, gone) = difference(&ours(&link, self.cluster_cidr).await?, &routes);
+        let facts = Facts::read(&link).await?;
+        let reach = self.reach(&link, &facts, &nodes).await?;
+        let Options { node_name, cluster_cidr, backend, device, .. } = &self.options;
+        let here = Here {
+            node: node_name,
+            cluster_cidr: *cluster_cidr,
+            backend: *backend,
+            tunnel: device.is_some(),
+            reach: &reach,
+        };
+        let Some(mut plan) = plan(&here, &nodes) else { return Ok(()) };
+        self.tell(std::mem::take(&mut plan.beyond));
+        if !plan.routes.is_empty() {
+            remember(&self.options.memo, self.options.cluster_cidr)?;
+        }
+        self.execute(&link, &facts, &plan).await
+    }
+
+    /// How the addresses of all other nodes are reached.
+    async fn reach(
+        &self,
+        link: &Netlink,
+        facts: &Facts,
+        nodes: &[Arc<Node>],
+    ) -> Result<BTreeMap<Ipv4Addr, Reach>, Error> {
+        let mut reach = BTreeMap::new();
+        for node in nodes.iter().filter(|node| node.name_any() != self.options.node_name) {
+            if let Some(address) = internal_ip(node) {
+                reach.insert(address, facts.reach(link, address).await?);
+            }
+        }
+        Ok(reach)
+    }
+
+    /// Sets what is missing or other, removes what is ours and not wanted. Ends of tunnels are there before the routes to
+    /// them, and go after. The first error of a route, with all others done.
+    async fn execute(&self, link: &Netlink, facts: &Facts, plan: &Plan) -> Result<(), Error> {
+        let tunnel = self.options.device.as_ref().zip(plan.tunnel.as_ref());
+        let mut index = None;
+        if let Some((device, tunnel)) = tunnel {
+            let there = self.ensure(link, facts, device).await?;
+            let mtu = facts.pod_mtu(self.options.node_address, true);
+            device.set(link, &there, tunnel.own, mtu).await?;
+            device.lead(link, there.header.index, tunnel).await?;
+            index = Some(there.header.index);
+        }
+        let now = table::ours(link, self.options.cluster_cidr, index).await?;
+        let (set, gone) = difference(&now, &plan.routes);
         let mut result = Ok(());
         for pods in gone {
-            result = result.and(remove(&link, pods).await);
+            result = result.and(table::remove(link, pods).await);
         }
-        for (pods, gateway) in set {
-            tracing::info!(%pods, %gateway, "route to another node's pods");
-            result = result.and(replace(&link, pods, gateway).await);
+        for (pods, hop) in set {
+            tracing::info!(%pods, ?hop, "route to another node's pods");
+            result = result.and(table::replace(link, pods, hop, index).await);
+        }
+        if let Some(((device, tunnel), index)) = tunnel.zip(index) {
+            result = result.and(device.forget(link, index, tunnel).await);
         }
         result
+    }
+
+    async fn ensure(&self, link: &Netlink, facts: &Facts, device: &Device) -> Result<LinkMessage, Error> {
+        let own = self.options.node_address;
+        // Behind a NAT that is one to one the node's address is none of the machine's.
+        device.ensure(link, facts.has(own).then_some(own)).await
     }
 
     fn tell(&mut self, beyond: Vec<(String, Ipv4Addr)>) {
@@ -114,7 +191,34 @@ impl Router {
     }
 }
 
-/// The next notice that may change a route; heartbeats pass by.
+/// The device, made now so that pods know from the beginning what size of packets gets through; none: the kernel has no VXLAN,
+/// or the backend wants none, and one of an earlier run goes.
+pub(crate) async fn prepare(
+    instance: &str,
+    backend: Backend,
+    cluster_cidr: Ipv4Net,
+    node_address: Ipv4Addr,
+) -> Result<Option<Device>, Error> {
+    let link = Netlink::open().map_err(Error::Netlink)?;
+    let device = Device::new(instance, cluster_cidr);
+    if !backend.tunnels() {
+        return device.remove(&link).await.map(|()| None);
+    }
+    let local = Facts::read(&link).await?.has(node_address).then_some(node_address);
+    match device.ensure(&link, local).await {
+        Ok(_) => Ok(Some(device)),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                "no VXLAN: pods of nodes behind a gateway are out of reach, those on one link are not"
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// The next notice that may change a way; heartbeats pass by.
 async fn next_change(notices: &mut client::Subscription<Node>) {
     let facts = |node: &Node| {
         let addresses = node.status.as_ref().and_then(|status| status.addresses.clone());
@@ -133,17 +237,18 @@ async fn next_change(notices: &mut client::Subscription<Node>) {
     }
 }
 
-/// Removes the routes that an instance left.
-pub async fn forget(memo: &Path) -> Result<(), Error> {
+/// Removes the routes and the device that an instance left.
+pub(crate) async fn forget(memo: &Path, instance: &str) -> Result<(), Error> {
+    let link = Netlink::open().map_err(Error::Netlink)?;
+    device::remove(&link, &vtep::device(instance)).await?;
     let failed = |error| Error::Memo(memo.to_owned(), error);
     let text = match fs::read_to_string(memo) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         text => text.map_err(failed)?,
     };
     if let Ok(cluster_cidr) = text.trim().parse() {
-        let link = Netlink::open().map_err(Error::Netlink)?;
-        for pods in ours(&link, cluster_cidr).await?.into_keys() {
-            remove(&link, pods).await?;
+        for pods in table::ours(&link, cluster_cidr, None).await?.into_keys() {
+            table::remove(&link, pods).await?;
         }
     }
     fs::remove_file(memo).map_err(failed)
@@ -156,44 +261,4 @@ fn remember(memo: &Path, cluster_cidr: Ipv4Net) -> Result<(), Error> {
     }
     let written = memo.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(memo, text));
     written.map_err(|error| Error::Memo(memo.to_owned(), error))
-}
-
-/// Our routes into the cluster's pod network.
-async fn ours(link: &Netlink, cluster_cidr: Ipv4Net) -> Result<Routes, Error> {
-    let all = link.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
-    let all: Vec<RouteMessage> = all.try_collect().await.map_err(Error::Read)?;
-    Ok(all.iter().filter_map(read).filter(|(pods, _)| cluster_cidr.contains(pods)).collect())
-}
-
-/// A route of ours.
-fn read(route: &RouteMessage) -> Option<(Ipv4Net, Ipv4Addr)> {
-    let (mut to, mut via) = (None, None);
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => to = Some(*address),
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some(*address),
-            _ => {}
-        }
-    }
-    let pods = Ipv4Net::new(to?, route.header.destination_prefix_length).ok()?;
-    (route.header.protocol == PROTOCOL).then_some((pods, via?))
-}
-
-fn message(pods: Ipv4Net) -> RouteMessageBuilder<Ipv4Addr> {
-    RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(pods.network(), pods.prefix_len()).protocol(PROTOCOL)
-}
-
-async fn replace(link: &Netlink, pods: Ipv4Net, gateway: Ipv4Addr) -> Result<(), Error> {
-    let set = link.handle.route().add(message(pods).gateway(gateway).build()).replace().execute().await;
-    set.map_err(|source| Error::Set { pods, gateway, source })
-}
-
-/// Gone already is as good.
-async fn remove(link: &Netlink, pods: Ipv4Net) -> Result<(), Error> {
-    match link.handle.route().del(message(pods).build()).execute().await {
-        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -rustix::io::Errno::SRCH.raw_os_error() => {
-            Ok(())
-        }
-        result => result.map_err(|source| Error::Remove { pods, source }),
-    }
 }

@@ -1,4 +1,6 @@
-//! Which routes lead to the pods of other nodes. Pure.
+//! Which ways lead to the pods of other nodes. Pure.
+use super::backend::Backend;
+use super::vtep::{Mac, Vtep};
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
@@ -6,48 +8,124 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-/// Pod networks of other nodes with the address of the node that has them.
-pub type Routes = BTreeMap<Ipv4Net, Ipv4Addr>;
+/// Pod networks of other nodes, and how each is reached.
+pub type Routes = BTreeMap<Ipv4Net, Hop>;
+
+/// The next hop to a node's pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hop {
+    /// The node's address, on a link of this machine.
+    Link(Ipv4Addr),
+    /// The other end of a VXLAN tunnel.
+    Tunnel(Ipv4Addr),
+}
+
+/// How this machine reaches an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// It is its own.
+    Own,
+    /// On a link where machines find each other by Ethernet addresses (layer 2).
+    Link,
+    /// On a link of two ends, such as a tunnel: it may carry no packets but those between its ends' addresses.
+    Point,
+    /// Through a gateway.
+    Gateway,
+    /// Not at all, at the moment.
+    Nowhere,
+}
 
 /// What this node knows of itself.
 pub struct Here<'a> {
     pub node: &'a str,
     pub cluster_cidr: Ipv4Net,
-    /// The machine's own addresses with the networks that they are in.
-    pub addresses: &'a [Ipv4Net],
+    pub backend: Backend,
+    /// Whether the kernel has VXLAN.
+    pub tunnel: bool,
+    /// How other nodes' addresses are reached; what is missing is reached nowhere.
+    pub reach: &'a BTreeMap<Ipv4Addr, Reach>,
 }
 
-/// The routes to have, and the nodes that no link of this machine leads to.
+/// What there must be, and the nodes that nothing of this leads to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub routes: Routes,
+    /// None without VXLAN.
+    pub tunnel: Option<Tunnel>,
     /// `(name, address)`.
     pub beyond: Vec<(String, Ipv4Addr)>,
 }
 
-/// The first of all nodes that claims a network has it: the oldest, so that a mistaken newcomer takes nothing away.
-pub fn plan(here: &Here<'_>, nodes: &[Arc<Node>]) -> Plan {
+/// What the VXLAN device must know.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// This node's end.
+    pub own: Vtep,
+    pub peers: Peers,
+}
+
+/// The other ends of tunnels.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// The Ethernet address of each end: permanent neighbours, so nobody asks by broadcast.
+    pub neighbours: BTreeMap<Ipv4Addr, Mac>,
+    /// The node that has the end of this Ethernet address: the device's forwarding database, so nothing is learned.
+    pub forwarding: BTreeMap<Mac, Ipv4Addr>,
+}
+
+/// None while this node has no pod network. The first of all nodes that claims a network has it: the oldest, so that a
+/// mistaken newcomer takes nothing away.
+pub fn plan(here: &Here<'_>, nodes: &[Arc<Node>]) -> Option<Plan> {
     let mut nodes: Vec<&Arc<Node>> = nodes.iter().collect();
     nodes.sort_by_key(|node| (node.metadata.creation_timestamp.clone(), node.name_any()));
     let own: Vec<Ipv4Net> = nodes.iter().filter(|node| node.name_any() == here.node).flat_map(|n| cidrs(n)).collect();
     let mut plan = Plan::default();
+    let mut peers = Peers::default();
     for node in nodes.into_iter().filter(|node| node.name_any() != here.node) {
         let Some(address) = internal_ip(node) else { continue };
-        // Several nodes may run on one machine; their pods' links are this machine's.
-        if here.addresses.iter().any(|net| net.addr() == address) {
-            continue;
-        }
         let wanted: Vec<Ipv4Net> = cidrs(node).filter(|cidr| is_free(here, &own, &plan.routes, cidr)).collect();
-        if wanted.is_empty() {
-            continue;
-        }
-        if here.addresses.iter().any(|net| net.contains(&address)) {
-            plan.routes.extend(wanted.into_iter().map(|cidr| (cidr, address)));
-        } else {
-            plan.beyond.push((node.name_any(), address));
-        }
+        let Some(first) = wanted.first() else { continue };
+        let hop = match way(here, here.reach.get(&address).copied().unwrap_or(Reach::Nowhere)) {
+            Way::None => continue,
+            Way::Beyond => {
+                plan.beyond.push((node.name_any(), address));
+                continue;
+            }
+            Way::Link => Hop::Link(address),
+            Way::Tunnel => {
+                let end = Vtep::of(*first);
+                peers.neighbours.insert(end.address, end.mac);
+                peers.forwarding.insert(end.mac, address);
+                Hop::Tunnel(end.address)
+            }
+        };
+        plan.routes.extend(wanted.into_iter().map(|cidr| (cidr, hop)));
     }
-    plan
+    let own = Vtep::of(*own.first()?);
+    plan.tunnel = (here.backend.tunnels() && here.tunnel).then_some(Tunnel { own, peers });
+    Some(plan)
+}
+
+enum Way {
+    /// None is needed.
+    None,
+    Link,
+    Tunnel,
+    /// None can be had.
+    Beyond,
+}
+
+fn way(here: &Here<'_>, reach: Reach) -> Way {
+    let tunnel = here.backend.tunnels() && here.tunnel;
+    match reach {
+        _ if here.backend == Backend::None => Way::None,
+        // Several nodes may run on one machine; their pods' links are this machine's.
+        Reach::Own => Way::None,
+        Reach::Link if here.backend != Backend::VxlanAlways || !tunnel => Way::Link,
+        Reach::Point if !tunnel => Way::Link,
+        _ if tunnel => Way::Tunnel,
+        _ => Way::Beyond,
+    }
 }
 
 fn is_free(here: &Here<'_>, own: &[Ipv4Net], taken: &Routes, cidr: &Ipv4Net) -> bool {
@@ -62,73 +140,22 @@ pub fn cidrs(node: &Node) -> impl Iterator<Item = Ipv4Net> {
     all.filter_map(|cidr| Some(cidr.parse::<Ipv4Net>().ok()?.trunc()))
 }
 
-fn internal_ip(node: &Node) -> Option<Ipv4Addr> {
+/// Where other nodes reach it.
+pub fn internal_ip(node: &Node) -> Option<Ipv4Addr> {
     let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     addresses.filter(|address| address.type_ == "InternalIP").find_map(|address| address.address.parse().ok())
 }
 
-/// What must be done so that `now` becomes `wanted`: routes to set, and networks whose route goes.
-pub fn difference(now: &Routes, wanted: &Routes) -> (Routes, Vec<Ipv4Net>) {
-    let set = wanted.iter().filter(|(cidr, gateway)| now.get(cidr) != Some(gateway));
-    let gone = now.keys().filter(|cidr| !wanted.contains_key(cidr));
-    (set.map(|(cidr, gateway)| (*cidr, *gateway)).collect(), gone.copied().collect())
+/// What must be done so that `now` becomes `wanted`: entries to set, and keys whose entry goes.
+pub fn difference<K: Ord + Copy, V: PartialEq + Copy>(
+    now: &BTreeMap<K, V>,
+    wanted: &BTreeMap<K, V>,
+) -> (Vec<(K, V)>, Vec<K>) {
+    let set = wanted.iter().filter(|(key, value)| now.get(key) != Some(value));
+    let gone = now.keys().filter(|key| !wanted.contains_key(key));
+    (set.map(|(key, value)| (*key, *value)).collect(), gone.copied().collect())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn node(name: &str, created: &str, cidr: &str, address: &str) -> Arc<Node> {
-        let node = json!({"metadata": {"name": name, "creationTimestamp": created},
-            "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
-            "status": {"addresses": [{"type": "Hostname", "address": name}, {"type": "InternalIP", "address": address}]}});
-        Arc::new(serde_json::from_value(node).expect("a node"))
-    }
-
-    fn net(text: &str) -> Ipv4Net {
-        text.parse().expect("a network")
-    }
-
-    const OLD: &str = "2026-01-01T00:00:00Z";
-    const NEW: &str = "2026-02-01T00:00:00Z";
-
-    fn of(nodes: &[Arc<Node>]) -> Plan {
-        let addresses = [net("127.0.0.1/8"), net("192.0.2.1/24")];
-        plan(&Here { node: "here", cluster_cidr: net("10.42.0.0/16"), addresses: &addresses }, nodes)
-    }
-
-    #[test]
-    fn neighbours_on_one_link_have_routes() {
-        let here = node("here", OLD, "10.42.0.0/24", "192.0.2.1");
-        let near = node("near", OLD, "10.42.1.0/24", "192.0.2.7");
-        let far = node("far", OLD, "10.42.2.0/24", "198.51.100.9");
-        let got = of(&[far, near, here]);
-        assert_eq!(got.routes, [(net("10.42.1.0/24"), Ipv4Addr::new(192, 0, 2, 7))].into());
-        assert_eq!(got.beyond, [("far".to_owned(), Ipv4Addr::new(198, 51, 100, 9))]);
-    }
-
-    #[test]
-    fn nobody_takes_what_is_anothers() {
-        let here = node("here", NEW, "10.42.0.0/24", "192.0.2.1");
-        let thief = node("thief", OLD, "10.42.0.0/16", "192.0.2.8");
-        let outsider = node("outsider", OLD, "0.0.0.0/0", "192.0.2.9");
-        let same_machine = node("second", OLD, "10.42.3.0/24", "192.0.2.1");
-        assert_eq!(of(&[here.clone(), thief, outsider, same_machine]), Plan::default());
-        let first = node("z", OLD, "10.42.1.0/24", "192.0.2.7");
-        let later = node("a", NEW, "10.42.1.0/25", "192.0.2.8");
-        assert_eq!(of(&[here, later, first]).routes, [(net("10.42.1.0/24"), Ipv4Addr::new(192, 0, 2, 7))].into());
-    }
-
-    #[test]
-    fn only_what_differs_is_done() {
-        let at = |last| Ipv4Addr::new(192, 0, 2, last);
-        let now: Routes =
-            [(net("10.42.1.0/24"), at(1)), (net("10.42.2.0/24"), at(2)), (net("10.42.3.0/24"), at(3))].into();
-        let wanted: Routes =
-            [(net("10.42.1.0/24"), at(1)), (net("10.42.2.0/24"), at(9)), (net("10.42.4.0/24"), at(4))].into();
-        let (set, gone) = difference(&now, &wanted);
-        assert_eq!(set, [(net("10.42.2.0/24"), at(9)), (net("10.42.4.0/24"), at(4))].into());
-        assert_eq!(gone, [net("10.42.3.0/24")]);
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

@@ -9,10 +9,11 @@ mod netns;
 mod policies;
 mod routes;
 mod services;
+mod tunnel;
 
 use api::Api;
 use client::Informers;
-use eyot_net::{Options, Service, cleanup};
+use eyot_net::{Backend, Options, Service, cleanup};
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RecordType};
 use netns::Netns;
@@ -96,6 +97,8 @@ impl World {
             node_name: NODE.to_owned(),
             instance: INSTANCE.to_owned(),
             data_dir: self.dir.path().to_owned(),
+            node_address: Ipv4Addr::new(192, 0, 2, 1),
+            backend: Backend::default(),
             cluster_cidr: "10.42.0.0/16".parse().expect("cidr"),
             service_cidr: "10.43.0.0/16".parse().expect("cidr"),
             cluster_dns: Ipv4Addr::new(10, 43, 0, 10),

@@ -37,7 +37,8 @@ impl Netns {
         self.spawn(f).join().expect("it does not panic")
     }
 
-    fn spawn<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+    /// The same, without waiting.
+    pub fn spawn<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
         let file = self.0.clone();
         std::thread::spawn(move || {
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
@@ -111,6 +112,12 @@ impl Netns {
             buffer.truncate(length);
             Some(buffer)
         })
+    }
+
+    /// Sets one of the kernel's settings below `/proc/sys/net`.
+    pub fn set(&self, setting: &str, value: &'static str) {
+        let file = format!("/proc/sys/net/{setting}");
+        self.run(move || std::fs::write(file, value).expect("set"));
     }
 
     /// Runs a program inside; it must succeed.
