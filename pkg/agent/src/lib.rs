@@ -33,5 +33,5 @@ mod worker;
 
 pub use node::evict::{Threshold, Thresholds};
 pub use node::shutdown::GracePeriod;
-pub use options::{DEFAULT_MAX_PODS, DEFAULT_PORT, Options};
+pub use options::{DEFAULT_MAX_PODS, DEFAULT_PORT, Guard, Options, Stream};
 pub use service::{Error, Handle, Service, cleanup};

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// Everything that one node's agent needs.
 pub struct Options {
@@ -33,6 +36,8 @@ pub struct Options {
     pub resolv_conf: PathBuf,
     /// TLS of port 10250: asks for client certificates of the cluster's CA but doesn't insist.
     pub serving_tls: Arc<rustls::ServerConfig>,
+    /// What ends connections to that port whose certificates hold no longer, upgraded ones too; none: nothing does.
+    pub guard: Option<Guard>,
     /// Where the kubelet's API is served.
     pub listen: std::net::SocketAddr,
     /// More labels for the Node, such as its roles.
@@ -47,6 +52,14 @@ pub struct Options {
     /// The version that the Node reports, such as `v1.36.3`.
     pub kubelet_version: String,
 }
+
+/// A connection as the kubelet's API needs it.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Turns a connection whose handshake was well into one that ends when it would be so no longer.
+pub type Guard = Arc<dyn Fn(TlsStream<TcpStream>) -> Box<dyn Stream> + Send + Sync>;
 
 /// The instance that has the host's well-known places.
 pub(crate) const DEFAULT_INSTANCE: &str = "eyot";

@@ -14,6 +14,7 @@ pub mod discovery;
 mod endpoints;
 pub mod engine;
 pub mod front;
+pub mod guard;
 pub mod health;
 pub mod limits;
 pub mod metrics;

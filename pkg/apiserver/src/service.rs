@@ -6,6 +6,7 @@ use crate::body::{self, Body, BoxError};
 use crate::connect::Agents;
 use crate::discovery::Discovery;
 use crate::front::{Front, Source};
+use crate::guard::Guarded;
 use crate::options::{Options, TokenKeys};
 use crate::request::User;
 use crate::{aggregation, bootstrap, limits, tls};
@@ -262,11 +263,13 @@ impl Connections {
             .keep_alive_interval(limits::KEEP_ALIVE)
             .keep_alive_timeout(limits::KEEP_ALIVE)
             .adaptive_window(true);
+        // What it becomes by an upgrade is judged on.
+        let stream = Guarded::new(stream, self.certificates.clone().distrusted(chain.clone()));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => ended,
-            error = self.certificates.distrusted(&chain) => Err(error.into()),
+            error = self.certificates.distrusted(chain) => Err(error.into()),
             () = self.stopping.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::time::timeout(limits::DRAIN, connection).await?
@@ -296,10 +299,9 @@ impl Certificates {
     }
 
     /// Waits until a chain that held does so no longer.
-    async fn distrusted(&self, chain: &[CertificateDer<'_>]) -> rustls::Error {
-        let mut distrust = self.distrust.clone();
-        while !chain.is_empty() && distrust.changed().await.is_ok() {
-            if let Err(error) = self.judge(chain) {
+    async fn distrusted(mut self, chain: Arc<[CertificateDer<'static>]>) -> rustls::Error {
+        while !chain.is_empty() && self.distrust.changed().await.is_ok() {
+            if let Err(error) = self.judge(&chain) {
                 return error;
             }
         }

@@ -102,7 +102,8 @@ fn start_node(
     let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
     parts.start_local_path(client_as(api, account, &groups), informers, tasks);
     let client = client_as(api, &format!("system:node:{}", known.node_name), &["system:nodes"]);
-    let mut options = parts.agent_options(client, informers.clone(), Arc::new(known.agent_tls()?))?;
+    let mut options =
+        parts.agent_options(client, informers.clone(), Arc::new(known.agent_tls()?), known.trust.clone())?;
     let (roles, own) = options.labels.into_iter().partition(|(key, _)| key.starts_with(crate::role::PREFIX));
     options.labels = own;
     let role = crate::role::Service {

@@ -1,6 +1,7 @@
 //! The parts of a node: container runtime, network, storage, agent. A server has them beside its API, an agent alone.
 use crate::config;
 use crate::server::Tasks;
+use crate::trust::Trust;
 use agent::runtime;
 use api::home::Ownership;
 use client::{Informers, kube};
@@ -98,6 +99,7 @@ impl Parts {
         client: kube::Client,
         informers: Informers,
         serving_tls: Arc<rustls::ServerConfig>,
+        trust: Arc<Trust>,
     ) -> anyhow::Result<agent::Options> {
         let config = &self.config;
         let taints = config.node_taint.iter().map(|text| taint(text)).collect::<anyhow::Result<_>>()?;
@@ -116,6 +118,7 @@ impl Parts {
             cluster_domain: self.cluster.domain.clone(),
             resolv_conf: self.resolv_conf(),
             serving_tls,
+            guard: Some(Arc::new(move |stream| trust.guard(stream))),
             listen: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), config.agent_port),
             labels: labels(&config.node_label),
             taints,

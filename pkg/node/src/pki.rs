@@ -267,10 +267,19 @@ pub fn request(path: &Path) -> Result<String> {
 
 /// Whether a chain's first certificate is to be renewed: it has little life left, or none of it can be read.
 pub fn is_due(chain_pem: &str) -> bool {
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(chain_pem.as_bytes()) else { return true };
-    let Ok(certificate) = pem.parse_x509() else { return true };
-    let left = certificate.validity().time_to_expiration().map_or(0, |left| left.whole_seconds());
-    left <= RENEW_WITHIN.as_secs() as i64
+    left_s(chain_pem) <= RENEW_WITHIN.as_secs() as i64
+}
+
+/// Whether a chain's first certificate holds no longer, or none of it can be read.
+pub fn has_ended(chain_pem: &str) -> bool {
+    left_s(chain_pem) <= 0
+}
+
+/// What is left of the life of a chain's first certificate; none if it can't be read.
+fn left_s(chain_pem: &str) -> i64 {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(chain_pem.as_bytes()) else { return 0 };
+    let Ok(certificate) = pem.parse_x509() else { return 0 };
+    certificate.validity().time_to_expiration().map_or(0, |left| left.whole_seconds())
 }
 
 /// Keeps the certificate that a joining server got for its intermediate CA.

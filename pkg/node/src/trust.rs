@@ -2,6 +2,7 @@
 //! that is a member now: removing a server's object takes back all that it ever signed. A node without a server holds those for
 //! members that its server told it of; kubectl trusts the root alone.
 use crate::tls;
+use apiserver::guard::Guarded;
 use parking_lot::RwLock;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,7 +13,9 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, Sig
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
+use tokio_rustls::server::TlsStream;
 
 /// Judges certificates of clients and of servers. All that is made from one changes with it.
 pub struct Trust {
@@ -108,6 +111,29 @@ impl Trust {
     /// Returns when somebody has come whose certificate leads to the root and to no member.
     pub async fn stranger(&self) {
         self.strangers.notified().await;
+    }
+
+    /// A client's connection, which ends when its certificate holds no longer.
+    pub fn guard(self: &Arc<Self>, stream: TlsStream<TcpStream>) -> Box<dyn agent::Stream> {
+        let chain: Vec<_> = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+        let chain: Vec<_> = chain.into_iter().map(CertificateDer::into_owned).collect();
+        match chain.is_empty() {
+            true => Box::new(stream),
+            false => Box::new(Guarded::new(stream, self.clone().distrusted(chain))),
+        }
+    }
+
+    /// Waits until a chain that held does so no longer.
+    async fn distrusted(self: Arc<Self>, chain: Vec<CertificateDer<'static>>) -> Error {
+        let mut changes = self.changes();
+        loop {
+            if let Err(error) = self.verify_client_cert(&chain[0], &chain[1..], UnixTime::now()) {
+                return error;
+            }
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     fn known<T>(&self, judged: Result<T, Error>) -> Result<T, Error> {
@@ -257,6 +283,21 @@ mod tests {
         assert!(changes.has_changed().unwrap());
         assert!(holds(&trust, &founder) && !holds(&trust, &b));
         assert!(holds(&trust, &c), "whom the removed one admitted stays until it is removed itself");
+    }
+
+    #[tokio::test]
+    async fn who_was_let_in_is_judged_again_when_members_change() {
+        use futures::FutureExt;
+        let dir = tempfile::tempdir().unwrap();
+        let founder = Authority::open(dir.path()).unwrap();
+        let (_b, b) = admitted(&founder, "b");
+        let trust = Arc::new(Trust::of_root(founder.root_pem()).unwrap());
+        let chain = |by: &Authority| tls::certificates(&by.sign(&Subject::user("it", &[])).unwrap().chain_pem).unwrap();
+        let mut first = Box::pin(trust.clone().distrusted(chain(&founder)));
+        let mut second = Box::pin(trust.clone().distrusted(chain(&b)));
+        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        trust.set([founder.intermediate_pem()]);
+        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_some());
     }
 
     #[test]

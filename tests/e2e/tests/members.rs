@@ -2,6 +2,7 @@
 //! admits others.
 use e2e::agents::Agent;
 use e2e::sites::Sites;
+use e2e::sleeping;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -135,4 +136,77 @@ fn the_token_of_nodes_admits_no_servers_and_can_be_replaced() -> anyhow::Result<
         sites.until("the node is there", || sites.kubectl(at, &["get", "node", &node]).is_ok())?;
     }
     Ok(())
+}
+
+/// A pod on that node, whose process is known by this number.
+const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"terminationGracePeriodSeconds":0,
+"nodeName":"NODE","containers":[{"name":"c","image":"eyot.dev/demo:1","imagePullPolicy":"Never",
+"command":["sleep","141421"]}]}}"#;
+
+#[test]
+fn a_node_whose_certificates_a_removed_server_signed_goes_on() -> anyhow::Result<()> {
+    let sites = Sites::start(12, 2)?;
+    let mut agent = Agent::at_site(&sites, 1)?;
+    agent.boot()?;
+    let name = agent.name();
+    let pod = sites.file("pod.json", &POD.replace("NODE", &name))?;
+    sites.until("the default account is there", || sites.kubectl(0, &["get", "serviceaccount", "default"]).is_ok())?;
+    sites.until("a knows the node", || sites.kubectl(0, &["get", "node", &name]).is_ok())?;
+    sites.kubectl(0, &["create", "-f", &pod])?;
+    let inside =
+        |at: usize| sites.kubectl(at, &["exec", "p", "--", "echo", "inside"]).is_ok_and(|said| said == "inside\n");
+    for at in 0..2 {
+        sites.until("a command runs in the pod", || inside(at))?;
+    }
+    let process = sleeping(141_421);
+    assert_eq!(process.len(), 1);
+
+    // One session of its administrator by way of the other server, one by way of its own.
+    let urls = [sites.url(0), sites.url(1)];
+    let mut sessions = urls.iter().map(|url| Session::open(&sites, 1, url)).collect::<anyhow::Result<Vec<_>>>()?;
+    sites.until("both sessions run", || sleeping(173_205).len() == 2)?;
+
+    sites.kubectl(0, &["delete", "server", "b"])?;
+    sites.until("it joins anew", || agent.log().contains("joined anew by the token"))?;
+    for (at, session) in sessions.iter_mut().enumerate() {
+        assert!(session.ends()?, "the session by way of server {at} goes on");
+    }
+    let renewed = || {
+        let lease = ["get", "lease", "-n", "kube-node-lease", &name, "-o", "jsonpath={.spec.renewTime}"];
+        sites.kubectl(0, &lease).unwrap_or_default()
+    };
+    let before = renewed();
+    sites.until("it renews its lease at the other server", || renewed() > before)?;
+    sites.until("that server reaches it", || inside(0))?;
+    assert_eq!(sleeping(141_421), process, "its pod went on");
+    sites.until("the one that was removed gets in no more", || !inside(1))?;
+    let ready = ["get", "node", &name, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}"];
+    sites.until("it is Ready", || sites.kubectl(0, &ready).is_ok_and(|status| status == "True"))?;
+    Ok(())
+}
+
+/// `kubectl exec` in the pod, which ends when its connection does.
+struct Session(std::process::Child);
+
+impl Session {
+    fn open(sites: &Sites, administrator: usize, url: &str) -> anyhow::Result<Self> {
+        let mut command = sites.kubectl_command(administrator);
+        command.args(["--server", url, "exec", "p", "--", "sleep", "173205"]);
+        Ok(Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    }
+
+    fn ends(&mut self) -> anyhow::Result<bool> {
+        let begun = Instant::now();
+        while self.0.try_wait()?.is_none() && begun.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(self.0.try_wait()?.is_some())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

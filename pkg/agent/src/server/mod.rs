@@ -8,6 +8,7 @@ mod routes;
 mod stream;
 
 use crate::context::Context;
+use crate::options::Stream;
 use auth::Auth;
 use client::Reflector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -72,6 +73,10 @@ async fn serve(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStream) {
         Err(_) => return,
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|c| c.as_ref().to_vec());
+    let stream: Box<dyn Stream> = match &server.context.options.guard {
+        Some(guard) => guard(stream),
+        None => Box::new(stream),
+    };
     let caller = certificate.as_deref().and_then(auth::of_certificate);
     let service = hyper::service::service_fn(move |request| {
         let (server, caller) = (server.clone(), caller.clone());

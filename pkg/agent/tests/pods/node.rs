@@ -112,6 +112,7 @@ impl Agent {
             cluster_domain: "cluster.local".into(),
             resolv_conf: "/etc/resolv.conf".into(),
             serving_tls: Arc::new(tls),
+            guard: None,
             listen: "127.0.0.1:0".parse().expect("address"),
             labels: Default::default(),
             taints: Vec::new(),

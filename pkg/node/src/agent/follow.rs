@@ -1,12 +1,12 @@
 //! What a node keeps up to date of itself while it runs: the list of servers and how near they are, and its certificates.
 use super::connect::{self, Api};
-use super::identity::{Identity, Refusal, Wanted};
+use super::identity::{Identity, Refusal, Wanted, is_refusal};
 use super::servers::Servers;
 use crate::nodes::message::{MEMBER, SERVERS, Servers as Answer};
 use ::api::home::Ownership;
 use futures::StreamExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How often the cluster's servers are asked for, and the way to each is measured.
@@ -17,6 +17,10 @@ const LOOK_LOST: Duration = Duration::from_secs(2);
 const RENEW: Duration = Duration::from_secs(60 * 60);
 /// The same when they are due and no server gave new ones.
 const RENEW_RETRY: Duration = Duration::from_secs(60);
+/// How often it is tried to join anew, where no server gave certificates.
+const REJOIN_RETRY: Duration = Duration::from_secs(15);
+/// Servers that are asked one by one whether they take this node's certificates, where the API does not answer.
+const ASKED: usize = 8;
 /// Servers measured at once.
 const MEASURED: usize = 8;
 
@@ -28,6 +32,8 @@ pub struct Service {
     /// What the network is told of sites out of reach.
     pub ownership: watch::Sender<Ownership>,
     pub wanted: Wanted,
+    /// When joining anew failed last.
+    pub failed: parking_lot::Mutex<Option<Instant>>,
 }
 
 impl Service {
@@ -57,7 +63,10 @@ impl Service {
 
     async fn learn(&self, client: &kube::Client) -> Result<(), kube::Error> {
         let request = http::Request::get(SERVERS).body(Vec::new()).map_err(kube::Error::HttpError)?;
-        let answer = client.request::<Answer>(request).await?;
+        let answer = match client.request::<Answer>(request).await {
+            Ok(answer) => answer,
+            Err(error) => self.ask_any().await.ok_or(error)?,
+        };
         // The one that answers may have been removed, and would be the last to hear of it.
         match self.second_opinion(answer.number).await {
             Some(other) => {
@@ -83,7 +92,7 @@ impl Service {
         let (number, present) = (number?, self.apis[0].present().await?);
         let path = format!("{SERVERS}?{MEMBER}{number}");
         for server in self.servers.all().into_iter().filter(|server| server.address != present) {
-            match self.identity.ask_also(&server.address, &path).await {
+            match self.ask(&server.address, &path).await {
                 Ok(text) => {
                     let answer = serde_json::from_str::<Answer>(&text).ok();
                     // The given address may lead to the same server.
@@ -96,6 +105,45 @@ impl Service {
             }
         }
         None
+    }
+
+    /// What a server answers, after joining anew there if it does not take this node's certificates any more.
+    async fn ask(&self, address: &str, path: &str) -> anyhow::Result<String> {
+        match self.identity.ask_also(address, path).await {
+            Err(error) if is_refusal(&error) && self.rejoin(address).await => {
+                self.identity.ask_also(address, path).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// What any of the nearest servers answers, where the one that is spoken to does not.
+    async fn ask_any(&self) -> Option<Answer> {
+        for address in self.servers.order().into_iter().take(ASKED) {
+            if let Ok(text) = self.ask(&address, SERVERS).await {
+                return serde_json::from_str(&text).ok();
+            }
+        }
+        None
+    }
+
+    /// Whoever signed this node's certificates was removed: others give it new ones, by the token. Pods do not notice.
+    async fn rejoin(&self, address: &str) -> bool {
+        if self.failed.lock().is_some_and(|failed| failed.elapsed() < REJOIN_RETRY) {
+            return false;
+        }
+        match self.identity.rejoin(&self.wanted, address).await {
+            Ok(()) => {
+                tracing::warn!(server = address, "this node's certificates held no longer: joined anew by the token");
+                self.reconnect().await;
+                true
+            }
+            Err(why) => {
+                tracing::warn!(server = address, %why, "this node's certificates hold no longer, and it can't join anew");
+                *self.failed.lock() = Some(Instant::now());
+                false
+            }
+        }
     }
 
     async fn reconnect(&self) {
@@ -149,8 +197,8 @@ impl Service {
                     self.reconnect().await;
                     return true;
                 }
-                Err(Refusal::Refused(why)) => {
-                    tracing::warn!(server = server.address, why, "no new certificates for this node");
+                Err(why @ (Refusal::Refused(_) | Refusal::NoToken)) => {
+                    tracing::warn!(server = server.address, %why, "no new certificates for this node");
                 }
                 Err(Refusal::Away(error)) => {
                     tracing::debug!(server = server.address, error = format!("{error:#}"), "not renewed");

@@ -39,7 +39,7 @@ pub struct Identity {
     dir: PathBuf,
     pub membership: Membership,
     trust: Arc<Trust>,
-    /// The password of the cluster, where this start was given it: for a node whose certificates nobody takes any more.
+    /// The password of the cluster, where this start was given it.
     password: Option<String>,
     node: Settings,
     network: Settings,
@@ -56,6 +56,9 @@ pub enum Refusal {
     /// It won't: somebody has to do something.
     #[error("{0}")]
     Refused(String),
+    /// Nothing was asked.
+    #[error("this node has no token")]
+    NoToken,
 }
 
 impl From<anyhow::Error> for Refusal {
@@ -88,6 +91,11 @@ impl Dir {
     /// The CAs of the members, in PEM, as they were told last.
     fn authorities(&self) -> PathBuf {
         self.tls("members-ca.crt")
+    }
+
+    /// The token of nodes, as it was when this node got its certificates.
+    fn token(&self) -> PathBuf {
+        self.0.join("token")
     }
 
     fn membership(&self) -> PathBuf {
@@ -133,13 +141,19 @@ impl Dir {
 
     /// Keeps an admission. The membership comes last: it says that all else is there.
     fn keep(&self, wanted: &Wanted, admission: &Admission) -> anyhow::Result<Membership> {
+        if let (Some(password), Some(root_pem)) = (&admission.agent_token, self.root()?) {
+            let token = Token { ca_hash: None, user: token::NODE.into(), password: password.clone() };
+            files::write(&self.token(), format!("{}\n", token.render(&root_pem)).as_bytes(), 0o600)?;
+        }
+        // Whoever admits it again may stand elsewhere: this node does not.
+        let before = self.kept()?.filter(|kept| kept.name == wanted.name && wanted.site.is_none());
         admission
             .certificates
             .try_map(|file, chain| files::write(&self.tls(&format!("{file}.crt")), chain.as_bytes(), 0o600))?;
         let membership = Membership {
             name: wanted.name.clone(),
             addresses: wanted.addresses.clone(),
-            site: admission.site.clone(),
+            site: before.and_then(|kept| kept.site).or_else(|| admission.site.clone()),
             cluster: admission.cluster.clone(),
         };
         let text = serde_json::to_string_pretty(&membership)? + "\n";
@@ -197,6 +211,11 @@ impl Identity {
         tls::renewable(self.trust.clone(), self.serving.clone())
     }
 
+    /// Who judges certificates.
+    pub fn judge(&self) -> Arc<Trust> {
+        self.trust.clone()
+    }
+
     /// From now on servers are those whose CA is among these, in PEM, and so are they after a restart. None: the server can't
     /// tell, and nothing changes.
     ///
@@ -252,18 +271,62 @@ impl Identity {
     /// # Errors
     /// It gives none.
     pub async fn renew(&self, wanted: &Wanted, address: &str) -> Result<(), Refusal> {
-        let dir = Dir(self.dir.clone());
-        let asked = ask(address, self.node.load_full(), None, &dir.request(wanted)?).await;
-        let admission = match (asked, &self.password) {
+        let request = Dir(self.dir.clone()).request(wanted)?;
+        match ask(address, self.node.load_full(), None, &request).await {
+            Ok(admission) => Ok(self.take(wanted, &admission)?),
             // Its certificates may have ended, or who signed them has left the cluster.
-            (Err(_), Some(password)) => {
-                let tls = tls::client_of_servers(self.trust.clone(), None).map_err(anyhow::Error::from)?;
-                ask(address, Arc::new(tls), Some(password), &dir.request(wanted)?).await?
+            Err(refusal) => match self.rejoin(wanted, address).await {
+                Err(Refusal::NoToken) => Err(refusal),
+                done => done,
+            },
+        }
+    }
+
+    /// Joins anew by a token, with the same keys and the same secret: for a node whose certificates nobody takes any more. It
+    /// stays who it is, since its secret says so.
+    ///
+    /// # Errors
+    /// The server gives no certificates.
+    pub async fn rejoin(&self, wanted: &Wanted, address: &str) -> Result<(), Refusal> {
+        let (mut last, dir) = (Refusal::NoToken, Dir(self.dir.clone()));
+        for password in self.passwords()? {
+            let tls = tls::client_of_servers(self.others()?, None).map_err(anyhow::Error::from)?;
+            match ask(address, Arc::new(tls), Some(&password), &dir.request(wanted)?).await {
+                Ok(admission) => return Ok(self.take(wanted, &admission)?),
+                Err(refusal) => last = refusal,
             }
-            (asked, _) => asked?,
-        };
-        dir.keep(wanted, &admission)?;
-        Ok(self.reload(&dir.pairs()?)?)
+        }
+        Err(last)
+    }
+
+    /// What this start was given, then what is kept.
+    fn passwords(&self) -> anyhow::Result<Vec<String>> {
+        let kept = files::read_if_there(&Dir(self.dir.clone()).token())?;
+        let kept = kept.map(|text| Token::parse(&text)).transpose()?.map(|token| token.password);
+        Ok(self.password.iter().cloned().chain(kept.filter(|kept| self.password.as_ref() != Some(kept))).collect())
+    }
+
+    /// Who is shown a token: members, but not the one that signed this node's certificates. While these last it takes them if it
+    /// is honest, and it may have been removed because it was stolen.
+    fn others(&self) -> anyhow::Result<Arc<Trust>> {
+        let dir = Dir(self.dir.clone());
+        let chain = dir.pairs()?.node.chain_pem;
+        if pki::has_ended(&chain) {
+            return Ok(self.trust.clone());
+        }
+        let signer = one_by_one(&chain).nth(1).map(str::trim).context("its certificate says not who signed it")?;
+        let root_pem = dir.root()?.context("the root certificate is gone")?;
+        let members =
+            files::read_if_there(&dir.authorities())?.context("it was never told of the cluster's members")?;
+        let trust = Trust::of_root(&root_pem)?;
+        trust.set(one_by_one(&members).filter(|pem| pem.trim() != signer));
+        Ok(Arc::new(trust))
+    }
+
+    fn take(&self, wanted: &Wanted, admission: &Admission) -> anyhow::Result<()> {
+        let dir = Dir(self.dir.clone());
+        dir.keep(wanted, admission)?;
+        self.reload(&dir.pairs()?)
     }
 
     fn reload(&self, pairs: &Identities<Pair>) -> anyhow::Result<()> {
@@ -282,6 +345,28 @@ fn settings(trust: &Arc<Trust>, pair: &Pair) -> tls::Result<ClientConfig> {
 /// The certificates of a PEM text as texts of their own.
 fn one_by_one(pem: &str) -> impl Iterator<Item = &str> {
     pem.split_inclusive("-----END CERTIFICATE-----").filter(|text| text.contains("BEGIN CERTIFICATE"))
+}
+
+/// Whether an error says that a server does not take the certificate that it was shown (RFC 8446, 6.2).
+pub fn is_refusal(error: &anyhow::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    let inner = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        io.and_then(|inner| inner.downcast_ref::<rustls::Error>()).or_else(|| cause.downcast_ref()).cloned()
+    };
+    error.chain().filter_map(inner).any(|error| {
+        matches!(
+            error,
+            rustls::Error::AlertReceived(
+                Alert::UnknownCA
+                    | Alert::BadCertificate
+                    | Alert::CertificateUnknown
+                    | Alert::CertificateRevoked
+                    | Alert::CertificateExpired
+                    | Alert::AccessDenied
+            )
+        )
+    })
 }
 
 /// `HOST:PORT` of a URL as users write it.
@@ -336,7 +421,7 @@ async fn join(dir: &Dir, wanted: &Wanted, address: &str, token: &Token) -> anyho
                 tracing::info!(node = membership.name, site = membership.site, "joined");
                 return Ok(());
             }
-            Err(Refusal::Refused(why)) => anyhow::bail!("{why}"),
+            Err(refusal @ (Refusal::Refused(_) | Refusal::NoToken)) => anyhow::bail!("{refusal}"),
             Err(Refusal::Away(error)) => {
                 let why = format!("{error:#}");
                 if why != told {
@@ -429,6 +514,62 @@ mod tests {
         let both = pem("a") + &pem("b");
         assert_eq!(one_by_one(&both).map(str::trim).collect::<Vec<_>>(), [pem("a").trim(), pem("b").trim()]);
         assert_eq!(one_by_one("").count(), 0);
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_taken_is_told_from_other_trouble() {
+        let io = |error: rustls::Error| std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+        let alert = |alert| anyhow::Error::from(io(rustls::Error::AlertReceived(alert))).context("asking");
+        assert!(is_refusal(&alert(rustls::AlertDescription::UnknownCA)));
+        assert!(is_refusal(&alert(rustls::AlertDescription::CertificateExpired)));
+        assert!(!is_refusal(&alert(rustls::AlertDescription::InternalError)));
+        assert!(!is_refusal(&anyhow::anyhow!("no connection")));
+        assert!(!is_refusal(&io(rustls::Error::NoCertificatesPresented).into()));
+    }
+
+    /// A node with certificates of `signer`, which was told of these members.
+    fn admitted(dir: &Path, root_pem: &str, signer: &pki::Authority, members: &[&pki::Authority]) -> Identity {
+        let dir = Dir::of(dir);
+        let asked = dir.request(&wanted()).unwrap();
+        files::write(&dir.tls("root-ca.crt"), root_pem.as_bytes(), 0o600).unwrap();
+        let sign = |request: &String| signer.certify(&pki::Subject::user("system:node:n", &["system:nodes"]), request);
+        let admission = Admission {
+            cluster: serde_json::from_value(serde_json::json!({"clusterCidr": "10.42.0.0/16",
+                "serviceCidr": "10.43.0.0/16", "dns": "10.43.0.10", "domain": "cluster.local"}))
+            .unwrap(),
+            site: Some("here".into()),
+            certificates: asked.requests.try_map(|_, request| sign(request)).unwrap(),
+            servers: Vec::new(),
+            agent_token: Some("kept".into()),
+        };
+        dir.keep(&wanted(), &admission).unwrap();
+        let again = dir.keep(&wanted(), &Admission { site: Some("there".into()), ..admission }).unwrap();
+        assert_eq!(again.site.as_deref(), Some("here"), "it has not moved");
+        let identity = Identity::load(&dir, Some("given".into())).unwrap().unwrap();
+        let members: Vec<_> = members.iter().map(|member| member.intermediate_pem().to_owned()).collect();
+        identity.trust(&members).unwrap();
+        identity
+    }
+
+    #[test]
+    fn a_token_is_shown_to_members_and_not_to_who_signed() {
+        use rustls::client::danger::ServerCertVerifier;
+        let (node, first, second) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let a = pki::Authority::open(first.path()).unwrap();
+        let keys = pki::prepare(second.path(), a.root_pem()).unwrap();
+        pki::install(second.path(), &a.admit(&keys.authority_request, "b").unwrap()).unwrap();
+        let b = pki::Authority::open(second.path()).unwrap();
+        let identity = admitted(node.path(), a.root_pem(), &b, &[&a, &b]);
+        assert_eq!(identity.passwords().unwrap(), ["given", "kept"]);
+        let others = identity.others().unwrap();
+        let shown = |by: &pki::Authority| {
+            let subject = pki::Subject { dns_names: vec!["it".into()], ..pki::Subject::user("it", &[]) };
+            let chain = tls::certificates(&by.sign(&subject).unwrap().chain_pem).unwrap();
+            let (name, now) = ("it".try_into().unwrap(), rustls::pki_types::UnixTime::now());
+            others.verify_server_cert(&chain[0], &chain[1..], &name, &[], now).is_ok()
+        };
+        assert!(shown(&a) && !shown(&b));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Node {
         let shared = informers(network.client()).whole(Whole::PodsOf(name));
         parts.start_network(network.client(), &shared, tasks);
         parts.start_local_path(storage.client(), &informers(storage.client()), tasks);
-        let mut options = parts.agent_options(node.client(), shared, Arc::new(identity.serving()))?;
+        let mut options = parts.agent_options(node.client(), shared, Arc::new(identity.serving()), identity.judge())?;
         if let Some(site) = membership.site {
             options.labels.entry(SITE.to_owned()).or_insert(site);
         }
@@ -116,7 +116,8 @@ impl Node {
         let (shutdown, tracker) = (tasks.shutdown.clone(), tasks.tracker.clone());
         tasks.tracker.spawn(async move { tunnels.run(tracker, shutdown).await });
         let apis = [node, network, storage];
-        let follow = follow::Service { servers, apis, identity, ownership, wanted: self.wanted };
+        let failed = parking_lot::Mutex::default();
+        let follow = follow::Service { servers, apis, identity, ownership, wanted: self.wanted, failed };
         let (shutdown, following) = (tasks.shutdown.clone(), Box::pin(follow.run()));
         tasks.tracker.spawn(async move { shutdown.run_until_cancelled(following).await });
         Ok(parts.start_agent(options, runtime, tasks))
