@@ -1,16 +1,59 @@
 //! Where a Service is reached from this server: at a ready endpoint, which spares a way through the dataplane and
-//! works where there is none.
+//! works where there is none. What a node that can't be dialled runs is reached over that node's link.
+use crate::connect::{Stream, Tunnels};
 use rand::seq::IndexedRandom;
 use serde_json::Value;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use store::{Backend, Range};
+use tokio::net::TcpStream;
 
 /// What can be connected to.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Address {
-    Socket(SocketAddr),
+    Endpoint(Endpoint),
     /// An `ExternalName`, with a port.
     Name(String, u16),
+}
+
+/// Where somebody listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// The node that it is on, where that is known.
+    pub node: Option<String>,
+    pub address: SocketAddr,
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self { node: None, address }
+    }
+}
+
+/// What it takes to reach a Service.
+#[derive(Clone)]
+pub struct Reach {
+    pub backend: Arc<dyn Backend>,
+    /// None: everything is dialled straight.
+    pub tunnels: Option<Arc<dyn Tunnels>>,
+}
+
+/// A connection to an endpoint.
+///
+/// # Errors
+/// There is no way.
+pub(crate) async fn dial(tunnels: Option<&Arc<dyn Tunnels>>, to: &Endpoint) -> io::Result<Box<dyn Stream>> {
+    match (tunnels, &to.node) {
+        (Some(tunnels), Some(node)) => tunnels.dial(node, to.address).await,
+        _ => straight(to.address).await,
+    }
+}
+
+pub(crate) async fn straight(address: SocketAddr) -> io::Result<Box<dyn Stream>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(Box::new(stream))
 }
 
 /// A ready endpoint of the service's `port`, at random.
@@ -36,19 +79,24 @@ pub(crate) async fn service(backend: &dyn Backend, namespace: &str, name: &str, 
     });
     let slices = slices.filter_map(|entry| serde_json::from_slice::<Value>(&entry.value).ok());
     let port_name = found["name"].as_str().unwrap_or_default();
-    let ready: Vec<SocketAddr> = slices.flat_map(|slice| ready(&slice, port_name)).collect();
-    let chosen = ready.choose(&mut rand::rng()).copied();
-    chosen.map(Address::Socket).ok_or_else(|| format!("no endpoints available for service {name:?}"))
+    let ready: Vec<Endpoint> = slices.flat_map(|slice| ready(&slice, port_name, |_| true)).collect();
+    let chosen = ready.choose(&mut rand::rng()).cloned();
+    chosen.map(Address::Endpoint).ok_or_else(|| format!("no endpoints available for service {name:?}"))
 }
 
-fn ready(slice: &Value, port_name: &str) -> Vec<SocketAddr> {
+/// A slice's ready endpoints that are wanted, at the port of this name.
+pub(crate) fn ready(slice: &Value, port_name: &str, wanted: impl Fn(&Value) -> bool) -> Vec<Endpoint> {
     let list = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
     let port = list(&slice["ports"]).into_iter().find(|p| p["name"].as_str().unwrap_or_default() == port_name);
     let port = port.and_then(|p| p["port"].as_u64()).and_then(|port| u16::try_from(port).ok());
     let Some(port) = port else { return Vec::new() };
     let endpoints = list(&slice["endpoints"]).into_iter().filter(|e| e["conditions"]["ready"] != false);
-    let texts = endpoints.flat_map(|endpoint| list(&endpoint["addresses"]));
-    texts.filter_map(|t| t.as_str()?.parse::<IpAddr>().ok()).map(|ip| SocketAddr::new(ip, port)).collect()
+    let addresses = endpoints.filter(wanted).flat_map(|endpoint| {
+        let node = endpoint["nodeName"].as_str().map(str::to_owned);
+        list(&endpoint["addresses"]).into_iter().map(move |address| (node.clone(), address))
+    });
+    let parsed = addresses.filter_map(|(node, text)| Some((node, text.as_str()?.parse::<IpAddr>().ok()?)));
+    parsed.map(|(node, ip)| Endpoint { node, address: SocketAddr::new(ip, port) }).collect()
 }
 
 #[cfg(test)]
@@ -68,10 +116,11 @@ mod tests {
         assert!(find(443).await.unwrap_err().starts_with("no endpoints available"));
         let slice = json!({
             "metadata": {"labels": {"kubernetes.io/service-name": "s"}}, "ports": [{"name": "web", "port": 8443}],
-            "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": false}}, {"addresses": ["10.0.0.2"]}],
+            "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": false}}, {"addresses": ["10.0.0.2"], "nodeName": "n"}],
         });
         bench.store("/registry/endpointslices/n/s-1", slice).await;
-        assert_eq!(find(443).await.unwrap(), Address::Socket("10.0.0.2:8443".parse().unwrap()));
+        let there = Endpoint { node: Some("n".into()), address: "10.0.0.2:8443".parse().unwrap() };
+        assert_eq!(find(443).await.unwrap(), Address::Endpoint(there));
         bench
             .store("/registry/services/specs/n/s", json!({"spec": {"type": "ExternalName", "externalName": "x"}}))
             .await;

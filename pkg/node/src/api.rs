@@ -39,6 +39,7 @@ pub(crate) async fn start(
         node_port_range: config.service_node_port_range.0..=config.service_node_port_range.1,
         clock: now,
         sites: known.sites.clone(),
+        tunnels: Some(nodes.tunnels.clone()),
     });
     let (follower, shutdown) = (engine.clone(), tasks.shutdown.clone());
     tasks.tracker.spawn(async move { follower.run(shutdown).await });

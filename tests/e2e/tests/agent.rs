@@ -21,6 +21,13 @@ const NEW: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"new"},"
 "nodeName":"j","containers":[{"name":"c","image":"eyot.dev/demo:1","imagePullPolicy":"Never",
 "command":["sleep","314159"]}]}}"#;
 
+/// A web server on that node, and the Service before it.
+const WEB: &str = r#"{"apiVersion":"v1","kind":"List","items":[
+{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","labels":{"app":"web"}},"spec":{"terminationGracePeriodSeconds":0,
+"nodeName":"j","containers":[{"name":"c","image":"eyot.dev/demo:1","imagePullPolicy":"Never"}]}},
+{"apiVersion":"v1","kind":"Service","metadata":{"name":"web"},"spec":{"selector":{"app":"web"},
+"ports":[{"port":80,"targetPort":8080}]}}]}"#;
+
 /// How long a node goes on with what its server has not heard of, before this test believes it: some questions long.
 const DOUBT: Duration = Duration::from_secs(8);
 
@@ -75,6 +82,21 @@ fn a_node_without_a_server() -> anyhow::Result<()> {
     assert!(runs());
     let status = agent.status();
     assert!(status.contains("Ready") && status.contains("server   a at a") && status.contains("1 Running"), "{status}");
+
+    // So they do its pods' own ports, straight and by way of Services; nobody listens on others, and that is told at once.
+    let web = sites.file("web.json", WEB)?;
+    sites.kubectl(0, &["create", "-f", &web])?;
+    for at in 0..2 {
+        for path in ["pods/web:8080", "services/web:80"] {
+            let path = format!("/api/v1/namespaces/default/{path}/proxy/");
+            let answers = || sites.kubectl(at, &["get", "--raw", &path]).is_ok_and(|said| said == "web\n");
+            sites.until("its web page is read", answers)?;
+        }
+    }
+    let nobody = sites.kubectl(1, &["get", "--raw", "/api/v1/namespaces/default/pods/web:81/proxy/"]);
+    let nobody = nobody.unwrap_err().to_string();
+    assert!(nobody.contains("connection refused"), "{nobody}");
+    sites.kubectl(0, &["delete", "-f", &web])?;
 
     // One server is lost: the node goes on with the other, also with what that has not heard of.
     sites.part(0, 1, true)?;

@@ -1,7 +1,7 @@
 //! Whether an APIService can be asked: the `Available` condition, from its Service and endpoints
 //! (`k8s.io/kube-aggregator/pkg/controllers/status`). Pure.
+use crate::endpoints::{Endpoint, ready};
 use serde_json::{Value, json};
-use std::net::{IpAddr, SocketAddr};
 
 /// What the condition says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,11 +86,7 @@ fn list(value: &Value) -> &[Value] {
 ///
 /// # Errors
 /// The condition that says why nowhere.
-pub fn addresses(
-    reference: &Reference,
-    service: Option<&Value>,
-    slices: &[Value],
-) -> Result<Vec<SocketAddr>, Available> {
+pub fn addresses(reference: &Reference, service: Option<&Value>, slices: &[Value]) -> Result<Vec<Endpoint>, Available> {
     let Reference { namespace, name, port } = reference;
     let of = format!("service/{name} in {namespace:?}");
     let Some(service) = service else {
@@ -103,23 +99,12 @@ pub fn addresses(
         return Err(Available::no("EndpointsNotFound", format!("cannot find endpointslices for {of}")));
     }
     let port_name = found["name"].as_str().unwrap_or_default();
-    let addresses: Vec<SocketAddr> = slices.iter().flat_map(|slice| ready(slice, port_name)).collect();
+    let addresses: Vec<Endpoint> = slices.iter().flat_map(|slice| ready(slice, port_name, |_| true)).collect();
     if addresses.is_empty() {
         let message = format!("endpointslices for {of} have no addresses with port name {port_name:?}");
         return Err(Available::no("MissingEndpoints", message));
     }
     Ok(addresses)
-}
-
-/// Addresses of a slice's ready endpoints at the port of this name.
-fn ready(slice: &Value, port_name: &str) -> Vec<SocketAddr> {
-    let port = list(&slice["ports"]).iter().find(|port| port["name"].as_str().unwrap_or_default() == port_name);
-    let Some(port) = port.and_then(|port| port["port"].as_u64()).and_then(|port| u16::try_from(port).ok()) else {
-        return Vec::new();
-    };
-    let endpoints = list(&slice["endpoints"]).iter().filter(|endpoint| endpoint["conditions"]["ready"] != false);
-    let texts = endpoints.flat_map(|endpoint| list(&endpoint["addresses"])).filter_map(Value::as_str);
-    texts.filter_map(|text| text.parse::<IpAddr>().ok()).map(|ip| SocketAddr::new(ip, port)).collect()
 }
 
 #[cfg(test)]
@@ -144,7 +129,7 @@ mod tests {
         assert_eq!(why(Some(&service), &[]), "EndpointsNotFound");
         assert_eq!(why(Some(&service), &[slice(false)]), "MissingEndpoints");
         let found = addresses(&reference(), Some(&service), &[slice(true)]).unwrap();
-        assert_eq!(found, ["10.0.0.1:443".parse().unwrap()]);
+        assert_eq!(found, ["10.0.0.1:443".parse::<std::net::SocketAddr>().unwrap().into()]);
         assert_eq!(reference().host(), "s.n.svc");
         assert_eq!(Reference::of(&json!({"spec": {}})), None);
     }

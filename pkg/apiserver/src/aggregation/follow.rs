@@ -214,9 +214,9 @@ impl Follower<'_> {
 
     /// A document of the extension server, asked for as the aggregator itself.
     async fn ask(&self, remote: &Remote, path: &str) -> Result<Value, String> {
-        let address = *remote.addresses.first().ok_or("no endpoints")?;
+        let to = remote.addresses.first().cloned().ok_or("no endpoints")?;
         let tls = remote.tls.clone().ok_or("no TLS settings")?;
-        let url = format!("https://{address}{path}");
+        let url = format!("https://{}{path}", to.address);
         let missing = |why: &dyn std::fmt::Display| format!("failing or missing response from {url}: {why}");
         let mut request = Request::get(path).header(header::ACCEPT, "application/json");
         if let Some(headers) = request.headers_mut() {
@@ -227,7 +227,7 @@ impl Follower<'_> {
         }
         let request = request.body(body::full("")).map_err(|error| missing(&error))?;
         let ask = async {
-            let to = Destination { address, scheme: Scheme::Tls(tls.config, tls.name) };
+            let to = Destination { to, scheme: Scheme::Tls(tls.config, tls.name) };
             let response = relay(self.front, to, request).await.map_err(|status| missing(&status.message))?;
             if response.status() != StatusCode::OK {
                 return Err(missing(&format!("bad status from {url}: {}", response.status().as_u16())));

@@ -25,8 +25,8 @@ pub(crate) async fn forward(
     user: &User,
     mut request: Request<RequestBody>,
 ) -> Answer {
-    let chosen = remote.addresses.choose(&mut rand::rng()).copied();
-    let (Some(address), Some(tls), true) = (chosen, remote.tls.clone(), remote.available.status) else {
+    let chosen = remote.addresses.choose(&mut rand::rng()).cloned();
+    let (Some(to), Some(tls), true) = (chosen, remote.tls.clone(), remote.available.status) else {
         return Ok(unavailable());
     };
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
@@ -34,7 +34,7 @@ pub(crate) async fn forward(
     let headers = request.headers_mut();
     speak_for(headers, user);
     headers.insert(header::HOST, HeaderValue::try_from(remote.reference.host()).map_err(Status::internal)?);
-    relay(front, Destination { address, scheme: Scheme::Tls(tls.config, tls.name) }, request).await
+    relay(front, Destination { to, scheme: Scheme::Tls(tls.config, tls.name) }, request).await
 }
 
 fn unavailable() -> Response<Body> {

@@ -1,6 +1,7 @@
 //! Extension API servers as the front knows them at one moment.
 use super::availability::{Available, Reference};
 use crate::connect::unverified::AnyCertificate;
+use crate::endpoints::Endpoint;
 use crate::options::FrontProxy;
 use base64::Engine;
 use rustls::pki_types::pem::PemObject;
@@ -8,7 +9,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The certificate that extension servers see.
@@ -78,7 +78,7 @@ pub(crate) struct Remote {
     pub reference: Reference,
     pub available: Available,
     pub tls: Option<Tls>,
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Endpoint>,
     /// Its `APIResourceList`, as it last said.
     pub resources: Arc<Value>,
     /// `serverRelativeURL` of its OpenAPI v3 document.

@@ -1,5 +1,6 @@
 //! Requests to agents on their HTTPS port, one connection each: they are few and long.
 use crate::body::Body;
+use crate::endpoints::{Endpoint, dial};
 use api::Status;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
@@ -12,7 +13,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
@@ -28,7 +28,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// Ways to nodes that may lead elsewhere than straight to their addresses.
 #[async_trait::async_trait]
 pub trait Tunnels: Send + Sync {
-    /// A connection to the port of a node's agent, which is at `address` as its Node object has it.
+    /// A connection to what listens on a node: its agent, at `address` as its Node object has it, or one of its pods.
     ///
     /// # Errors
     /// There is no way.
@@ -81,11 +81,9 @@ impl Agents {
     /// No connection, or no HTTP.
     pub async fn send(&self, agent: &AgentAddress, request: Request<Body>) -> Result<Response<Incoming>, Error> {
         let address = agent.address;
+        let to = Endpoint { node: Some(agent.node.clone()), address };
         let dial = async {
-            let stream = match &self.tunnels {
-                Some(tunnels) => tunnels.dial(&agent.node, address).await?,
-                None => straight(address).await?,
-            };
+            let stream = dial(self.tunnels.as_ref(), &to).await?;
             self.connector.connect(ServerName::IpAddress(address.ip().into()), stream).await
         };
         self.exchange(address, in_time(address, dial).await?, request).await
@@ -95,15 +93,15 @@ impl Agents {
     ///
     /// # Errors
     /// No connection, or no HTTP.
-    pub async fn send_tls(
+    pub(crate) async fn send_tls(
         &self,
-        address: SocketAddr,
+        to: Endpoint,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, Error> {
-        let connector = TlsConnector::from(config);
-        let dial = async { connector.connect(name, straight(address).await?).await };
+        let (connector, address) = (TlsConnector::from(config), to.address);
+        let dial = async { connector.connect(name, dial(self.tunnels.as_ref(), &to).await?).await };
         self.exchange(address, in_time(address, dial).await?, request).await
     }
 
@@ -111,8 +109,9 @@ impl Agents {
     ///
     /// # Errors
     /// No connection, or no HTTP.
-    pub async fn send_plain(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Incoming>, Error> {
-        self.exchange(address, in_time(address, straight(address)).await?, request).await
+    pub(crate) async fn send_plain(&self, to: Endpoint, request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        let stream = in_time(to.address, dial(self.tunnels.as_ref(), &to)).await?;
+        self.exchange(to.address, stream, request).await
     }
 
     async fn exchange<S>(
@@ -139,12 +138,6 @@ impl Agents {
         }
         sender.send_request(request).await.map_err(http)
     }
-}
-
-async fn straight(address: SocketAddr) -> io::Result<Box<dyn Stream>> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(Box::new(stream))
 }
 
 async fn in_time<T>(address: SocketAddr, dial: impl Future<Output = io::Result<T>>) -> Result<T, Error> {

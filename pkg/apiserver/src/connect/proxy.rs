@@ -3,6 +3,7 @@
 use super::relay::{Destination, Scheme, relay};
 use super::{locate, rewrite, unverified};
 use crate::body::{self, Body, RequestBody};
+use crate::endpoints::{self, Endpoint};
 use crate::front::{Answer, Front};
 use crate::request::RequestInfo;
 use api::Status;
@@ -27,7 +28,7 @@ pub async fn serve(front: &Arc<Front>, info: &RequestInfo, request: Request<Requ
         return redirect(&original, request.uri().query());
     }
     let to = destination(front, info).await?;
-    let backend = to.address.to_string();
+    let backend = to.to.address.to_string();
     let (mut parts, request_body) = request.into_parts();
     let host = parts.headers.remove(header::HOST);
     forwarded(&mut parts.headers, &original, host.as_ref());
@@ -139,9 +140,11 @@ async fn destination(front: &Front, info: &RequestInfo) -> Result<Destination, S
         "nodes" => {
             let agent = front.agent_of_node(name).await?;
             match port.parse::<u16>() {
-                Ok(port) if port != agent.address.port() => Ok(open(scheme, SocketAddr::new(agent.address.ip(), port))),
+                Ok(port) if port != agent.address.port() => {
+                    Ok(open(scheme, SocketAddr::new(agent.address.ip(), port).into()))
+                }
                 Err(_) if !port.is_empty() => Err(invalid_port()),
-                _ => Ok(Destination { address: agent.address, scheme: Scheme::Agent(agent.node) }),
+                _ => Ok(Destination { to: agent.address.into(), scheme: Scheme::Agent(agent.node) }),
             }
         }
         "pods" => {
@@ -152,19 +155,20 @@ async fn destination(front: &Front, info: &RequestInfo) -> Result<Destination, S
             };
             let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
             let ip = ip.filter(|ip| routable(*ip)).ok_or_else(|| Status::bad_request("address not allowed"))?;
-            Ok(open(scheme, SocketAddr::new(ip, port)))
+            let node = pod["spec"]["nodeName"].as_str().map(str::to_owned);
+            Ok(open(scheme, Endpoint { node, address: SocketAddr::new(ip, port) }))
         }
         _ => Ok(open(scheme, service_address(front, &info.namespace, name, port).await?)),
     }
 }
 
 /// What anybody may have put there: whoever answers is taken at its word.
-fn open(scheme: &str, address: SocketAddr) -> Destination {
+fn open(scheme: &str, to: Endpoint) -> Destination {
     let scheme = match scheme {
-        "https" => Scheme::Tls(unverified::client(), ServerName::IpAddress(address.ip().into())),
+        "https" => Scheme::Tls(unverified::client(), ServerName::IpAddress(to.address.ip().into())),
         _ => Scheme::Plain,
     };
-    Destination { address, scheme }
+    Destination { to, scheme }
 }
 
 /// Not this machine itself, and no group of machines.
@@ -183,7 +187,7 @@ fn first_port(pod: &Value) -> Option<u16> {
 }
 
 /// A ready endpoint of the service's port, which is named by name or number, at random.
-async fn service_address(front: &Front, namespace: &str, name: &str, port: &str) -> Result<SocketAddr, Status> {
+async fn service_address(front: &Front, namespace: &str, name: &str, port: &str) -> Result<Endpoint, Status> {
     let service = front.stored("services", "services/specs", namespace, name).await?;
     let port_name = match port.parse::<u64>() {
         Ok(number) => {
@@ -203,24 +207,14 @@ async fn service_address(front: &Front, namespace: &str, name: &str, port: &str)
             addresses.extend(ready_addresses(&slice, &port_name));
         }
     }
-    let chosen = addresses.choose(&mut rand::rng()).copied();
+    let chosen = addresses.choose(&mut rand::rng()).cloned();
     chosen.ok_or_else(|| Status::unavailable(format!("no endpoints available for service {name:?}")))
 }
 
-fn ready_addresses(slice: &Value, port_name: &str) -> Vec<SocketAddr> {
-    let wanted = |port: &&Value| port["name"].as_str().unwrap_or_default() == port_name;
-    let Some(port) = list(&slice["ports"]).iter().find(wanted).and_then(|port| port["port"].as_u64()) else {
-        return Vec::new();
-    };
-    let ready = list(&slice["endpoints"]).iter().filter(|endpoint| endpoint["conditions"]["ready"] != false);
-    // Only pods are proxied to: other addresses may be anything that this machine can reach.
-    let pods = ready.filter(|endpoint| endpoint["targetRef"]["kind"] == "Pod");
-    let texts = pods.flat_map(|endpoint| list(&endpoint["addresses"])).filter_map(Value::as_str);
-    texts
-        .filter_map(|text| text.parse().ok())
-        .filter(|ip| routable(*ip))
-        .map(|ip| SocketAddr::new(ip, port as u16))
-        .collect()
+/// Only pods are proxied to: other addresses may be anything that this machine can reach.
+fn ready_addresses(slice: &Value, port_name: &str) -> Vec<Endpoint> {
+    let pods = endpoints::ready(slice, port_name, |endpoint| endpoint["targetRef"]["kind"] == "Pod");
+    pods.into_iter().filter(|to| routable(to.address.ip())).collect()
 }
 
 #[cfg(test)]
@@ -240,10 +234,11 @@ mod tests {
     fn only_ready_pods_are_endpoints() {
         let pod = json!({"kind": "Pod"});
         let slice = json!({"ports": [{"name": "web", "port": 8080}], "endpoints": [
-            {"addresses": ["10.0.0.1"], "targetRef": pod},
+            {"addresses": ["10.0.0.1"], "targetRef": pod, "nodeName": "n"},
             {"addresses": ["10.0.0.2"], "targetRef": pod, "conditions": {"ready": false}},
             {"addresses": ["127.0.0.1"], "targetRef": pod}, {"addresses": ["10.0.0.3"]}]});
-        assert_eq!(ready_addresses(&slice, "web"), ["10.0.0.1:8080".parse().unwrap()]);
+        let found = Endpoint { node: Some("n".into()), address: "10.0.0.1:8080".parse().unwrap() };
+        assert_eq!(ready_addresses(&slice, "web"), [found]);
         assert!(ready_addresses(&slice, "other").is_empty());
     }
 }

@@ -5,12 +5,12 @@ use super::agent::AgentAddress;
 use super::agent::{hand_on, strip_hop_headers};
 use super::upgrade;
 use crate::body::{self, Body, RequestBody};
+use crate::endpoints::Endpoint;
 use crate::front::Front;
 use api::Status;
 use http::{Request, Response, StatusCode, header};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// How the other side is spoken to.
@@ -24,7 +24,7 @@ pub(crate) enum Scheme {
 
 /// Where a request goes.
 pub(crate) struct Destination {
-    pub address: SocketAddr,
+    pub to: Endpoint,
     pub scheme: Scheme,
 }
 
@@ -66,8 +66,8 @@ async fn send(
 ) -> Result<Response<hyper::body::Incoming>, super::agent::Error> {
     request.headers_mut().remove(header::EXPECT);
     match to.scheme {
-        Scheme::Plain => front.agents.send_plain(to.address, request).await,
-        Scheme::Agent(node) => front.agents.send(&AgentAddress { node, address: to.address }, request).await,
-        Scheme::Tls(config, name) => front.agents.send_tls(to.address, config, name, request).await,
+        Scheme::Plain => front.agents.send_plain(to.to, request).await,
+        Scheme::Agent(node) => front.agents.send(&AgentAddress { node, address: to.to.address }, request).await,
+        Scheme::Tls(config, name) => front.agents.send_tls(to.to, config, name, request).await,
     }
 }

@@ -53,7 +53,7 @@ pub async fn find(call: &Call<'_>, options: &ListOptions) -> Result<Found> {
         found.revision = page.revision;
         at = Some(page.revision);
         let last = page.entries.last().map(|e| e.key.clone());
-        let entries = served::entries(&call.engine.backend, &call.resource, page.entries).await?;
+        let entries = served::entries(&call.engine.reach, &call.resource, page.entries).await?;
         let count = entries.len();
         for (i, entry) in entries.into_iter().enumerate() {
             if !matches(&call.resource, &entry, options) {

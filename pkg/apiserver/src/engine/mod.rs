@@ -37,6 +37,8 @@ use crate::admission::{Admission, Attributes, Operation};
 use crate::alloc::Allocator;
 use crate::alloc::pools::{Cidr, Pools};
 use crate::authz::Authorizer;
+use crate::connect::Tunnels;
+use crate::endpoints::Reach;
 use crate::registry::{Registry, Resource};
 use crate::{Body, RequestInfo, Sites, User, Verb};
 use api::{GroupVersionResource, Status};
@@ -106,11 +108,14 @@ pub struct Options {
     pub clock: fn() -> jiff::Timestamp,
     /// Other sites, where there are any.
     pub sites: Sites,
+    /// Ways to what runs on nodes; none: straight to their addresses.
+    pub tunnels: Option<Arc<dyn Tunnels>>,
 }
 
 /// The engine.
 pub struct Engine {
     backend: Arc<dyn Backend>,
+    reach: Reach,
     registry: Arc<Registry>,
     clock: fn() -> jiff::Timestamp,
     sites: Sites,
@@ -127,6 +132,7 @@ impl Engine {
     pub fn new(options: Options) -> Arc<Self> {
         let pools = Pools::new(options.service_cidr, options.node_port_range);
         Arc::new(Self {
+            reach: Reach { backend: options.backend.clone(), tunnels: options.tunnels },
             backend: options.backend,
             registry: options.registry,
             clock: options.clock,
@@ -151,6 +157,11 @@ impl Engine {
         let repair = crate::alloc::repair::run(self, shutdown.clone());
         let alloc = self.alloc.run(self.backend.clone(), self.clock, shutdown);
         tokio::join!(watches, alloc, definitions, policies, repair);
+    }
+
+    /// How webhooks are reached.
+    pub(crate) fn reach(&self) -> &Reach {
+        &self.reach
     }
 
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {

@@ -2,13 +2,14 @@
 //! the defaults of the schema as it is now, which may have come after the object was stored, and without fields that
 //! went since. Entries of other resources pass through untouched.
 use super::{Call, Engine, Result, errors};
+use crate::endpoints::Reach;
 use crate::registry::{Conversion, Custom, Resource, summarize};
 use api::Status;
 use api::decode::FieldValidation;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
-use store::{Backend, Change, Entry, WatchItem};
+use store::{Change, Entry, WatchItem};
 
 /// Whether reading an entry may change it.
 fn transforms(resource: &Resource, entry: &Entry) -> bool {
@@ -29,7 +30,7 @@ fn is_older(custom: &Custom, entry: &Entry) -> bool {
 /// The live entry at a key.
 pub async fn get(call: &Call<'_>, key: &str) -> Result<Option<Arc<Entry>>> {
     let found = call.backend().get(key.as_bytes(), None).await.map_err(errors::from_store)?;
-    let found = entries(&call.engine.backend, &call.resource, found.into_iter().collect()).await?;
+    let found = entries(&call.engine.reach, &call.resource, found.into_iter().collect()).await?;
     Ok(found.into_iter().next())
 }
 
@@ -38,7 +39,7 @@ pub async fn written(call: &Call<'_>, entry: Arc<Entry>) -> Result<Arc<Entry>> {
     if call.resource.conversion != Conversion::Webhook {
         return Ok(entry);
     }
-    let all = entries(&call.engine.backend, &call.resource, vec![entry]).await?;
+    let all = entries(&call.engine.reach, &call.resource, vec![entry]).await?;
     Ok(all.into_iter().next().expect("as many as were given"))
 }
 
@@ -46,11 +47,7 @@ pub async fn written(call: &Call<'_>, entry: Arc<Entry>) -> Result<Arc<Entry>> {
 ///
 /// # Errors
 /// 500 when a conversion webhook does not convert.
-pub async fn entries(
-    backend: &Arc<dyn Backend>,
-    resource: &Resource,
-    entries: Vec<Arc<Entry>>,
-) -> Result<Vec<Arc<Entry>>> {
+pub async fn entries(reach: &Reach, resource: &Resource, entries: Vec<Arc<Entry>>) -> Result<Vec<Arc<Entry>>> {
     // What is no object stays as it is, to be reported where it is parsed.
     let read = |(at, entry): (usize, &Arc<Entry>)| Some((at, serde_json::from_slice::<Value>(&entry.value).ok()?));
     let changes = |(_, entry): &(usize, &Arc<Entry>)| transforms(resource, entry);
@@ -59,7 +56,7 @@ pub async fn entries(
     if places.is_empty() {
         return Ok(entries);
     }
-    let objects = to_served(backend, resource, objects).await?;
+    let objects = to_served(reach, resource, objects).await?;
     let mut entries = entries;
     for (at, object) in places.into_iter().zip(objects) {
         let older = resource.custom.as_ref().is_some_and(|custom| is_older(custom, &entries[at]));
@@ -73,14 +70,14 @@ pub async fn entries(
 ///
 /// # Errors
 /// As [`entries`].
-pub async fn item(backend: &Arc<dyn Backend>, resource: &Resource, item: WatchItem) -> Result<WatchItem> {
+pub async fn item(reach: &Reach, resource: &Resource, item: WatchItem) -> Result<WatchItem> {
     let WatchItem::Changes(changes) = item else { return Ok(item) };
     if resource.custom.is_none() {
         return Ok(WatchItem::Changes(changes));
     }
     // All in one go: a webhook is asked once.
     let before: Vec<Arc<Entry>> = changes.iter().flat_map(|c| c.entry.iter().chain(&c.previous)).cloned().collect();
-    let after = entries(backend, resource, before.clone()).await?;
+    let after = entries(reach, resource, before.clone()).await?;
     let identity = |entry: &Arc<Entry>| Arc::as_ptr(entry) as usize;
     let known: HashMap<usize, Arc<Entry>> = before.iter().map(identity).zip(after).collect();
     let one = |change: Arc<Change>| {
@@ -91,14 +88,14 @@ pub async fn item(backend: &Arc<dyn Backend>, resource: &Resource, item: WatchIt
 }
 
 /// Stored objects of a custom resource in this version, with its defaults.
-async fn to_served(backend: &Arc<dyn Backend>, resource: &Resource, objects: Vec<Value>) -> Result<Vec<Value>> {
+async fn to_served(reach: &Reach, resource: &Resource, objects: Vec<Value>) -> Result<Vec<Value>> {
     let converter = resource.custom.as_ref().and_then(|custom| custom.converter.as_ref());
     let mut objects = match converter {
         None => objects.into_iter().map(|object| resource.to_served(object)).collect(),
         Some(converter) => {
             let version = resource.gvr.group_version().to_string();
             let before: Vec<bool> = objects.iter().map(|object| object["apiVersion"] == *version).collect();
-            let converted = converter.convert(backend, objects, &version).await.map_err(failed)?;
+            let converted = converter.convert(reach, objects, &version).await.map_err(failed)?;
             let prune = |(object, same)| if same { object } else { pruned(resource, object) };
             converted.into_iter().zip(before).map(prune).collect::<Vec<Value>>()
         }
@@ -124,7 +121,7 @@ pub async fn stored(call: &Call<'_>, object: Value) -> Result<Value> {
         return Ok(resource.to_stored(object));
     };
     let version = resource.storage_version.to_string();
-    let object = one(converter.convert(&call.engine.backend, vec![object], &version).await)?;
+    let object = one(converter.convert(&call.engine.reach, vec![object], &version).await)?;
     let gvr = api::GroupVersionResource { version: resource.storage_version.version.clone(), ..resource.gvr.clone() };
     Ok(match call.engine.registry.get(&gvr) {
         Some(storage) if gvr != resource.gvr => pruned(&storage, object),
@@ -144,7 +141,7 @@ pub(crate) async fn convert(engine: &Engine, from: &Resource, to: &Resource, obj
         None => Ok(to.to_served(from.to_stored(object))),
         Some(converter) => {
             let version = to.gvr.group_version().to_string();
-            one(converter.convert(&engine.backend, vec![object], &version).await)
+            one(converter.convert(&engine.reach, vec![object], &version).await)
         }
     }
 }

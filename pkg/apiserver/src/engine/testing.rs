@@ -276,6 +276,11 @@ impl Bench {
 
     /// One of several servers.
     pub fn at(sites: crate::Sites) -> Self {
+        Self::with(sites, None)
+    }
+
+    /// One with ways to nodes.
+    pub fn with(sites: crate::Sites, tunnels: Option<Arc<dyn crate::Tunnels>>) -> Self {
         let registry = Arc::new(Registry::builtin(api::schema::Schemas::builtin()));
         let memory = Memory::new(registry.clone());
         let engine = Engine::new(Options {
@@ -285,6 +290,7 @@ impl Bench {
             node_port_range: 30_000..=32_767,
             clock: || "2026-01-02T03:04:05Z".parse().unwrap(),
             sites,
+            tunnels,
         });
         Self { engine, memory }
     }

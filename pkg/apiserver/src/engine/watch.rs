@@ -5,6 +5,7 @@ use super::output::Form;
 use super::params::{ListOptions, VersionMatch};
 use super::{Call, Result, errors, served};
 use crate::Body;
+use crate::endpoints::Reach;
 use crate::registry::Resource;
 use api::Status;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Backend, Change, Entry, Revision, WatchFrom, WatchItem};
+use store::{Change, Entry, Revision, WatchFrom, WatchItem};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -79,7 +80,7 @@ async fn begin(call: &Call<'_>, options: ListOptions) -> Result<Stream> {
         resource: call.resource.clone(),
         options,
         watch,
-        backend: call.engine.backend.clone(),
+        reach: call.engine.reach.clone(),
         initial,
         announce_end_at: announces_end.then_some(started),
         seen: started,
@@ -103,7 +104,7 @@ struct Stream {
     resource: Arc<Resource>,
     options: ListOptions,
     watch: Box<dyn store::Watch>,
-    backend: Arc<dyn Backend>,
+    reach: Reach,
     initial: VecDeque<Arc<Entry>>,
     /// The initial state ends with a bookmark of this revision.
     announce_end_at: Option<Revision>,
@@ -141,7 +142,7 @@ impl Stream {
         loop {
             let wake = self.wait().await;
             let piece = match wake {
-                Wake::Item(Some(Ok(item))) => match served::item(&self.backend, &self.resource, item).await {
+                Wake::Item(Some(Ok(item))) => match served::item(&self.reach, &self.resource, item).await {
                     Ok(item) => self.item(item),
                     Err(status) => {
                         self.over = true;

@@ -1,13 +1,14 @@
 //! HTTPS to a webhook, by URL or by Service: a pool of connections a webhook, verified against its CA bundle.
 use super::trust::Trust;
-use crate::endpoints::{self, Address};
+use crate::connect::Stream as Connected;
+use crate::endpoints::{self, Address, Reach};
 use base64::Engine;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::connect;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -18,7 +19,6 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use store::Backend;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -83,7 +83,7 @@ pub enum Error {
 pub struct Client {
     pub place: Place,
     http: legacy::Client<Dial, Full<Bytes>>,
-    backend: Arc<OnceLock<Arc<dyn Backend>>>,
+    reach: Arc<OnceLock<Reach>>,
 }
 
 impl std::fmt::Debug for Client {
@@ -98,23 +98,23 @@ impl Client {
     /// # Errors
     /// A bundle that holds no certificates.
     pub fn new(place: Place, ca_bundle: &str) -> Result<Self, String> {
-        let backend = Arc::new(OnceLock::new());
+        let reach = Arc::new(OnceLock::new());
         let tls = TlsConnector::from(Arc::new(tls(ca_bundle)?));
-        let dial = Dial { place: place.clone(), tls, backend: backend.clone() };
+        let dial = Dial { place: place.clone(), tls, reach: reach.clone() };
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .build(dial);
-        Ok(Self { place, http, backend })
+        Ok(Self { place, http, reach })
     }
 
-    /// Posts `body` and returns the JSON that comes back. `backend` says where services are.
+    /// Posts `body` and returns the JSON that comes back. `reach` says where services are, and how one gets there.
     ///
     /// # Errors
     /// No answer within `timeout`, or one that is no success or no JSON.
-    pub async fn post(&self, backend: &Arc<dyn Backend>, body: Bytes, timeout: Duration) -> Result<Value, Error> {
-        self.backend.get_or_init(|| backend.clone());
+    pub async fn post(&self, reach: &Reach, body: Bytes, timeout: Duration) -> Result<Value, Error> {
+        self.reach.get_or_init(|| reach.clone());
         let base = self.place.url();
         let mark = if base.contains('?') { '&' } else { '?' };
         let url = format!("{base}{mark}timeout={}s", timeout.as_secs());
@@ -201,23 +201,28 @@ fn tls(ca_bundle: &str) -> Result<ClientConfig, String> {
 struct Dial {
     place: Place,
     tls: TlsConnector,
-    backend: Arc<OnceLock<Arc<dyn Backend>>>,
+    reach: Arc<OnceLock<Reach>>,
 }
 
 impl Dial {
     async fn connect(self, uri: Uri) -> io::Result<Stream> {
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let address = match (&self.place, self.backend.get()) {
-            (Place::Service { namespace, name, port, .. }, Some(backend)) => {
-                endpoints::service(&**backend, namespace, name, *port).await.map_err(io::Error::other)?
+        let address = match (&self.place, self.reach.get()) {
+            (Place::Service { namespace, name, port, .. }, Some(reach)) => {
+                endpoints::service(&*reach.backend, namespace, name, *port).await.map_err(io::Error::other)?
             }
             _ => Address::Name(host.clone(), uri.port_u16().unwrap_or(443)),
         };
         let stream = match address {
-            Address::Socket(socket) => TcpStream::connect(socket).await,
-            Address::Name(name, port) => TcpStream::connect((name.as_str(), port)).await,
-        }?;
-        stream.set_nodelay(true)?;
+            Address::Endpoint(to) => {
+                endpoints::dial(self.reach.get().and_then(|reach| reach.tunnels.as_ref()), &to).await?
+            }
+            Address::Name(name, port) => {
+                let stream = TcpStream::connect((name.as_str(), port)).await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+        };
         let name = ServerName::try_from(host).map_err(io::Error::other)?;
         Ok(Stream(TokioIo::new(self.tls.connect(name, stream).await?)))
     }
@@ -238,11 +243,11 @@ impl tower::Service<Uri> for Dial {
 }
 
 /// A connection as the pool wants it.
-struct Stream(TokioIo<TlsStream<TcpStream>>);
+struct Stream(TokioIo<TlsStream<Box<dyn Connected>>>);
 
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        Connected::new()
+impl connect::Connection for Stream {
+    fn connected(&self) -> connect::Connected {
+        connect::Connected::new()
     }
 }
 

@@ -59,6 +59,7 @@ impl Server {
             node_port_range: 30000..=32767,
             clock: jiff::Timestamp::now,
             sites,
+            tunnels: None,
         });
         let (issuer, ca_pem) = authority();
         let serving = leaf(&issuer, &[], None);

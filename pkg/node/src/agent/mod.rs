@@ -8,6 +8,7 @@
 //! It joins once, by a token; later starts need nobody: pods run from what the agent keeps until a server answers.
 
 pub(crate) mod connect;
+mod doors;
 mod follow;
 mod identity;
 pub mod servers;
@@ -104,7 +105,8 @@ impl Node {
             ownership: ownership.subscribe(),
         };
         let runtime = parts.start_runtime(tasks);
-        let shared = informers(network.client()).whole(Whole::PodsOf(name));
+        let shared = informers(network.client()).whole(Whole::PodsOf(name.clone()));
+        let pods = shared.reflector();
         parts.start_network(network.client(), &shared, tasks);
         parts.start_local_path(storage.client(), &informers(storage.client()), tasks);
         let mut options = parts.agent_options(node.client(), shared, Arc::new(identity.serving()), identity.judge())?;
@@ -112,7 +114,8 @@ impl Node {
             options.labels.entry(SITE.to_owned()).or_insert(site);
         }
         let kubelet = SocketAddr::new(options.node_ip, options.listen.port());
-        let tunnels = tunnel::Service { servers: servers.clone(), tls: identity.node(), kubelet };
+        let doors = doors::Doors { kubelet, node: name, cluster_cidr: parts.cluster.cluster_cidr, pods };
+        let tunnels = tunnel::Service { servers: servers.clone(), tls: identity.node(), doors: Arc::new(doors) };
         let (shutdown, tracker) = (tasks.shutdown.clone(), tasks.tracker.clone());
         tasks.tracker.spawn(async move { tunnels.run(tracker, shutdown).await });
         let apis = [node, network, storage];

@@ -1,8 +1,10 @@
 //! Links that this node opens to servers, by which they reach it: it may stand where nobody can dial it.
 //!
 //! A link is an upgraded request on the API's port. On it the server speaks HTTP/2 as the client, this node answers:
-//! each `CONNECT` is a connection to this node's own port, with TLS inside from the server that asked to here.
+//! each `CONNECT` is a connection to this node's own port, with TLS inside from the server that asked to here, or to one of
+//! its pods ([`Doors`]).
 use super::connect::{self, Settings};
+use super::doors::Doors;
 use super::servers::Servers;
 use crate::nodes::message::TUNNEL;
 use crate::nodes::tunnels::PROTOCOL;
@@ -15,7 +17,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -32,14 +34,15 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Which servers are near is looked at this often.
 const LOOK: Duration = Duration::from_secs(60);
+/// Who is asked for on this node is there within this time.
+const REACH: Duration = Duration::from_secs(3);
 /// The server has this long to agree.
 const AGREE: Duration = Duration::from_secs(10);
 
 pub struct Service {
     pub servers: Arc<Servers>,
     pub tls: Settings,
-    /// This node's port, as its Node object has it: the only place that a link leads to.
-    pub kubelet: SocketAddr,
+    pub doors: Arc<Doors>,
 }
 
 impl Service {
@@ -51,7 +54,7 @@ impl Service {
             links.retain(|address, _| wanted.contains(address));
             for address in wanted {
                 let guard = |token: CancellationToken| {
-                    let link = Link { address: address.clone(), tls: self.tls.clone(), kubelet: self.kubelet };
+                    let link = Link { address: address.clone(), tls: self.tls.clone(), doors: self.doors.clone() };
                     let (stop, tracker) = (token.clone(), tracker.clone());
                     let streams = tracker.clone();
                     tracker.spawn(async move { stop.run_until_cancelled(link.keep(streams)).await });
@@ -77,7 +80,7 @@ fn wanted(servers: &Servers) -> Vec<String> {
 struct Link {
     address: String,
     tls: Settings,
-    kubelet: SocketAddr,
+    doors: Arc<Doors>,
 }
 
 impl Link {
@@ -99,9 +102,9 @@ impl Link {
     async fn once(&self, tracker: &TaskTracker) -> anyhow::Result<()> {
         let stream = self.dial().await?;
         tracing::info!(server = self.address, "linked: the server reaches this node over the link");
-        let (kubelet, tracker) = (self.kubelet, tracker.clone());
+        let (doors, tracker) = (self.doors.clone(), tracker.clone());
         let service = hyper::service::service_fn(move |request| {
-            let answer = answer(request, kubelet, tracker.clone());
+            let answer = answer(request, doors.clone(), tracker.clone());
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -131,19 +134,17 @@ impl Link {
     }
 }
 
-/// Joins a server's stream with this node's own port; nothing else can be reached.
-async fn answer(request: Request<Incoming>, kubelet: SocketAddr, tracker: TaskTracker) -> Response<Empty<Bytes>> {
+/// Joins a server's stream with what the node lets it reach.
+async fn answer(request: Request<Incoming>, doors: Arc<Doors>, tracker: TaskTracker) -> Response<Empty<Bytes>> {
     let refuse = |status| {
         let mut response = Response::new(Empty::new());
         *response.status_mut() = status;
         response
     };
     let wanted = request.uri().authority().and_then(|authority| authority.as_str().parse::<SocketAddr>().ok());
-    if request.method() != Method::CONNECT || wanted != Some(kubelet) {
-        return refuse(StatusCode::FORBIDDEN);
-    }
-    // The port listens on all addresses; this one needs no way through the network.
-    let Ok(mut local) = TcpStream::connect((Ipv4Addr::LOCALHOST, kubelet.port())).await else {
+    let place = wanted.filter(|_| request.method() == Method::CONNECT).and_then(|wanted| doors.find(wanted));
+    let Some(place) = place else { return refuse(StatusCode::FORBIDDEN) };
+    let Ok(Ok(mut local)) = tokio::time::timeout(REACH, TcpStream::connect(place)).await else {
         return refuse(StatusCode::BAD_GATEWAY);
     };
     let _ = local.set_nodelay(true);

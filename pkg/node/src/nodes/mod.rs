@@ -69,6 +69,7 @@ impl Extension {
         let own_node = (!config.disable_agent && !config.datastore_only).then(|| known.node_name.clone());
         let tunnels = Tunnels::new(tunnels::Options {
             own: own_node.clone().map(|name| (name, config.node.agent_port)),
+            cluster_cidr: config.cluster_cidr,
             name: site.name.clone(),
             members: members.clone(),
             tls: ask,

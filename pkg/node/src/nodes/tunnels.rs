@@ -11,11 +11,12 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::Empty;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use sync::Member;
@@ -43,8 +44,10 @@ type Sender = SendRequest<Empty<Bytes>>;
 
 /// What is needed to reach nodes.
 pub struct Options {
-    /// The node of this server and its port, which other servers may reach by way of it.
+    /// The node of this server and its port, which other servers may reach by way of it, and its pods.
     pub own: Option<(String, u16)>,
+    /// Where addresses of pods lie.
+    pub cluster_cidr: Ipv4Net,
     /// This server's name among its members.
     pub name: String,
     /// None: there are no other servers.
@@ -113,9 +116,8 @@ impl Tunnels {
         if upgrade::wanted(request.headers()).as_deref() != Some(dial::PROTOCOL) {
             return Err(Status::bad_request(format!("a connection is asked for with Upgrade: {}", dial::PROTOCOL)));
         }
-        let own = self.options.own.as_ref().filter(|(name, port)| name == node && *port == address.port());
-        let stream = match own {
-            Some((_, port)) => direct(SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).await,
+        let stream = match self.own(node, address) {
+            Some(own) => direct(own).await,
             None => self.over_link(node, address).await.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())),
         };
         let mut stream = stream.map_err(|error| match error.kind() {
@@ -133,6 +135,15 @@ impl Tunnels {
             shutdown.run_until_cancelled(work).await;
         });
         Ok(upgrade::switching(dial::PROTOCOL))
+    }
+
+    /// Where this server's own node, or a pod on it, is reached; none: it is not meant.
+    fn own(&self, node: &str, address: SocketAddr) -> Option<SocketAddr> {
+        let (_, port) = self.options.own.as_ref().filter(|(name, _)| name == node)?;
+        match address.ip() {
+            IpAddr::V4(ip) if self.options.cluster_cidr.contains(&ip) => Some(address),
+            _ => (*port == address.port()).then(|| (Ipv4Addr::LOCALHOST, *port).into()),
+        }
     }
 
     /// None: the node has no link to this server.
@@ -177,8 +188,13 @@ impl Tunnels {
 #[async_trait::async_trait]
 impl apiserver::Tunnels for Tunnels {
     async fn dial(&self, node: &str, address: SocketAddr) -> io::Result<Box<dyn Stream>> {
+        if self.options.own.as_ref().is_some_and(|(name, _)| name == node) {
+            return direct(address).await;
+        }
         match self.over_link(node, address).await {
             Some(Ok(stream)) => return Ok(stream),
+            // The node has looked.
+            Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(error),
             Some(Err(error)) => tracing::debug!(node, %error, "a node's link leads nowhere"),
             None => {}
         }
@@ -219,6 +235,9 @@ async fn open(mut sender: Sender, address: SocketAddr) -> io::Result<Box<dyn Str
     let uri = Uri::builder().authority(address.to_string()).build().map_err(io::Error::other)?;
     let request = Request::builder().method(Method::CONNECT).version(Version::HTTP_2).uri(uri).body(Empty::new());
     let response = sender.send_request(request.map_err(io::Error::other)?).await.map_err(io::Error::other)?;
+    if response.status() == StatusCode::BAD_GATEWAY {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
     if response.status() != StatusCode::OK {
         return Err(io::Error::other(format!("the node answered {}", response.status())));
     }

@@ -56,8 +56,7 @@ async fn read(
     resource: &Resource,
     entries: Vec<Arc<Entry>>,
 ) -> Result<Vec<Arc<Entry>>, String> {
-    let backend = attributes.call.engine.backend();
-    served::entries(backend, resource, entries).await.map_err(|status| status.message)
+    served::entries(attributes.call.engine.reach(), resource, entries).await.map_err(|status| status.message)
 }
 
 fn namespace<'a>(resource: &Resource, given: &'a str, attributes: &'a Attributes<'_>) -> Result<&'a str, String> {

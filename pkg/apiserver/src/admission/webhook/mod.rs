@@ -245,7 +245,7 @@ impl Hook {
         let review = attributes.question(&uid, resource, object, old, |question| question.review(version));
         let review = review.await.map_err(Failure::Refused)?;
         let body = serde_json::to_vec(&review).expect("a tree is JSON").into();
-        let answer = client.post(attributes.call.engine.backend(), body, self.timeout).await;
+        let answer = client.post(attributes.call.engine.reach(), body, self.timeout).await;
         let answer = answer.map_err(|error| Failure::Call(format!("failed to call webhook: {error}")))?;
         let invalid = |why| Failure::Call(format!("received invalid webhook response: {why}"));
         review::answer(&answer, &uid, version, mutating).map_err(invalid)

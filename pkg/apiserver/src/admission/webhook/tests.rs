@@ -1,9 +1,12 @@
 //! Webhooks that are really called, over TLS, by an engine on the store's double.
 use crate::Verb;
+use crate::connect::{Stream, Tunnels};
 use crate::engine::testing::{Bench, info};
 use crate::webhook::testing::Server;
 use base64::Engine;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// A path's `response`, without the uid.
 fn respond(path: &str, request: &Value) -> Value {
@@ -41,7 +44,10 @@ impl Hooks for Server {
 }
 
 async fn bench() -> Bench {
-    let bench = Bench::new();
+    begun(Bench::new()).await
+}
+
+async fn begun(bench: Bench) -> Bench {
     let namespace =
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns", "labels": {"team": "a"}}});
     bench.store("/registry/namespaces/ns", namespace).await;
@@ -141,4 +147,36 @@ async fn a_service_is_called_at_its_endpoint_and_dry_runs_have_no_side_effects()
     dry.query = vec![("dryRun".into(), "All".into())];
     let (code, status) = bench.json(dry, map("n")).await;
     assert_eq!((code, &status["message"]), (400, &json!("admission webhook \"w.x.y\" does not support dry run")));
+}
+
+/// A node that can't be dialled, with a pod at an address that leads nowhere from here.
+struct Behind {
+    pod: SocketAddr,
+    is: SocketAddr,
+}
+
+#[async_trait::async_trait]
+impl Tunnels for Behind {
+    async fn dial(&self, node: &str, address: SocketAddr) -> std::io::Result<Box<dyn Stream>> {
+        assert_eq!((node, address), ("edge", self.pod));
+        Ok(Box::new(tokio::net::TcpStream::connect(self.is).await?))
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_on_a_node_that_cant_be_dialled_is_called_over_its_link() {
+    let server = Server::start(respond).await;
+    let pod: SocketAddr = "192.0.2.1:8443".parse().unwrap();
+    let behind = Behind { pod, is: format!("127.0.0.1:{}", server.port).parse().unwrap() };
+    let bench = begun(Bench::with(crate::Sites::default(), Some(Arc::new(behind)))).await;
+    let service = json!({"service": {"namespace": "ns", "name": "hook", "port": 443, "path": "/deny"}, "caBundle": server.ca_bundle});
+    configure(&bench, "validating", "a", vec![server.hook("w.x.y", "", json!({"clientConfig": service}))]).await;
+    bench.store("/registry/services/specs/ns/hook", json!({"spec": {"ports": [{"port": 443}]}})).await;
+    let slice = json!({
+        "metadata": {"labels": {"kubernetes.io/service-name": "hook"}}, "ports": [{"port": pod.port()}],
+        "endpoints": [{"addresses": [pod.ip().to_string()], "nodeName": "edge"}],
+    });
+    bench.store("/registry/endpointslices/ns/hook-1", slice).await;
+    let (code, status) = create(&bench, "n").await;
+    assert!(code == 403 && status["message"].as_str().unwrap().contains("not here"), "{status}");
 }

@@ -3,11 +3,10 @@
 //!
 //! `pending -> review -> POST -> answer -> merge`: all but the POST is pure. Only labels and annotations of an
 //! object's metadata are the webhook's to change.
+use crate::endpoints::Reach;
 use crate::webhook::{Client, Place};
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::time::Duration;
-use store::Backend;
 
 /// How long a webhook may take (client-go's default for webhooks).
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,12 +41,7 @@ impl Converter {
     ///
     /// # Errors
     /// What went wrong, in upstream's words.
-    pub async fn convert(
-        &self,
-        backend: &Arc<dyn Backend>,
-        mut objects: Vec<Value>,
-        wanted: &str,
-    ) -> Result<Vec<Value>, String> {
+    pub async fn convert(&self, reach: &Reach, mut objects: Vec<Value>, wanted: &str) -> Result<Vec<Value>, String> {
         for batch in pending(&objects, wanted).chunks(BATCH_OBJECTS) {
             let originals: Vec<&Value> = batch.iter().map(|&at| &objects[at]).collect();
             let subject = format!("conversion webhook for {}", kind_of(originals[0]));
@@ -56,7 +50,7 @@ impl Converter {
             let client = self.client.as_ref().map_err(|why| failed(why.clone()))?;
             let uid = uuid::Uuid::new_v4().to_string();
             let body = serde_json::to_vec(&review(version, &uid, &originals, wanted)).expect("a tree is JSON");
-            let said = client.post(backend, body.into(), TIMEOUT).await.map_err(|error| failed(error.to_string()))?;
+            let said = client.post(reach, body.into(), TIMEOUT).await.map_err(|error| failed(error.to_string()))?;
             let converted = answer(said, &uid, version).map_err(failed)?;
             let converted = merge_all(&subject, &originals, converted, wanted)?;
             for (&at, new) in batch.iter().zip(converted) {
