@@ -208,9 +208,9 @@ pub struct ServerArgs {
     #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR", value_parser = network)]
     pub service_cidr: Ipv4Net,
     /// How packets get to other nodes' pods: vxlan (directly on one link), vxlan-always, host-gw (directly alone), or none,
-    /// where another program links pods
-    #[arg(long, env = "EYOT_FLANNEL_BACKEND", default_value = "vxlan", value_name = "BACKEND")]
-    pub flannel_backend: Backend,
+    /// where another program links pods (default: vxlan, or as in the cluster that is joined)
+    #[arg(long, env = "EYOT_FLANNEL_BACKEND", value_name = "BACKEND")]
+    pub flannel_backend: Option<Backend>,
     /// Address of cluster DNS (default: the tenth of the service network)
     #[arg(long, value_name = "IP")]
     pub cluster_dns: Option<Ipv4Addr>,

@@ -28,8 +28,8 @@ pub struct Server {
     pub site: Option<String>,
     pub cluster_cidr: Ipv4Net,
     pub service_cidr: Ipv4Net,
-    /// How packets get to other nodes' pods.
-    pub flannel_backend: Backend,
+    /// How packets get to other nodes' pods; none: as in the cluster that is joined, or the default.
+    pub flannel_backend: Option<Backend>,
     pub cluster_dns: Option<Ipv4Addr>,
     pub cluster_domain: String,
     pub service_node_port_range: (u16, u16),
@@ -201,7 +201,7 @@ impl Server {
             service_cidr: self.service_cidr,
             dns: self.dns_ip(),
             domain: self.cluster_domain.clone(),
-            flannel_backend: self.flannel_backend,
+            flannel_backend: self.flannel_backend.unwrap_or_default(),
         }
     }
 

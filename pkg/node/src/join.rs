@@ -85,7 +85,7 @@ pub async fn ensure_joined(config: &mut Server, name: &str) -> anyhow::Result<()
         config.cluster_cidr = admission.cluster_cidr;
         config.service_cidr = admission.service_cidr;
         config.cluster_domain = admission.cluster_domain;
-        config.flannel_backend = admission.flannel_backend;
+        config.flannel_backend = config.flannel_backend.or(Some(admission.flannel_backend));
     }
     Ok(())
 }

@@ -362,6 +362,14 @@ impl World {
         here.start(api, Backend::None);
         eventually("another program's pod network", || here.ways().is_empty() && !conf.exists());
         here.stop();
+        // As on a kernel without VXLAN: it can't be had, here because another link has the number.
+        here.net.command("ip link add other type vxlan id 666112 dstport 8472");
+        here.start(api, Backend::Vxlan);
+        eventually("direct routes alone, again", || here.ways().contains("10.42.2.0/24 via 192.0.2.7 dev eth0"));
+        assert!(!here.ways().contains("10.42.3.0/24"));
+        eventually("with whole packets", || std::fs::read_to_string(&conf).is_ok_and(|conf| conf.contains("1500")));
+        here.stop();
+        here.net.command("ip link delete other");
         here.start(api, Backend::VxlanAlways);
         eventually("tunnels alone", || here.ways().matches("dev here-vx onlink").count() == 2);
         assert!(here.pod.tcp(&there.web()).is_ok());

@@ -83,6 +83,11 @@ impl Service {
         if let Err(error) = self.identity.trust(&answer.authorities) {
             tracing::warn!(error = format!("{error:#}"), "the members' certificates are not kept");
         }
+        if let Some(backend) = answer.flannel_backend
+            && let Err(error) = self.identity.keep_backend(backend)
+        {
+            tracing::warn!(error = format!("{error:#}"), "the way to other nodes' pods is not kept");
+        }
         let view = answer.sites.map(|sites| sites.view()).unwrap_or_default();
         self.ownership.send_if_modified(|old| std::mem::replace(old, view.clone()) != view);
     }

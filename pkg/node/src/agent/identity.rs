@@ -1,7 +1,7 @@
 //! Who this node is: keys that it made and that never leave it, the certificates that a server signed for them, and what
 //! it was told of its cluster. All lies in the agent's directory, so that later starts need no server.
 use super::connect::Settings;
-use crate::config::{self, Cluster};
+use crate::config::{self, Backend, Cluster};
 use crate::nodes::message::{Admission, Identities, JOIN, Request};
 use crate::pki::{self, Pair};
 use crate::tls::{self, Serving};
@@ -156,9 +156,22 @@ impl Dir {
             site: before.and_then(|kept| kept.site).or_else(|| admission.site.clone()),
             cluster: admission.cluster.clone(),
         };
-        let text = serde_json::to_string_pretty(&membership)? + "\n";
-        files::write(&self.membership(), text.as_bytes(), 0o600)?;
+        self.keep_membership(&membership)?;
         Ok(membership)
+    }
+
+    fn keep_membership(&self, membership: &Membership) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(membership)? + "\n";
+        Ok(files::write(&self.membership(), text.as_bytes(), 0o600)?)
+    }
+
+    /// Whether it is another than what was kept.
+    fn keep_backend(&self, backend: Backend) -> anyhow::Result<bool> {
+        let Some(mut kept) = self.kept()?.filter(|kept| kept.cluster.flannel_backend != backend) else {
+            return Ok(false);
+        };
+        kept.cluster.flannel_backend = backend;
+        self.keep_membership(&kept).map(|()| true)
     }
 
     fn kept(&self) -> anyhow::Result<Option<Membership>> {
@@ -232,6 +245,17 @@ impl Identity {
         let all: String = firsts.iter().map(|pem| format!("{}\n", pem.trim())).collect();
         if files::read_if_there(&path)?.as_ref() != Some(&all) {
             files::write(&path, all.as_bytes(), 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// The next start goes by what servers were told by then.
+    ///
+    /// # Errors
+    /// It can't be kept.
+    pub fn keep_backend(&self, backend: Backend) -> anyhow::Result<()> {
+        if Dir(self.dir.clone()).keep_backend(backend)? {
+            tracing::info!(%backend, "the cluster's --flannel-backend is another now; this node's is so from its next start");
         }
         Ok(())
     }
@@ -606,6 +630,22 @@ mod tests {
         let token = format!("K10{}::server:x", token::ca_hash("TWO"));
         let error = ensure(&config(dir.path(), None, Some(&token)), &wanted()).await.err().unwrap();
         assert!(error.to_string().contains("another cluster"), "{error}");
+    }
+
+    #[test]
+    fn the_clusters_backend_is_kept_for_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = Dir(dir.path().to_owned());
+        let backend = || dir.kept().unwrap().map(|kept| kept.cluster.flannel_backend);
+        assert!(!dir.keep_backend(Backend::HostGw).unwrap(), "it has not joined");
+        let cluster = serde_json::json!({"clusterCidr": "10.42.0.0/16", "serviceCidr": "10.43.0.0/16",
+            "dns": "10.43.0.10", "domain": "cluster.local"});
+        let kept = serde_json::json!({"name": "n", "addresses": [], "site": null, "cluster": cluster});
+        std::fs::write(dir.0.join("cluster.json"), kept.to_string()).unwrap();
+        assert_eq!(backend(), Some(Backend::Vxlan), "a node that joined before there was a choice");
+        assert!(!dir.keep_backend(Backend::Vxlan).unwrap());
+        assert!(dir.keep_backend(Backend::HostGw).unwrap());
+        assert_eq!(backend(), Some(Backend::HostGw));
     }
 
     #[test]

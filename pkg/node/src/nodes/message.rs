@@ -1,6 +1,6 @@
 //! What nodes without a server and servers say to each other.
 use crate::agent::servers::Server;
-use crate::config::Cluster;
+use crate::config::{Backend, Cluster};
 use ::api::home::{Link, Ownership, Site};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -87,6 +87,9 @@ pub struct Servers {
     /// Whether the server whose number was asked for ([`MEMBER`]) was removed.
     #[serde(default)]
     pub removed: bool,
+    /// How packets get to other nodes' pods, as the server that answers was told; none: it is older than the choice.
+    #[serde(default)]
+    pub flannel_backend: Option<Backend>,
 }
 
 /// How a server stands with the sites.

@@ -144,7 +144,14 @@ impl Extension {
         let asked = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix(message::MEMBER));
         let removed = asked.and_then(|number| number.parse().ok()).is_some_and(|number| is_removed(&known, number));
         let number = (!known.is_empty()).then_some(self.number);
-        answer(&message::Servers { servers: self.servers(), sites, authorities: authorities(&known), number, removed })
+        answer(&message::Servers {
+            servers: self.servers(),
+            sites,
+            authorities: authorities(&known),
+            number,
+            removed,
+            flannel_backend: Some(self.cluster.flannel_backend),
+        })
     }
 }
 

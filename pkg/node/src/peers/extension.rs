@@ -132,7 +132,7 @@ impl Extension {
             cluster_cidr: self.config.cluster_cidr,
             service_cidr: self.config.service_cidr,
             cluster_domain: self.config.cluster_domain.clone(),
-            flannel_backend: self.config.flannel_backend,
+            flannel_backend: self.config.cluster().flannel_backend,
             by: self.own.clone(),
         };
         let json = serde_json::to_value(&admission).map_err(Status::internal)?;
