@@ -2,11 +2,12 @@
 # Builds Eyot from this checkout, installs it, starts it and waits until the node is Ready.
 #   ./install.sh [FLAGS OF eyot server]
 #   ./install.sh agent [FLAGS OF eyot agent]     a node in the cluster of other servers
-# EYOT_URL, EYOT_TOKEN       the same as --server and --token, kept in /etc/eyot/config.yaml; with `agent`, or alone for one
+# EYOT_URL, EYOT_TOKEN       the same as --server and --token, kept in /etc/eyot/config.yaml; with `agent`, or alone for one:
+#                            the token is what `eyot token show --agent` prints on a server
 # INSTALL_EYOT_BIN_DIR       where the binary goes (default /usr/local/bin)
 # INSTALL_EYOT_SKIP_BUILD    true: take the binary that is built already
 # INSTALL_EYOT_SKIP_START    true: install only
-# INSTALL_EYOT_EXEC          more flags of eyot server
+# INSTALL_EYOT_EXEC          more flags of eyot server or eyot agent
 # Safe to run again: what is there already is kept, and a running server is restarted only when it changed.
 set -euo pipefail
 
@@ -42,10 +43,14 @@ die() {
 # Programs by the Debian package that brings them; only what is missing is asked of apt.
 requirements() {
 	local missing=() need
-	for need in cc:gcc containerd:containerd runc:runc nft:nftables ip:iproute2 conntrack:conntrack; do
+	local needs=(containerd:containerd runc:runc nft:nftables ip:iproute2 conntrack:conntrack)
+	if [ "${INSTALL_EYOT_SKIP_BUILD:-}" != true ]; then
+		needs+=(cc:gcc)
+		[ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+	fi
+	for need in "${needs[@]}"; do
 		command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
 	done
-	command -v cc >/dev/null && [ ! -e /usr/include/stdlib.h ] && missing+=(libc6-dev)
 	[ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] || missing+=(containernetworking-plugins)
 	[ -x /bin/busybox ] || command -v busybox >/dev/null || missing+=(busybox-static)
 	[ ${#missing[@]} = 0 ] && return
@@ -83,7 +88,7 @@ place() {
 files() {
 	place "$binary" "$bin_dir/eyot" 755
 	place "$here/packaging/eyot-uninstall.sh" "$bin_dir/eyot-uninstall.sh" 755
-	mkdir -p -m 700 "$config_dir"
+	[ -d "$config_dir" ] || install -d -m 700 "$config_dir"
 	settings
 	mkdir -p "$data_dir/agent/images"
 	"$here/embedded/demo-image/build.sh" "$data_dir/agent/images/demo.tar"
@@ -91,13 +96,18 @@ files() {
 
 # What joining needs stays off command lines, which everybody can read.
 settings() {
-	[ -n "${EYOT_URL:-}${EYOT_TOKEN:-}" ] || return 0
-	[ ! -e "$config_dir/config.yaml" ] || die "$config_dir/config.yaml is there already: put server and token into it"
-	(
-		umask 077
-		[ -z "${EYOT_URL:-}" ] || echo "server: $EYOT_URL"
-		[ -z "${EYOT_TOKEN:-}" ] || echo "token: $EYOT_TOKEN"
-	) >"$config_dir/config.yaml"
+	local lines=() line
+	[ -z "${EYOT_URL:-}" ] || lines+=("server: $EYOT_URL")
+	[ -z "${EYOT_TOKEN:-}" ] || lines+=("token: $EYOT_TOKEN")
+	[ ${#lines[@]} != 0 ] || return 0
+	if [ -e "$config_dir/config.yaml" ]; then
+		for line in "${lines[@]}"; do
+			grep -qxF -- "$line" "$config_dir/config.yaml" ||
+				die "$config_dir/config.yaml is there already and says otherwise: put EYOT_URL (server:) and EYOT_TOKEN (token:) into it"
+		done
+		return
+	fi
+	printf '%s\n' "${lines[@]}" | install -m 600 /dev/stdin "$config_dir/config.yaml"
 	changed=true
 }
 
@@ -106,7 +116,7 @@ with_systemd() { [ -d /run/systemd/system ]; }
 start_with_systemd() {
 	local unit
 	unit=$(mktemp)
-	sed "s|@BIN@|$bin_dir|; s|@FLAGS@|$flags|" "$here/packaging/eyot.service" >"$unit"
+	sed "s|@BIN@|$bin_dir|g; s|@FLAGS@|$flags|g" "$here/packaging/eyot.service" >"$unit"
 	place "$unit" /etc/systemd/system/eyot.service 644
 	rm -f "$unit"
 	systemctl daemon-reload
@@ -118,7 +128,7 @@ start_with_systemd() {
 start_by_hand() {
 	local unit
 	unit=$(mktemp)
-	sed "s|@BIN@|$bin_dir|; s|@FLAGS@|$flags|; s|@LOG@|$log|; s|@PID@|$pid_file|" "$here/packaging/eyot-supervise.sh" >"$unit"
+	sed "s|@BIN@|$bin_dir|g; s|@FLAGS@|$flags|g; s|@LOG@|$log|g; s|@PID@|$pid_file|g" "$here/packaging/eyot-supervise.sh" >"$unit"
 	place "$unit" "$data_dir/supervise.sh" 755
 	rm -f "$unit"
 	if [ -f "$pid_file" ] && kill -0 "$(cat "$pid_file")" 2>/dev/null; then
@@ -129,20 +139,35 @@ start_by_hand() {
 	setsid "$data_dir/supervise.sh" </dev/null >/dev/null 2>&1 &
 }
 
+# The last lines of the log.
+log_end() {
+	if with_systemd; then
+		journalctl --unit eyot --lines "$1" --no-pager --output cat
+	else
+		tail -n "$1" "$log"
+	fi 2>/dev/null || true
+}
+
 wait_until_ready() {
-	local seconds=90 i
+	local seconds=90 failed=0 i
 	printf 'waiting for the node'
 	for ((i = 0; i < seconds * 5; i++)); do
 		if "$bin_dir/eyot" status >/dev/null 2>&1; then
 			printf ' Ready\n'
 			return
 		fi
-		((i % 5)) || printf '.'
+		if ! ((i % 5)); then
+			printf '.'
+			# It ends with such a line, is started again, and ends again: waiting longer is of no use.
+			if [[ $(log_end 1) == "eyot: "* ]]; then ((failed += 1)); else failed=0; fi
+			((failed < 5)) || break
+		fi
 		sleep 0.2
 	done
 	printf '\n'
 	"$bin_dir/eyot" status || true
-	die "the node was not Ready within $seconds s; see $(with_systemd && echo 'journalctl -u eyot' || echo "$log")"
+	log_end 5
+	die "the node is not Ready after $((i / 5)) s; see $(with_systemd && echo 'journalctl -u eyot' || echo "$log")"
 }
 
 requirements

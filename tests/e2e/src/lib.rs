@@ -1,6 +1,7 @@
 //! A real server with real containers for tests: kept running as the installer's supervisor does, killed at will, and
 //! removed with all its traces when dropped.
 pub mod agents;
+pub mod installed;
 pub mod routed;
 pub mod sites;
 pub mod way;
