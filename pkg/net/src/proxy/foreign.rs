@@ -1,5 +1,6 @@
 //! Other programs' firewalls: a drop in any table wins over an accept in ours, so all that helps is to say it.
 use super::nft;
+use crate::routes::vtep;
 use std::collections::BTreeSet;
 
 /// A chain of somebody else's that drops by default what pods need.
@@ -12,17 +13,26 @@ pub struct Dropper {
     pub hook: String,
 }
 
-/// Looks once; says each dropper once in the log.
-pub async fn warn(our_table: &str, said: &mut BTreeSet<Dropper>) {
+/// Looks once; says each dropper once in the log. `vxlan` is whether packets come from other nodes that way.
+pub async fn warn(our_table: &str, vxlan: bool, said: &mut BTreeSet<Dropper>) {
     let Ok(text) = nft::list_chains().await else { return };
     for dropper in find(&text, our_table) {
         if said.insert(dropper.clone()) {
             let Dropper { table, chain, hook } = &dropper;
-            let cure = if hook == "forward" { "accept traffic from and to the pod network" } else { "accept pods" };
+            let cure = cure(hook, vxlan);
             tracing::warn!(
                 "table {table}, chain {chain} drops packets in {hook} by default: {cure} there, or pods lose them"
             );
         }
+    }
+}
+
+/// What must be accepted there.
+fn cure(hook: &str, vxlan: bool) -> String {
+    match hook {
+        "forward" => "accept traffic from and to the pod network".to_owned(),
+        _ if vxlan => format!("accept pods, and UDP port {} from other nodes,", vtep::PORT),
+        _ => "accept pods".to_owned(),
     }
 }
 
@@ -72,5 +82,7 @@ table inet eyot {
         let dropper = Dropper { table: "ip filter".into(), chain: "FORWARD".into(), hook: "forward".into() };
         assert_eq!(find(DOCKER, "eyot"), [dropper]);
         assert_eq!(find("", "eyot"), []);
+        assert!(cure("input", true).contains("8472") && !cure("input", false).contains("8472"));
+        assert!(cure("forward", true).contains("pod network"));
     }
 }

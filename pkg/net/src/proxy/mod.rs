@@ -136,7 +136,7 @@ impl Proxy {
                 event = namespaces.next() => event.map_or(Dirty::default(), |event| concerns_policies(&event)),
                 event = nodes.next() => event.map_or(Dirty::default(), |event| concerns_nodes(&event, &self.node_name)),
                 () = client::home::changed(&mut ownership) => Dirty::SERVICES,
-                _ = foreign.tick() => { foreign::warn(&self.base.table, &mut said).await; Dirty::default() }
+                _ = foreign.tick() => { foreign::warn(&self.base.table, self.base.vxlan.is_some(), &mut said).await; Dirty::default() }
                 () = sleep_until(due) => {
                     due = self.synchronise(std::mem::take(&mut dirty)).await;
                     Dirty::default()
