@@ -272,9 +272,12 @@ impl Parts {
             }
         } else {
             let nodes = Arc::new(nodes::Extension::new(&known, &place, peers.as_ref(), &tasks)?);
+            let token = nodes.token_service(&known, store.backend());
+            token.load().await.context("the token of nodes")?;
             let api = api::start(&known, registry, store.backend(), nodes.clone(), &tasks).await?;
             nodes.serve_through(components::administrator(&api));
-            nodes.keep_token(&known, components::administrator(&api), store.backend(), &tasks);
+            let (shutdown, client) = (tasks.shutdown.clone(), components::administrator(&api));
+            tasks.tracker.spawn(async move { shutdown.run_until_cancelled(token.run(client)).await });
             known.write_kubeconfig()?;
             if let Some(peers) = peers {
                 peers.start(&known, &api, components::administrator(&api), &tasks)?;

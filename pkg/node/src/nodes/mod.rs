@@ -104,10 +104,9 @@ impl Extension {
         let _ = self.client.set(client);
     }
 
-    /// Starts what keeps the token of nodes.
-    pub(crate) fn keep_token(&self, known: &Known, client: kube::Client, backend: Arc<dyn Backend>, tasks: &Tasks) {
-        let service = token::Service {
-            client,
+    /// What keeps the token of nodes.
+    pub(crate) fn token_service(&self, known: &Known, backend: Arc<dyn Backend>) -> token::Service {
+        token::Service {
             backend,
             tokens: known.tokens.clone(),
             current: self.token.clone(),
@@ -115,9 +114,7 @@ impl Extension {
             root_pem: known.authority.root_pem().to_owned(),
             data_dir: known.config.data_dir.clone(),
             given: known.agent_token.clone(),
-        };
-        let shutdown = tasks.shutdown.clone();
-        tasks.tracker.spawn(async move { shutdown.run_until_cancelled(service.run()).await });
+        }
     }
 
     fn client(&self) -> Result<&kube::Client, Status> {

@@ -37,7 +37,6 @@ pub type Current = Arc<ArcSwapOption<String>>;
 
 /// Keeps what is accepted, and the file, as the Secret has it; makes the Secret where there is none.
 pub struct Service {
-    pub client: kube::Client,
     pub backend: Arc<dyn Backend>,
     /// What the API accepts.
     pub tokens: Tokens,
@@ -51,25 +50,44 @@ pub struct Service {
 }
 
 impl Service {
-    /// Runs until it is dropped.
-    pub async fn run(self) {
-        let mut first = self.given.clone().or_else(|| self.kept());
+    /// What holds when the API opens: nobody is refused because this server has just started.
+    ///
+    /// # Errors
+    /// The store or a file can't be read or written.
+    pub async fn load(&self) -> anyhow::Result<()> {
+        match self.backend.get(KEY.as_bytes(), None).await? {
+            Some(entry) => self.accept(password(&entry.value)),
+            None => match self.first() {
+                Some(password) => self.accept(Some(password)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Runs until it is dropped; from then on there is an API to write through.
+    pub async fn run(self, client: kube::Client) {
+        let mut first = self.first();
         loop {
-            if let Err(error) = self.follow(&mut first).await {
+            if let Err(error) = self.follow(&client, &mut first).await {
                 tracing::debug!(error = format!("{error:#}"), "following the token of nodes; trying again");
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    /// What the file says: the Secret may be missing after a snapshot was put back.
+    /// What a Secret that was never there begins with: what was given, or what the file says, since the Secret may be missing
+    /// after a snapshot was put back.
+    fn first(&self) -> Option<String> {
+        self.given.clone().or_else(|| self.kept())
+    }
+
     fn kept(&self) -> Option<String> {
         let text = files::read_if_there(&self.data_dir.join(FILE)).ok().flatten()?;
         Token::parse(&text).ok().map(|token| token.password)
     }
 
-    /// `first`: what a Secret that was never there begins with. One that was deleted is made anew with another.
-    async fn follow(&self, first: &mut Option<String>) -> anyhow::Result<()> {
+    /// `first` is for a Secret that was never there; one that was deleted is made anew with another.
+    async fn follow(&self, client: &kube::Client, first: &mut Option<String>) -> anyhow::Result<()> {
         let mut watch = self.backend.watch(Range::key(KEY), WatchFrom::Now).await?;
         loop {
             match self.backend.get(KEY.as_bytes(), None).await? {
@@ -79,7 +97,7 @@ impl Service {
                     self.accept(password)?;
                     *first = None;
                 }
-                None => self.make(first.take()).await?,
+                None => self.make(client, first.clone()).await?,
             }
             watch.next().await.context("the watch ended")??;
         }
@@ -93,12 +111,12 @@ impl Service {
         }
     }
 
-    async fn make(&self, password: Option<String>) -> anyhow::Result<()> {
+    async fn make(&self, client: &kube::Client, password: Option<String>) -> anyhow::Result<()> {
         let password = password.map_or_else(random_password, Ok)?;
         let secret: Secret = serde_json::from_value(json!({
             "metadata": {"name": NAME, "namespace": NAMESPACE}, "type": TYPE, "data": {FIELD: STANDARD.encode(password)},
         }))?;
-        match secrets(&self.client).create(&PostParams::default(), &secret).await {
+        match secrets(client).create(&PostParams::default(), &secret).await {
             // Another server of this store was faster.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             made => Ok(made.map(drop)?),
@@ -213,6 +231,51 @@ mod tests {
         assert!(given(Some("one"), &server).unwrap_err().to_string().contains("server's token"));
         assert!(given(Some("t wo"), &server).is_err());
         assert!(given(Some("K10x"), &server).is_err());
+    }
+
+    async fn service(dir: &Path, given: Option<&str>) -> (Arc<store::Store>, Service) {
+        let registry = apiserver::registry::Registry::builtin(::api::schema::Schemas::builtin());
+        let summarize = apiserver::registry::summarize::Summarizer::new(Arc::new(registry));
+        let (dir, keep) = (dir.to_owned(), store::KEEP);
+        let options = store::Options { dir: dir.join("store"), server: 1, summarize: Arc::new(summarize), keep };
+        let store = tokio::task::spawn_blocking(move || store::Store::open(options)).await.unwrap().unwrap();
+        files::private_dir(&dir.join("server")).unwrap();
+        let service = Service {
+            backend: store.clone(),
+            tokens: Tokens::default(),
+            current: Current::default(),
+            server: Token { ca_hash: None, user: "server".into(), password: "one".into() },
+            root_pem: "PEM".into(),
+            data_dir: dir,
+            given: given.map(Into::into),
+        };
+        (store, service)
+    }
+
+    #[tokio::test]
+    async fn what_holds_at_start_is_the_secrets_then_what_was_given_then_the_files() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut service) = service(dir.path(), None).await;
+        let now = |service: &Service| service.current.load().as_deref().cloned();
+        service.load().await.unwrap();
+        assert_eq!(now(&service), None, "there is none yet");
+        service.given = Some("two".into());
+        service.load().await.unwrap();
+        assert_eq!(now(&service).as_deref(), Some("two"));
+        assert_eq!(show(dir.path()).unwrap().trim(), render("two", "PEM"));
+        let mode = std::fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        service.given = None;
+        service.load().await.unwrap();
+        assert_eq!(now(&service).as_deref(), Some("two"), "the file's");
+        let put = store::Op::Put { key: KEY.into(), value: secret(b"three").into(), lease: None };
+        store.txn(store::Txn { then: vec![put], ..store::Txn::default() }).await.unwrap();
+        service.given = Some("two".into());
+        service.load().await.unwrap();
+        assert_eq!(now(&service).as_deref(), Some("three"), "the cluster's counts");
+        assert_eq!(show(dir.path()).unwrap().trim(), render("three", "PEM"));
+        store.close().await.unwrap();
     }
 
     #[test]
