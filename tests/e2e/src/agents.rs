@@ -90,11 +90,13 @@ impl Agent {
         command
     }
 
-    fn command(&self, token: &str, data: &std::path::Path) -> Command {
+    /// No token: what it keeps has to do.
+    fn command(&self, token: Option<&str>, data: &std::path::Path) -> Command {
         let mut command = self.inside();
         command.arg(&self.binary).args(["agent", "--instance", &self.namespace, "--node-name", &self.name()]);
         command.args(self.site.iter().flat_map(|site| ["--site", site]));
-        command.args(["--eviction-hard", "", "--server", &self.server, "--token", token]).arg("-d").arg(data);
+        command.args(["--eviction-hard", ""]).arg("-d").arg(data);
+        command.args(token.iter().flat_map(|token| ["--server", &self.server, "--token", token]));
         command
     }
 
@@ -103,8 +105,21 @@ impl Agent {
     /// # Errors
     /// It can't be started.
     pub fn boot(&mut self) -> anyhow::Result<()> {
+        self.start(Some(&self.token.clone()))
+    }
+
+    /// Ends it, its containers go on, and starts it with nothing but what it keeps.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn restart_bare(&mut self) -> anyhow::Result<()> {
+        end_within(self.child.take().context("it does not run")?, END);
+        self.start(None)
+    }
+
+    fn start(&mut self, token: Option<&str>) -> anyhow::Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.dir.with_extension("log"))?;
-        let mut command = self.command(&self.token, &self.dir);
+        let mut command = self.command(token, &self.dir);
         self.child = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(())
     }
@@ -116,7 +131,16 @@ impl Agent {
     pub fn refused(&self, token: Option<&str>) -> anyhow::Result<Output> {
         let other = self.dir.with_extension("other");
         let token = token.unwrap_or(&self.token);
-        Ok(self.command(token, &other).stdin(Stdio::null()).output()?)
+        Ok(self.command(Some(token), &other).stdin(Stdio::null()).output()?)
+    }
+
+    /// What it says that claims to be reached where a server is, or to be called like one.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn refused_as(&self, flags: &[&str]) -> anyhow::Result<Output> {
+        let other = self.dir.with_extension("other");
+        Ok(self.command(Some(&self.token), &other).args(flags).stdin(Stdio::null()).output()?)
     }
 
     /// The token that it joins with.

@@ -130,6 +130,13 @@ fn the_token_of_nodes_admits_no_servers_and_can_be_replaced() -> anyhow::Result<
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("does not know the token's password"), "{said}");
     agent.set_token(&second);
+    // It gives no certificate that could speak for a server.
+    let address = sites.outside(1)?.ip().to_string();
+    for (flags, why) in [(["--node-ip", &address], "is that of b"), (["--node-name", "b"], "is a server's name")] {
+        let output = agent.refused_as(&flags)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(why), "{said}");
+    }
     agent.boot()?;
     let node = agent.name();
     for at in 0..2 {
@@ -155,6 +162,11 @@ fn a_node_whose_certificates_a_removed_server_signed_goes_on() -> anyhow::Result
     sites.kubectl(0, &["create", "-f", &pod])?;
     let inside =
         |at: usize| sites.kubectl(at, &["exec", "p", "--", "echo", "inside"]).is_ok_and(|said| said == "inside\n");
+    for at in 0..2 {
+        sites.until("a command runs in the pod", || inside(at))?;
+    }
+    // From here on it has no token but the one that it keeps.
+    agent.restart_bare()?;
     for at in 0..2 {
         sites.until("a command runs in the pod", || inside(at))?;
     }
