@@ -285,6 +285,24 @@ fn leave(links: &mut Links, node: &str, number: u64) {
 mod tests {
     use super::*;
 
+    #[test]
+    fn by_way_of_this_server_its_own_node_and_its_pods_are_reached() {
+        let tunnels = Tunnels::new(Options {
+            own: Some(("n".into(), 10250)),
+            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            name: "n".into(),
+            members: None,
+            tls: None,
+            tracker: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+        });
+        let own = |node: &str, address: &str| tunnels.own(node, address.parse().unwrap()).map(|own| own.to_string());
+        assert_eq!(own("n", "192.0.2.1:10250").as_deref(), Some("127.0.0.1:10250"));
+        assert_eq!(own("n", "10.42.3.4:8443").as_deref(), Some("10.42.3.4:8443"));
+        assert_eq!(own("n", "192.0.2.1:22"), None);
+        assert_eq!(own("other", "10.42.3.4:8443"), None);
+    }
+
     #[tokio::test]
     async fn of_two_ways_the_one_that_leads_there_is_taken() {
         let fails = || async { Err::<u8, _>(io::Error::other("first")) };
