@@ -8,7 +8,9 @@ use crate::replicator::{Merger, Replicator};
 use crate::state::State;
 use crate::store::{Options, Parts};
 use crate::writer::{Merge, Merged, Shared, Writer};
-use crate::{Begin, ConflictRecord, Entry, Range, Result, Revision, Row, SnapshotPage, Txn, TxnResult, WatchItem};
+use crate::{
+    Begin, ConflictRecord, Entry, Pruned, Range, Result, Revision, Row, SnapshotPage, Txn, TxnResult, WatchItem, Whole,
+};
 use api::summary::Summarize;
 use bytes::Bytes;
 use crdt::{Actor, Vector};
@@ -17,8 +19,8 @@ use std::sync::Arc;
 
 /// One server's store. Dropping it is a crash: what was acknowledged is on disk.
 pub struct Bare {
-    writer: RefCell<Writer>,
-    replicator: Replicator,
+    pub(crate) writer: RefCell<Writer>,
+    pub(crate) replicator: Replicator,
     summarize: Arc<dyn Summarize>,
     now_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -84,12 +86,12 @@ impl Bare {
         let clock = now_ms.clone();
         let parts = Parts::open(options, fresh, Box::new(|| ()), Box::new(move || clock()))?;
         let (writer, mut replicator) = (RefCell::new(parts.writer), parts.replicator);
-        replicator.enable()?;
+        replicator.enable(&writer, now_ms())?;
         Ok(Self { writer, replicator, summarize: options.summarize.clone(), now_ms })
     }
 
     pub fn actor(&self) -> Actor {
-        self.replicator.actor
+        self.replicator.actor()
     }
 
     pub fn vector(&self) -> Vector {
@@ -174,8 +176,33 @@ impl Bare {
         self.replicator.join(page, seen, &self.writer, (self.now_ms)())
     }
 
-    pub fn complete(&mut self, seen: &Vector, written: Option<&Vector>) -> Result<()> {
-        self.replicator.complete(seen, written, &self.writer, (self.now_ms)())
+    pub fn complete(&mut self, seen: &Vector, whole: Option<&Whole>) -> Result<()> {
+        self.replicator.complete(seen, whole, &self.writer, (self.now_ms)())
+    }
+
+    /// See [`crate::Replica::stage`].
+    pub fn stage(&mut self, page: &SnapshotPage, seen: &Vector) -> Result<()> {
+        self.replicator.stage(page, seen, (self.now_ms)())
+    }
+
+    /// See [`crate::Replica::adopt`].
+    pub fn adopt(&mut self, seen: Vector, whole: Whole, fresh: Actor) -> Result<()> {
+        self.replicator.adopt(seen, whole, fresh, &self.writer, (self.now_ms)())
+    }
+
+    /// See [`crate::Replica::owed`].
+    pub fn owed(&self) -> Vector {
+        self.replicator.replicated.owed.read().late((self.now_ms)())
+    }
+
+    /// See [`crate::Replica::pruned`].
+    pub fn pruned(&self) -> Pruned {
+        self.replicator.replicated.pruned.read().clone()
+    }
+
+    /// See [`crate::Replica::is_empty`].
+    pub fn is_empty(&self) -> Result<bool> {
+        self.replicator.changes.is_empty()
     }
 
     pub fn tick(&mut self) -> Result<()> {

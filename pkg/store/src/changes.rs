@@ -2,11 +2,12 @@
 //! writer: one document a key, and the changes of all servers that some member may still lack, in the order in which
 //! they came here, which is an order in which they may go out: causes first.
 use crate::log::{WAL_KEEP_BYTES, checksum, explain};
-use crate::replica::{ConflictRecord, Row, SnapshotPage};
+use crate::replica::{ConflictRecord, Pruned, Row, SnapshotPage, Whole};
 use crate::{Error, Result};
 use bytes::Bytes;
 use crdt::{Actor, Conflict, Document, Stamp, Vector};
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -58,6 +59,24 @@ pub struct Owed {
     pub vector: Vector,
     /// After this it is no longer waited for: whoever gave the snapshot may be gone for ever.
     pub until_ms: u64,
+}
+
+/// The rest of a snapshot is waited for as long after its last page: longer than most cuts of a link. What is told then of writes
+/// that rest on it others may not understand.
+const OWED_MS: u64 = 24 * 60 * 60 * 1000;
+/// Pages come faster than that: a rest that does not is late, and may be nowhere any more.
+const LATE_MS: u64 = 30_000;
+
+impl Owed {
+    pub fn of(vector: Vector, now_ms: u64) -> Self {
+        Self { vector, until_ms: now_ms.saturating_add(OWED_MS) }
+    }
+
+    /// What is owed, if it is late.
+    pub fn late(&self, now_ms: u64) -> Vector {
+        let last_page_ms = self.until_ms.saturating_sub(OWED_MS);
+        if last_page_ms.saturating_add(LATE_MS) <= now_ms { self.vector.clone() } else { Vector::default() }
+    }
 }
 
 /// What is kept, in numbers.
@@ -113,20 +132,25 @@ impl Changes {
         })
     }
 
-    fn sql<T>(&self, run: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    pub(crate) fn sql<T>(&self, run: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         run(&self.connection).map_err(|e| explain(&self.path, e))
     }
 
-    fn corrupt(&self, what: String) -> Error {
+    pub(crate) fn corrupt(&self, what: String) -> Error {
         Error::Corrupt { path: self.path.display().to_string(), what }
     }
 
-    /// This incarnation's name: `fresh` on first use, and the same ever after.
+    /// This incarnation's name: `fresh` on first use, and the same until another's store is taken over.
     pub fn actor(&self, fresh: Actor) -> Result<Actor> {
         self.sql(|db| {
             db.execute("INSERT OR IGNORE INTO meta VALUES ('actor', ?)", [&fresh.0[..]])?;
             db.query_row("SELECT value FROM meta WHERE name = 'actor'", [], |row| row.get(0)).map(Actor)
         })
+    }
+
+    /// Begins another incarnation.
+    pub fn set_actor(&self, actor: Actor) -> Result<()> {
+        self.sql(|db| db.execute("INSERT OR REPLACE INTO meta VALUES ('actor', ?)", [&actor.0[..]]).map(drop))
     }
 
     /// Position of the log up to which everything is derived.
@@ -143,18 +167,59 @@ impl Changes {
         })
     }
 
+    /// Something that is noted under a name; its default where nothing is.
+    pub(crate) fn noted<T: DeserializeOwned + Default>(&self, name: &str) -> Result<T> {
+        let found: Option<Vec<u8>> =
+            self.sql(|db| db.query_row("SELECT value FROM meta WHERE name = ?", [name], |row| row.get(0)).optional())?;
+        let read = |bytes: Vec<u8>| postcard::from_bytes(&bytes);
+        found.map_or(Ok(T::default()), read).map_err(|error| self.corrupt(format!("what is noted as {name}: {error}")))
+    }
+
+    pub(crate) fn set_noted<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
+        let bytes = postcard::to_allocvec(value).expect("memory is the only limit of what is written there");
+        self.sql(|db| {
+            db.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?, ?)")?.execute(params![name, bytes]).map(drop)
+        })
+    }
+
     /// What documents hold that came in whole, though not all of it is known yet; and until when that is waited for, in
     /// milliseconds since the Unix epoch.
     pub fn owed(&self) -> Result<Owed> {
-        let found: Option<Vec<u8>> =
-            self.sql(|db| db.query_row("SELECT value FROM meta WHERE name = 'owed'", [], |row| row.get(0)).optional())?;
-        let read = |bytes: Vec<u8>| postcard::from_bytes(&bytes);
-        found.map_or(Ok(Owed::default()), read).map_err(|error| self.corrupt(format!("what is owed: {error}")))
+        self.noted("owed")
     }
 
     pub fn set_owed(&self, owed: &Owed) -> Result<()> {
-        let bytes = postcard::to_allocvec(owed).expect("memory is the only limit of what is written there");
-        self.sql(|db| db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('owed', ?)")?.execute([bytes]).map(drop))
+        self.set_noted("owed", owed)
+    }
+
+    /// What removals documents no longer tell of.
+    pub fn pruned(&self) -> Result<Pruned> {
+        self.noted("pruned")
+    }
+
+    pub fn set_pruned(&self, pruned: &Pruned) -> Result<()> {
+        self.set_noted("pruned", pruned)
+    }
+
+    /// What is forgotten once removals up to a time are: to be asked before changes are.
+    pub fn to_prune(&self, time: u64) -> Result<Pruned> {
+        let mut pruned = self.pruned()?;
+        let known = self.known()?;
+        for Stamp { actor, .. } in known.vector.iter() {
+            let last: Option<i64> = self.sql(|db| {
+                db.prepare_cached("SELECT max(time) FROM change WHERE actor = ? AND time <= ?")?
+                    .query_row(params![&actor.0[..], time as i64], |row| row.get(0))
+            })?;
+            let gone = known.floor.get(actor).min(time);
+            pruned.writes.advance(Stamp { time: gone.max(last.unwrap_or(0) as u64), actor });
+        }
+        pruned.time = pruned.time.max(time);
+        Ok(pruned)
+    }
+
+    /// Whether nothing is known of any key.
+    pub fn is_empty(&self) -> Result<bool> {
+        self.sql(|db| db.query_row("SELECT NOT EXISTS (SELECT 1 FROM document)", [], |row| row.get(0)))
     }
 
     /// Whether documents and changes are kept.
@@ -286,7 +351,7 @@ impl Changes {
             Ok(())
         })?;
         if page.up_to.is_none() {
-            page.written = self.written()?;
+            page.whole = Some(Whole { written: self.written()?, pruned: self.pruned()?, owed: self.owed()?.vector });
         }
         Ok(page)
     }
@@ -509,6 +574,7 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
         ))?;
     }
     db.execute_batch(
-        "CREATE TABLE IF NOT EXISTS ended (id INTEGER PRIMARY KEY AUTOINCREMENT, uid TEXT NOT NULL UNIQUE)",
+        "CREATE TABLE IF NOT EXISTS ended (id INTEGER PRIMARY KEY AUTOINCREMENT, uid TEXT NOT NULL UNIQUE);
+         CREATE TABLE IF NOT EXISTS staged (key BLOB PRIMARY KEY, bytes BLOB NOT NULL);",
     )
 }

@@ -1,10 +1,10 @@
 //! The thread that keeps the documents, off the acknowledgement's path and at low priority: it follows the writer,
 //! notes how far it is, and goes on there after a restart. Compaction waits for it.
-use crate::replica::{Row, SnapshotPage};
+use crate::replica::{Row, SnapshotPage, Whole};
 use crate::replicator::{Merger, Replicator, not_ahead};
 use crate::writer::{Command, Merge, Merged, Reply, now_ms};
 use crate::{Error, Result};
-use crdt::Vector;
+use crdt::{Actor, Vector};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -25,10 +25,12 @@ const GROUP_ROWS: usize = 512;
 pub enum Request {
     /// The log has grown.
     Wake,
-    Enable(Reply<()>),
-    Receive(Vec<Row>, Handle, Reply<()>),
-    Join(SnapshotPage, Vector, Handle, Reply<()>),
-    Complete(Vector, Option<Vector>, Handle, Reply<()>),
+    Enable(Handle, Reply<()>),
+    Receive(u64, Vec<Row>, Handle, Reply<()>),
+    Join(u64, SnapshotPage, Vector, Handle, Reply<()>),
+    Complete(u64, Vector, Option<Whole>, Handle, Reply<()>),
+    Stage(SnapshotPage, Vector, Reply<()>),
+    Adopt(u64, Vector, Whole, Handle, Reply<()>),
     Tick(Handle, Reply<()>),
     Forget(u64, Reply<bool>),
     Close(Reply<()>),
@@ -92,7 +94,8 @@ impl Follower {
                 Err(_) => return,
                 Ok(Request::Close(reply)) => return drop(reply.send(Ok(()))),
                 Ok(Request::Wake) => wait = self.follow(),
-                Ok(Request::Receive(rows, writer, reply)) => match self.receive((rows, writer, reply), requests) {
+                Ok(Request::Receive(epoch, _, _, reply)) if !self.is_now(epoch) => drop(reply.send(Err(foreign()))),
+                Ok(Request::Receive(_, rows, writer, reply)) => match self.receive((rows, writer, reply), requests) {
                     Some(Request::Close(reply)) => return drop(reply.send(Ok(()))),
                     Some(Request::Wake) => wait = self.follow(),
                     Some(request) => self.serve(request),
@@ -101,6 +104,10 @@ impl Follower {
                 Ok(request) => self.serve(request),
             }
         }
+    }
+
+    fn is_now(&self, epoch: u64) -> bool {
+        *self.replicator.replicated.epoch.borrow() == epoch
     }
 
     /// Takes in what one peer told, and what others did that waits behind it. Returns the request that came next, if one did.
@@ -118,7 +125,7 @@ impl Follower {
             }
             if all.len() < GROUP_ROWS {
                 match requests.try_recv() {
-                    Ok(Request::Receive(rows, _, reply)) => came = Some((rows, reply)),
+                    Ok(Request::Receive(epoch, rows, _, reply)) if self.is_now(epoch) => came = Some((rows, reply)),
                     other => next = other.ok(),
                 }
             }
@@ -151,19 +158,36 @@ impl Follower {
     }
 
     fn serve(&mut self, request: Request) {
+        let epoch = *self.replicator.replicated.epoch.borrow();
         let replicator = &mut self.replicator;
         // Whoever asked may have gone: a reply that nobody takes is no error.
         match request {
-            Request::Enable(reply) => drop(reply.send(replicator.enable())),
-            Request::Join(page, seen, writer, reply) => {
+            Request::Enable(writer, reply) => drop(reply.send(replicator.enable(&writer, now_ms()))),
+            Request::Receive(of, _, _, reply)
+            | Request::Join(of, _, _, _, reply)
+            | Request::Complete(of, _, _, _, reply)
+            | Request::Adopt(of, _, _, _, reply)
+                if of != epoch =>
+            {
+                drop(reply.send(Err(foreign())));
+            }
+            Request::Join(_, page, seen, writer, reply) => {
                 drop(reply.send(replicator.join(&page, &seen, &writer, now_ms())));
             }
-            Request::Complete(seen, written, writer, reply) => {
-                drop(reply.send(replicator.complete(&seen, written.as_ref(), &writer, now_ms())));
+            Request::Complete(_, seen, whole, writer, reply) => {
+                drop(reply.send(replicator.complete(&seen, whole.as_ref(), &writer, now_ms())));
+            }
+            Request::Stage(page, seen, reply) => drop(reply.send(replicator.stage(&page, &seen, now_ms()))),
+            Request::Adopt(_, seen, whole, writer, reply) => {
+                drop(reply.send(replicator.adopt(seen, whole, Actor(rand::random()), &writer, now_ms())));
             }
             Request::Tick(writer, reply) => drop(reply.send(replicator.tick(&writer))),
             Request::Forget(stable, reply) => drop(reply.send(replicator.forget(stable))),
             Request::Receive(..) | Request::Wake | Request::Close(_) => unreachable!("the loop takes these itself"),
         }
     }
+}
+
+fn foreign() -> Error {
+    Error::Failed { what: "it was told before another server's store was taken over".into() }
 }

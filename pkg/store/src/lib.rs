@@ -6,6 +6,7 @@
 //! [`Replica`].
 //! Reads of now come from memory, reads of the past from the log.
 
+mod adopt;
 mod backend;
 pub mod bare;
 mod batch;
@@ -31,7 +32,7 @@ mod writer;
 
 pub use backend::*;
 pub use crdt::HybridClock;
-pub use replica::{Begin, ConflictRecord, Documents, Replica, Row, SnapshotPage};
+pub use replica::{Begin, ConflictRecord, Documents, Pruned, Replica, Row, SnapshotPage, Whole};
 pub use replicator::MAX_AHEAD_MS;
 pub use revision::Revision;
 pub use store::{KEEP, Options, Store};

@@ -26,8 +26,36 @@ pub struct SnapshotPage {
     pub up_to: Option<Bytes>,
     /// Encoded [`crdt::Document`]s.
     pub documents: Vec<(Bytes, Bytes)>,
-    /// In the last page: of each actor the last write that is in the documents, or was superseded in them.
+    /// In the last page alone.
+    pub whole: Option<Whole>,
+}
+
+/// What is true of all of a snapshot's documents together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whole {
+    /// Of each actor the last write that is in the documents, or was superseded in them.
     pub written: Vector,
+    /// What they no longer tell of removals.
+    pub pruned: Pruned,
+    /// What they hold besides, of a snapshot that was half in.
+    pub owed: Vector,
+}
+
+/// What a server has forgotten, believing that all have it: with who lacks some of it, nothing can be merged any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Removals up to this time are forgotten.
+    pub time: u64,
+    /// Of each actor the last write up to that time.
+    pub writes: Vector,
+}
+
+impl Pruned {
+    /// What two that merge have forgotten together.
+    pub fn merge(&mut self, other: &Self) {
+        self.time = self.time.max(other.time);
+        self.writes.merge(&other.writes);
+    }
 }
 
 /// A conflict as this server found it.
@@ -63,7 +91,7 @@ pub trait Documents: Send + Sync {
 /// A store as replication sees it.
 #[async_trait]
 pub trait Replica: Send + Sync {
-    /// The name of this incarnation in documents and version vectors.
+    /// The name of this incarnation in documents and version vectors: another with each [`Replica::epoch`].
     fn actor(&self) -> Actor;
 
     /// Everything that this server has, durably. Its own entry is how far its writes are ready to be told.
@@ -80,6 +108,19 @@ pub trait Replica: Send + Sync {
     /// Wakes whoever sends: the sequence number of the newest change.
     fn newest(&self) -> tokio::sync::watch::Receiver<u64>;
 
+    /// How often this server has taken over another's store. What came before the last time is refused: it rests on what
+    /// is no longer there.
+    fn epoch(&self) -> tokio::sync::watch::Receiver<u64>;
+
+    /// What documents hold besides, of a snapshot that is half in and whose rest is late.
+    fn owed(&self) -> Vector;
+
+    /// What removals are forgotten.
+    fn pruned(&self) -> Pruned;
+
+    /// Nothing is known of any key.
+    async fn is_empty(&self) -> Result<bool>;
+
     /// Where to begin with a peer that has `have`.
     async fn begin(&self, have: Vector) -> Result<Begin>;
 
@@ -89,17 +130,24 @@ pub trait Replica: Send + Sync {
 
     /// Takes in what a peer told, in its order; what is known already changes nothing. Durable and visible when it
     /// returns.
-    async fn receive(&self, rows: Vec<Row>) -> Result<()>;
+    async fn receive(&self, epoch: u64, rows: Vec<Row>) -> Result<()>;
 
     /// All documents as they are now, to be read in pages.
     async fn documents(&self) -> Result<Box<dyn Documents>>;
 
     /// Takes in a page of documents that hold `seen`.
-    async fn join(&self, page: SnapshotPage, seen: Vector) -> Result<()>;
+    async fn join(&self, epoch: u64, page: SnapshotPage, seen: Vector) -> Result<()>;
 
-    /// All that a peer with `seen` had is in: as changes, or as pages, the last of which said what had been `written`. What
+    /// All that a peer with `seen` had is in: as changes, or as pages, of which the last said what is true of the `whole`. What
     /// of that is new can't be told on as changes.
-    async fn complete(&self, seen: Vector, written: Option<Vector>) -> Result<()>;
+    async fn complete(&self, epoch: u64, seen: Vector, whole: Option<Whole>) -> Result<()>;
+
+    /// Puts a page of a store that is to be taken over aside; the first forgets what was there.
+    async fn stage(&self, page: SnapshotPage, seen: Vector) -> Result<()>;
+
+    /// Takes over the store that was put aside, which held `seen`. What only this server had is made anew on top of it, as
+    /// writes of now. Goes on after a restart where it was interrupted.
+    async fn adopt(&self, epoch: u64, seen: Vector, whole: Whole) -> Result<()>;
 
     /// Promises that all of this server's later writes are later than now: its entry in the vector moves on.
     async fn tick(&self) -> Result<()>;

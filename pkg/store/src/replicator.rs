@@ -4,9 +4,10 @@
 //! A merge is first written to the log, marked as merged, if none of its keys was written here meanwhile; only then are
 //! the documents kept. A crash between the two loses nothing: the mark keeps the deriver from telling others' writes as
 //! this server's, and peers tell again what was not confirmed.
+use crate::adopt::Adoption;
 use crate::changes::{CHANGES, CHANGES_BYTES, Changes, Owed};
 use crate::log::{Log, MAX_OPS, Record};
-use crate::replica::{Begin, Row, SnapshotPage};
+use crate::replica::{Begin, Pruned, Row, SnapshotPage, Whole};
 use crate::tail::Tail;
 use crate::writer::{Merge, MergeItem, Merged, Shared};
 use crate::{Error, Result, Revision};
@@ -16,7 +17,7 @@ use crdt::{Actor, Conflict, Delta, Document, HybridClock, Policy, Stamp, Vector}
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Rows of the log in one step, and one fsync: more than one revision can have.
@@ -29,9 +30,6 @@ const NOTE_EVERY: Duration = Duration::from_secs(1);
 const PRUNE_DOCUMENTS: usize = 200;
 /// A change stamped further ahead of this server's clock is refused.
 pub const MAX_AHEAD_MS: u64 = 10 * 60 * 1000;
-/// The rest of a snapshot is waited for as long after its last page: longer than most cuts of a link. What is told then of writes
-/// that rest on it others may not understand.
-const OWED_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// The writer as the replicator sees it.
 pub trait Merger {
@@ -42,6 +40,8 @@ pub trait Merger {
 
 /// What the replicator shows others.
 pub struct Replicated {
+    /// This incarnation.
+    pub actor: RwLock<Actor>,
     pub vector: RwLock<Vector>,
     /// Position of the log up to which everything is derived; compaction reads it.
     pub derived: Arc<AtomicU64>,
@@ -53,6 +53,11 @@ pub struct Replicated {
     pub newest: tokio::sync::watch::Sender<u64>,
     /// Of a snapshot that is half in.
     pub owed: RwLock<Owed>,
+    pub pruned: RwLock<Pruned>,
+    /// How often another's store was taken over.
+    pub epoch: tokio::sync::watch::Sender<u64>,
+    /// One is being taken over: what there is is half of two stores.
+    pub adopting: AtomicBool,
 }
 
 impl Replicated {
@@ -64,6 +69,9 @@ impl Replicated {
 
     /// Changes that a peer lacks; none when some of them are no longer kept.
     pub fn recent(&self, after: u64, have: &Vector, limit_bytes: usize) -> Option<Option<(Vec<Row>, u64)>> {
+        if self.adopting.load(Ordering::Acquire) {
+            return None;
+        }
         let found = self.tail.read().after(after, have, limit_bytes)?;
         Some(self.unless_forgotten(found, have))
     }
@@ -76,6 +84,7 @@ impl Replicated {
         have: &Vector,
         limit_bytes: usize,
     ) -> Result<Option<(Vec<Row>, u64)>> {
+        self.is_one()?;
         match self.recent(after, have, limit_bytes) {
             Some(found) => Ok(found),
             None => Ok(self.unless_forgotten(changes.after(after, have, limit_bytes)?, have)),
@@ -87,8 +96,17 @@ impl Replicated {
         have.includes(&self.floor.read()).then_some(found)
     }
 
+    /// Whether what there is belongs together.
+    pub fn is_one(&self) -> Result<()> {
+        match self.adopting.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(Error::Failed { what: "another server's store is being taken over".into() }),
+        }
+    }
+
     /// Where sending to a peer begins.
     pub fn begin(&self, changes: &Changes, have: &Vector) -> Result<Begin> {
+        self.is_one()?;
         // First: what comes meanwhile is after it.
         let newest = *self.newest.borrow();
         if !have.includes(&self.floor.read()) {
@@ -114,12 +132,13 @@ impl Replicated {
 pub struct Replicator {
     pub log: Log,
     pub changes: Changes,
-    pub actor: Actor,
     pub shared: Arc<Shared>,
     pub replicated: Arc<Replicated>,
     pub summarize: Arc<dyn Summarize>,
     /// Where looking for what may be forgotten has got to.
-    pub pruned: Option<Bytes>,
+    pub prune_after: Option<Bytes>,
+    /// Another's store that is being taken over.
+    pub adoption: Option<Adoption>,
     /// Bytes of the changes that are kept.
     pub change_bytes: u64,
     /// When it was last noted how far the log is.
@@ -130,20 +149,28 @@ pub struct Replicator {
 
 /// Documents of some keys, merged and not yet kept.
 #[derive(Default)]
-struct Merging {
-    documents: BTreeMap<Bytes, Document>,
-    rows: Vec<Row>,
-    conflicts: Vec<(Bytes, Conflict)>,
-    vector: Vector,
+pub(crate) struct Merging {
+    pub documents: BTreeMap<Bytes, Document>,
+    pub rows: Vec<Row>,
+    pub conflicts: Vec<(Bytes, Conflict)>,
+    pub vector: Vector,
     /// What whole documents hold, which is known when all of them are in.
-    owed: Vector,
+    pub owed: Vector,
+    /// How far another's store is taken over with them.
+    pub adoption: Option<Adoption>,
+    /// What is to be served, where it is not what the documents say.
+    pub served: BTreeMap<Bytes, Document>,
 }
 
 impl Replicator {
-    /// Keeps documents and changes from now on, of everything that there is; lasts.
-    pub fn enable(&mut self) -> Result<()> {
+    pub(crate) fn actor(&self) -> Actor {
+        *self.replicated.actor.read()
+    }
+
+    /// Keeps documents and changes from now on, of everything that there is; lasts. Finishes what was interrupted.
+    pub fn enable(&mut self, writer: &dyn Merger, now_ms: u64) -> Result<()> {
         if self.enabled {
-            return Ok(());
+            return self.finish_adoption(writer, now_ms);
         }
         self.changes.enable()?;
         self.replicated.derived.store(0, Ordering::Release);
@@ -172,7 +199,13 @@ impl Replicator {
         if !self.enabled {
             return self.note();
         }
-        let (from, up_to) = (self.replicated.derived.load(Ordering::Acquire), self.shared.state.read().revision);
+        let up_to = self.shared.state.read().revision;
+        self.derive_to(up_to)
+    }
+
+    /// The same, up to a revision. True: all up to there is derived.
+    pub(crate) fn derive_to(&mut self, up_to: Revision) -> Result<bool> {
+        let from = self.replicated.derived.load(Ordering::Acquire);
         let mut records = Vec::new();
         self.log.after(from, up_to, STEP_ROWS, |record| records.push(record))?;
         let whole = records.len() < STEP_ROWS;
@@ -186,7 +219,7 @@ impl Replicator {
             _ => up_to.get() + MAX_OPS as u64 - 1,
         };
         if !records.is_empty() {
-            let last = records.last().map(|record| Stamp { time: record.revision.clock(), actor: self.actor });
+            let last = records.last().map(|record| Stamp { time: record.revision.clock(), actor: self.actor() });
             // What peers wrote is kept already; that the log was read so far is noted with what follows.
             let rows = if !records.iter().any(is_told) {
                 Vec::new()
@@ -212,10 +245,18 @@ impl Replicator {
     fn tell(&self, changes: &Changes, records: &[Record]) -> Result<Vec<(u64, Row)>> {
         let mut rows = Vec::new();
         for record in records.iter().filter(|record| is_told(record)) {
-            let mut document = self.document_of(changes, &record.key)?;
-            let stamp = Stamp { time: record.revision.clock(), actor: self.actor };
+            let adopted = self.adoption.as_ref().and_then(|adoption| adoption.is_adopted(&record.key));
+            if adopted == Some(true) {
+                // What is served there is looked at when all is taken over.
+                continue;
+            }
+            let mut document = self.document_of(&record.key)?;
+            let stamp = Stamp { time: record.revision.clock(), actor: self.actor() };
             let Some(delta) = document.write(&record.key, record.value.as_deref(), stamp) else { continue };
             changes.set_document(&record.key, &document)?;
+            if adopted == Some(false) {
+                continue;
+            }
             rows.push(Row { stamp, more: true, key: record.key.clone(), delta: delta.encode().into() });
         }
         if let Some(last) = rows.last_mut() {
@@ -225,8 +266,8 @@ impl Replicator {
     }
 
     /// A document; a damaged one is begun anew from what its key holds, which the log has checked.
-    fn document_of(&self, changes: &Changes, key: &[u8]) -> Result<Document> {
-        changes.document(key).or_else(|error| match error {
+    pub(crate) fn document_of(&self, key: &[u8]) -> Result<Document> {
+        self.changes.document(key).or_else(|error| match error {
             Error::Corrupt { path, what } => {
                 tracing::error!(path, what, "the document is begun anew");
                 Ok(Document::default())
@@ -235,7 +276,7 @@ impl Replicator {
         })
     }
 
-    fn derive_all(&mut self) -> Result<Revision> {
+    pub(crate) fn derive_all(&mut self) -> Result<Revision> {
         loop {
             let revision = self.shared.state.read().revision;
             if self.derive()? {
@@ -269,7 +310,7 @@ impl Replicator {
         let delta = Delta::decode(&row.delta).map_err(|error| self.unreadable(&row.key, &error))?;
         let document = match merging.documents.entry(row.key.clone()) {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::btree_map::Entry::Vacant(new) => new.insert(self.document_of(&self.changes, &row.key)?),
+            std::collections::btree_map::Entry::Vacant(new) => new.insert(self.document_of(&row.key)?),
         };
         let conflicts = document.merge(&delta);
         merging.conflicts.extend(conflicts.into_iter().map(|conflict| (row.key.clone(), conflict)));
@@ -277,7 +318,7 @@ impl Replicator {
         Ok(())
     }
 
-    fn unreadable(&self, key: &[u8], error: &crdt::Error) -> Error {
+    pub(crate) fn unreadable(&self, key: &[u8], error: &crdt::Error) -> Error {
         Error::Failed { what: format!("what a peer says of {}: {error}", String::from_utf8_lossy(key)) }
     }
 
@@ -299,7 +340,7 @@ impl Replicator {
         }
         let mut merging = Merging::default();
         for (key, theirs) in theirs {
-            let mut document = self.document_of(&self.changes, &key)?;
+            let mut document = self.document_of(&key)?;
             merging.owed.merge(theirs.version());
             let conflicts = document.join(theirs, &mine, seen);
             merging.conflicts.extend(conflicts.into_iter().map(|conflict| (key.clone(), conflict)));
@@ -309,7 +350,12 @@ impl Replicator {
     }
 
     /// Makes what a merge comes to visible, then keeps it. Begins anew while its keys are being written here.
-    fn merge(&mut self, writer: &dyn Merger, now_ms: u64, compute: impl Fn(&Self) -> Result<Merging>) -> Result<()> {
+    pub(crate) fn merge(
+        &mut self,
+        writer: &dyn Merger,
+        now_ms: u64,
+        compute: impl Fn(&Self) -> Result<Merging>,
+    ) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let derived = self.derive_all()?;
             let merging = compute(self)?;
@@ -327,8 +373,9 @@ impl Replicator {
     fn show(&self, merging: &Merging, derived: Revision, writer: &dyn Merger) -> Result<bool> {
         let latest = |document: &Document| document.version().latest();
         let observed = merging.documents.values().map(latest).max().unwrap_or(0).max(merging.vector.latest());
+        let shown = |key: &Bytes, document| merging.served.get(key).unwrap_or(document);
         let items: Vec<MergeItem> =
-            merging.documents.iter().filter_map(|(key, document)| self.item(key, document)).collect();
+            merging.documents.iter().filter_map(|(key, document)| self.item(key, shown(key, document))).collect();
         let mut chunks: Vec<Vec<MergeItem>> = Vec::new();
         let mut items = items.into_iter().peekable();
         while items.peek().is_some() || chunks.is_empty() {
@@ -342,7 +389,7 @@ impl Replicator {
         Ok(true)
     }
 
-    fn item(&self, key: &Bytes, document: &Document) -> Option<MergeItem> {
+    pub(crate) fn item(&self, key: &Bytes, document: &Document) -> Option<MergeItem> {
         let current = self.shared.state.read().get(key);
         let bytes = current.as_ref().map(|entry| &entry.value[..]);
         if document.says(key, bytes) {
@@ -362,7 +409,7 @@ impl Replicator {
         let mut owed = self.replicated.owed.read().clone();
         if !merging.owed.is_empty() {
             owed.vector.merge(&merging.owed);
-            owed.until_ms = now_ms.saturating_add(OWED_MS);
+            owed = Owed::of(owed.vector, now_ms);
         }
         let owed = if vector.includes(&owed.vector) { Owed::default() } else { owed };
         let rows = self.changes.step(|changes| {
@@ -375,10 +422,16 @@ impl Replicator {
             merging.conflicts.iter().try_for_each(|(key, conflict)| changes.add_conflict(key, now_ms, conflict))?;
             merging.vector.iter().try_for_each(|stamp| changes.advance(stamp))?;
             self.note_owed(changes, &owed, &vector)?;
+            if let Some(adoption) = &merging.adoption {
+                changes.set_adoption(Some(adoption))?;
+            }
             Ok(rows)
         })?;
         *self.replicated.vector.write() = vector;
         *self.replicated.owed.write() = owed;
+        if merging.adoption.is_some() {
+            self.adoption = merging.adoption;
+        }
         self.announce(rows);
         Ok(())
     }
@@ -398,19 +451,13 @@ impl Replicator {
         changes.set_owed(owed)
     }
 
-    /// All that a peer had seen is in: as changes, or as a snapshot, which says what had been `written`: what of that is new
+    /// All that a peer had seen is in: as changes, or as a snapshot, which says what is true of the `whole`: what of that is new
     /// can't be told on as changes. The former is noted with the next tick: after a crash it is learned again.
-    pub fn complete(
-        &mut self,
-        seen: &Vector,
-        written: Option<&Vector>,
-        writer: &dyn Merger,
-        now_ms: u64,
-    ) -> Result<()> {
+    pub fn complete(&mut self, seen: &Vector, whole: Option<&Whole>, writer: &dyn Merger, now_ms: u64) -> Result<()> {
         is_not_ahead(seen.iter(), now_ms)?;
-        let known = self.replicated.vector.read().clone();
-        let new = |stamp: &Stamp| stamp.actor != self.actor && !known.covers(*stamp);
-        if written.is_none() && !seen.iter().any(|stamp| new(&stamp)) {
+        let (known, me) = (self.replicated.vector.read().clone(), self.actor());
+        let new = |stamp: &Stamp| stamp.actor != me && !known.covers(*stamp);
+        if whole.is_none() && !seen.iter().any(|stamp| new(&stamp)) {
             return Ok(());
         }
         // What is written here from now on is later than all that others may have forgotten by now.
@@ -421,17 +468,21 @@ impl Replicator {
         let vector = self.known_with(seen.iter().filter(new));
         let owed = self.replicated.owed.read().clone();
         let owed = if vector.includes(&owed.vector) { Owed::default() } else { owed };
-        let floor: Vector = written.iter().flat_map(|written| written.iter()).filter(new).collect();
-        if written.is_some() || owed != *self.replicated.owed.read() {
+        let floor: Vector = whole.iter().flat_map(|whole| whole.written.iter()).filter(new).collect();
+        let mut pruned = self.replicated.pruned.read().clone();
+        whole.iter().for_each(|whole| pruned.merge(&whole.pruned));
+        if whole.is_some() || owed != *self.replicated.owed.read() {
             self.replicated.raise_floor(&floor);
             self.changes.step(|changes| {
                 floor.iter().try_for_each(|stamp| changes.raise_floor(stamp))?;
                 vector.iter().try_for_each(|stamp| changes.advance(stamp))?;
+                changes.set_pruned(&pruned)?;
                 self.note_owed(changes, &owed, &vector)
             })?;
         }
         *self.replicated.vector.write() = vector;
         *self.replicated.owed.write() = owed;
+        *self.replicated.pruned.write() = pruned;
         Ok(())
     }
 
@@ -439,7 +490,7 @@ impl Replicator {
     pub fn tick(&mut self, writer: &dyn Merger) -> Result<()> {
         let time = writer.tick()?;
         self.derive_all()?;
-        let vector = self.known_with(std::iter::once(Stamp { time, actor: self.actor }));
+        let vector = self.known_with(std::iter::once(Stamp { time, actor: self.actor() }));
         let derived = self.replicated.derived.load(Ordering::Acquire);
         self.changes.step(|changes| {
             vector.iter().try_for_each(|stamp| changes.advance(stamp))?;
@@ -451,12 +502,21 @@ impl Replicator {
 
     /// Forgets some of what is kept for members that may lack it. Returns whether there may be more.
     pub fn forget(&mut self, stable: u64) -> Result<bool> {
+        if self.adoption.is_some() {
+            return Ok(false);
+        }
+        // First: whoever meets this server meanwhile must know.
+        let pruned = self.changes.to_prune(stable)?;
+        *self.replicated.pruned.write() = pruned.clone();
         let more = self.forget_changes(stable, CHANGES, CHANGES_BYTES)?;
-        let mut keys = self.changes.keys(self.pruned.as_deref(), None)?;
+        let mut keys = self.changes.keys(self.prune_after.as_deref(), None)?;
         let last_page = keys.len() <= PRUNE_DOCUMENTS;
         keys.truncate(PRUNE_DOCUMENTS);
-        self.changes.step(|changes| keys.iter().try_for_each(|key| prune(changes, key, stable)))?;
-        self.pruned = if last_page { None } else { keys.pop() };
+        self.changes.step(|changes| {
+            changes.set_pruned(&pruned)?;
+            keys.iter().try_for_each(|key| prune(changes, key, stable))
+        })?;
+        self.prune_after = if last_page { None } else { keys.pop() };
         Ok(more || !last_page)
     }
 
@@ -474,7 +534,7 @@ impl Replicator {
     }
 
     /// Shows what has just been kept.
-    fn announce(&mut self, rows: Vec<(u64, Row)>) {
+    pub(crate) fn announce(&mut self, rows: Vec<(u64, Row)>) {
         self.change_bytes += rows.iter().map(|(_, row)| (row.key.len() + row.delta.len()) as u64).sum::<u64>();
         self.replicated.announce(rows);
     }
@@ -486,7 +546,7 @@ pub fn not_ahead(rows: &[Row], now_ms: u64) -> Result<()> {
 }
 
 /// Whoever takes in what is stamped far ahead goes on from there itself: a wrong clock would spread.
-fn is_not_ahead(stamps: impl Iterator<Item = Stamp>, now_ms: u64) -> Result<()> {
+pub(crate) fn is_not_ahead(stamps: impl Iterator<Item = Stamp>, now_ms: u64) -> Result<()> {
     let limit = HybridClock::at(now_ms.saturating_add(MAX_AHEAD_MS));
     match stamps.max_by_key(|stamp| stamp.time).filter(|stamp| stamp.time > limit) {
         None => Ok(()),
@@ -498,7 +558,7 @@ fn is_not_ahead(stamps: impl Iterator<Item = Stamp>, now_ms: u64) -> Result<()> 
 }
 
 /// Whether peers are told of a row of the log by this server.
-fn is_told(record: &Record) -> bool {
+pub(crate) fn is_told(record: &Record) -> bool {
     !record.merged && crdt::policy(&record.key) != Policy::Local
 }
 

@@ -13,8 +13,8 @@ use crate::sweep::Sweep;
 use crate::watch::Watcher;
 use crate::writer::{Command, Reply, Shared, Writer, now_ms};
 use crate::{
-    Backend, Begin, ConflictRecord, Documents, Entry, Error, Lease, LeaseId, Op, Page, Range, Replica, Result,
-    Revision, Row, SnapshotPage, Txn, TxnResult, Watch, WatchFrom,
+    Backend, Begin, ConflictRecord, Documents, Entry, Error, Lease, LeaseId, Op, Page, Pruned, Range, Replica, Result,
+    Revision, Row, SnapshotPage, Txn, TxnResult, Watch, WatchFrom, Whole,
 };
 use api::summary::Summarize;
 use async_trait::async_trait;
@@ -26,7 +26,7 @@ use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -69,7 +69,6 @@ pub struct Store {
     /// What peers will be told, on a connection for reading.
     changes: Arc<Mutex<Changes>>,
     replicated: Arc<Replicated>,
-    actor: Actor,
     summarize: Arc<dyn Summarize>,
     server: u16,
     path: PathBuf,
@@ -92,7 +91,7 @@ impl Store {
         let Parts { mut writer, replicator, shared } = parts;
         let (checkpoint, checkpointer) = Checkpoint::spawn(&path)?;
         writer.log.checkpoint_beside(checkpoint)?;
-        let (actor, replicated) = (replicator.actor, replicator.replicated.clone());
+        let replicated = replicator.replicated.clone();
         let (commands, received) = sync_channel(QUEUE);
         let follower = Follower { replicator };
         let follower = spawn("store-follower", &path, move || follower.run(&requested))?;
@@ -108,7 +107,6 @@ impl Store {
             requests,
             changes: Arc::new(Mutex::new(Changes::open(&options.dir.join(CHANGES))?)),
             replicated,
-            actor,
             summarize: options.summarize,
             server: options.server,
             path,
@@ -388,7 +386,7 @@ impl Documents for Reading {
 #[async_trait]
 impl Replica for Store {
     fn actor(&self) -> Actor {
-        self.actor
+        *self.replicated.actor.read()
     }
 
     fn vector(&self) -> Vector {
@@ -400,7 +398,24 @@ impl Replica for Store {
     }
 
     async fn enable(&self) -> Result<()> {
-        self.request(Request::Enable).await
+        let handle = self.handle();
+        self.request(|reply| Request::Enable(handle, reply)).await
+    }
+
+    fn epoch(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.replicated.epoch.subscribe()
+    }
+
+    fn owed(&self) -> Vector {
+        self.replicated.owed.read().late(now_ms())
+    }
+
+    fn pruned(&self) -> Pruned {
+        self.replicated.pruned.read().clone()
+    }
+
+    async fn is_empty(&self) -> Result<bool> {
+        self.read_changes(Changes::is_empty).await
     }
 
     fn newest(&self) -> tokio::sync::watch::Receiver<u64> {
@@ -420,25 +435,35 @@ impl Replica for Store {
         self.read_changes(move |changes| replicated.kept(changes, after, &have, limit_bytes)).await
     }
 
-    async fn receive(&self, rows: Vec<Row>) -> Result<()> {
+    async fn receive(&self, epoch: u64, rows: Vec<Row>) -> Result<()> {
         let handle = self.handle();
-        self.request(|reply| Request::Receive(rows, handle, reply)).await
+        self.request(|reply| Request::Receive(epoch, rows, handle, reply)).await
     }
 
     async fn documents(&self) -> Result<Box<dyn Documents>> {
+        self.replicated.is_one()?;
         let documents = self.read_changes(Changes::documents).await?;
         let seen = documents.seen().clone();
         Ok(Box::new(Reading { documents: Arc::new(Mutex::new(documents)), seen }))
     }
 
-    async fn join(&self, page: SnapshotPage, seen: Vector) -> Result<()> {
+    async fn join(&self, epoch: u64, page: SnapshotPage, seen: Vector) -> Result<()> {
         let handle = self.handle();
-        self.request(|reply| Request::Join(page, seen, handle, reply)).await
+        self.request(|reply| Request::Join(epoch, page, seen, handle, reply)).await
     }
 
-    async fn complete(&self, seen: Vector, written: Option<Vector>) -> Result<()> {
+    async fn complete(&self, epoch: u64, seen: Vector, whole: Option<Whole>) -> Result<()> {
         let handle = self.handle();
-        self.request(|reply| Request::Complete(seen, written, handle, reply)).await
+        self.request(|reply| Request::Complete(epoch, seen, whole, handle, reply)).await
+    }
+
+    async fn stage(&self, page: SnapshotPage, seen: Vector) -> Result<()> {
+        self.request(|reply| Request::Stage(page, seen, reply)).await
+    }
+
+    async fn adopt(&self, epoch: u64, seen: Vector, whole: Whole) -> Result<()> {
+        let handle = self.handle();
+        self.request(|reply| Request::Adopt(epoch, seen, whole, handle, reply)).await
     }
 
     async fn tick(&self) -> Result<()> {
@@ -492,24 +517,29 @@ impl Parts {
         let clock = HybridClock::after(newest.clock().max(known.vector.latest()));
         let derived = Arc::new(AtomicU64::new(changes.derived()?));
         not_behind(&path, newest.get(), derived.load(Ordering::Acquire))?;
+        let adoption = changes.adoption()?;
         let replicated = Arc::new(Replicated {
+            actor: RwLock::new(changes.actor(fresh)?),
             vector: RwLock::new(known.vector),
             floor: RwLock::new(known.floor),
             tail: RwLock::default(),
             derived: derived.clone(),
             newest: tokio::sync::watch::Sender::new(changes.newest()?),
             owed: RwLock::new(changes.owed()?),
+            pruned: RwLock::new(changes.pruned()?),
+            epoch: tokio::sync::watch::Sender::default(),
+            adopting: AtomicBool::new(adoption.is_some()),
         });
         let replicator = Replicator {
             log: Log::open(&path)?,
-            actor: changes.actor(fresh)?,
             enabled: changes.is_enabled()?,
             change_bytes: changes.change_bytes()?,
             changes,
             shared: shared.clone(),
             replicated,
             summarize: options.summarize.clone(),
-            pruned: None,
+            prune_after: None,
+            adoption,
             noted: None,
         };
         let writer = Writer {

@@ -172,13 +172,13 @@ fn who_was_away_too_long_gets_whole_documents_and_keeps_its_own_writes() {
     // Written after the snapshot began: none of it is in there.
     run(&mut one, vec![put(49, "later")]);
     while !one.derive().unwrap() {}
-    let written = loop {
+    let whole = loop {
         let page = documents.page(after.as_deref(), 500).unwrap();
         two.join(&page, &seen).unwrap();
         assert!(!two.is_whole(), "what is written now is told when all is in");
         after = page.up_to;
         if after.is_none() {
-            break page.written;
+            break page.whole;
         }
     };
     assert_eq!(two.get(&key(49)).unwrap().value, config(49, "x"));
@@ -187,7 +187,7 @@ fn who_was_away_too_long_gets_whole_documents_and_keeps_its_own_writes() {
         pair.open(1)
     };
     assert!(!two.is_whole(), "not even a restart makes it forget");
-    two.complete(&seen, Some(&written)).unwrap();
+    two.complete(&seen, whole.as_ref()).unwrap();
     assert!(two.is_whole());
     assert_eq!(one.begin(&two.vector()).unwrap(), Begin::After(one.sequence() - 1));
     assert_eq!(send(&one, &mut two), 1);
@@ -287,7 +287,7 @@ async fn exchange(stores: &[Arc<Store>; 2]) {
         settled(from).await;
         let Begin::After(after) = from.begin(to.vector()).await.unwrap() else { panic!("no longer kept") };
         let (rows, _) = from.changes(after, to.vector(), LIMIT).await.unwrap().unwrap();
-        to.receive(rows).await.unwrap();
+        to.receive(0, rows).await.unwrap();
     }
 }
 
@@ -323,13 +323,13 @@ fn who_took_a_snapshot_tells_those_who_lack_no_write_nothing() {
     let documents = one.documents().unwrap();
     let page = documents.page(None, LIMIT).unwrap();
     three.join(&page, documents.seen()).unwrap();
-    three.complete(documents.seen(), Some(&page.written)).unwrap();
+    three.complete(documents.seen(), page.whole.as_ref()).unwrap();
     assert!(!two.vector().includes(&three.vector()), "it has not heard that nothing was written since");
     assert!(matches!(three.begin(&two.vector()).unwrap(), Begin::After(_)));
     assert_eq!(three.begin(&Vector::default()).unwrap(), Begin::Snapshot);
     // What the other had as changes it still tells as changes.
     two.join(&page, documents.seen()).unwrap();
-    two.complete(documents.seen(), Some(&page.written)).unwrap();
+    two.complete(documents.seen(), page.whole.as_ref()).unwrap();
     assert!(matches!(two.begin(&Vector::default()).unwrap(), Begin::After(_)));
 }
 

@@ -12,7 +12,7 @@ use futures::{SinkExt, StreamExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use store::{Begin, ConflictRecord, Documents, Replica, Revision, Row, SnapshotPage};
+use store::{Begin, ConflictRecord, Documents, Pruned, Replica, Revision, Row, SnapshotPage, Whole};
 use tokio::io::DuplexStream;
 use tokio::sync::watch;
 use tokio_util::codec::Framed;
@@ -25,6 +25,7 @@ const PIPE_BYTES: usize = 64 << 10;
 struct Fake {
     rows: u64,
     newest: watch::Sender<u64>,
+    epoch: watch::Sender<u64>,
     taken: AtomicUsize,
     /// Whatever comes is stamped far ahead of its clock.
     behind: AtomicBool,
@@ -33,7 +34,13 @@ struct Fake {
 impl Fake {
     fn new(rows: u64) -> Arc<Self> {
         let newest = watch::Sender::new(rows);
-        Arc::new(Self { rows, newest, taken: AtomicUsize::new(0), behind: AtomicBool::new(false) })
+        Arc::new(Self {
+            rows,
+            newest,
+            epoch: watch::Sender::new(0),
+            taken: AtomicUsize::new(0),
+            behind: AtomicBool::new(false),
+        })
     }
 
     fn take(&self) -> store::Result<()> {
@@ -80,7 +87,31 @@ impl Replica for Fake {
         Ok(Some(((after + 1..=last).map(|n| row(1, n)).collect(), last)))
     }
 
-    async fn receive(&self, _: Vec<Row>) -> store::Result<()> {
+    fn epoch(&self) -> watch::Receiver<u64> {
+        self.epoch.subscribe()
+    }
+
+    fn owed(&self) -> Vector {
+        Vector::default()
+    }
+
+    fn pruned(&self) -> Pruned {
+        Pruned::default()
+    }
+
+    async fn is_empty(&self) -> store::Result<bool> {
+        Ok(false)
+    }
+
+    async fn stage(&self, _: SnapshotPage, _: Vector) -> store::Result<()> {
+        self.take()
+    }
+
+    async fn adopt(&self, _: u64, _: Vector, _: Whole) -> store::Result<()> {
+        self.take()
+    }
+
+    async fn receive(&self, _: u64, _: Vec<Row>) -> store::Result<()> {
         self.take()
     }
 
@@ -88,11 +119,11 @@ impl Replica for Fake {
         Err(store::Error::Closed)
     }
 
-    async fn join(&self, _: SnapshotPage, _: Vector) -> store::Result<()> {
+    async fn join(&self, _: u64, _: SnapshotPage, _: Vector) -> store::Result<()> {
         self.take()
     }
 
-    async fn complete(&self, _: Vector, _: Option<Vector>) -> store::Result<()> {
+    async fn complete(&self, _: u64, _: Vector, _: Option<Whole>) -> store::Result<()> {
         self.take()
     }
 
@@ -173,6 +204,10 @@ async fn linked(replica: &Arc<Fake>) -> (Handle, Framed<DuplexStream, Codec>) {
         name: "2".into(),
         version: "test".into(),
         vector: Vector::default(),
+        owed: Vector::default(),
+        pruned: Pruned::default(),
+        empty: false,
+        side: 2,
         links: Vec::new(),
     };
     peer.send(Message::Hello(hello)).await.unwrap();

@@ -1,6 +1,7 @@
 //! Runs a session over a stream until either side ends it.
 use crate::frame::{self, Codec};
 use crate::message::{Hello, Message};
+use crate::relation::Relation;
 use crate::service::Shared;
 use crate::session::{MESSAGE_BYTES, Session, Standing, Task, WINDOW_MESSAGES, Want};
 use futures::{SinkExt, StreamExt};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use store::{Begin, Documents, Replica};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::Instant;
 use tokio_util::codec::{FramedRead, FramedWrite};
 use tokio_util::sync::CancellationToken;
@@ -65,6 +67,11 @@ pub(crate) struct Link {
     parked: VecDeque<Task>,
     /// What is being sent whole.
     documents: Option<Box<dyn Documents>>,
+    /// How often another's store was taken over when this conversation began, and whether one was since.
+    epoch: u64,
+    epochs: watch::Receiver<u64>,
+    /// Held while this server takes over the peer's store: one at a time.
+    taking: Option<OwnedMutexGuard<()>>,
     /// Ends the link when a better one to the same peer is there.
     replaced: CancellationToken,
     /// The session's time runs from here.
@@ -78,6 +85,7 @@ pub(crate) struct Link {
 pub(crate) async fn run(
     shared: Arc<Shared>,
     me: Hello,
+    (epoch, epochs): (u64, watch::Receiver<u64>),
     wire: Box<dyn Wire>,
     peer: Peer,
     shutdown: CancellationToken,
@@ -92,6 +100,9 @@ pub(crate) async fn run(
         out,
         parked: VecDeque::new(),
         documents: None,
+        epoch,
+        epochs,
+        taking: None,
         replaced: replaced.clone(),
         begun: Instant::now(),
     };
@@ -156,6 +167,7 @@ impl Link {
 
     async fn talk(&mut self, read: ReadHalf<Box<dyn Wire>>) -> Result<(), Error> {
         let mut read = FramedRead::new(read, Codec::default());
+        let mut epoch = self.epochs.clone();
         let mut newest = self.shared.replica.newest();
         let mut neighbours = self.shared.neighbours.subscribe();
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
@@ -177,6 +189,10 @@ impl Link {
                     changed.map_err(|_| store::Error::Closed)?;
                     let known = neighbours.borrow_and_update().clone();
                     self.session.rethink(&known, self.now_ms());
+                }
+                changed = epoch.changed() => {
+                    changed.map_err(|_| store::Error::Closed)?;
+                    return self.leave("it has taken over another store, and talks anew");
                 }
                 () = sleep_until(due) => {}
                 _ = heartbeat.tick() => {
@@ -201,23 +217,30 @@ impl Link {
         loop {
             // Asked first: what is whole now is so before anything else comes.
             let (whole, vector) = (replica.is_whole(), replica.vector());
-            let lows = self.shared.lows();
-            let standing = Standing { vector, lows, whole, neighbours: &neighbours, now_ms: self.now_ms() };
-            self.session.look(&standing);
+            let (lows, late) = (self.shared.lows(), !replica.owed().is_empty());
+            let standing = Standing { vector, lows, whole, late, neighbours: &neighbours, now_ms: self.now_ms() };
+            self.session.look(&standing).map_err(Error::Refused)?;
             let message = match self.session.want() {
                 Want::Nothing => return self.session.ack(&standing).map_or(Ok(()), |ack| self.say(ack)),
                 Want::Begin(have) => {
                     let begin = replica.begin(have).await?;
                     if begin == Begin::Snapshot && self.session.is_paging() {
                         self.session.go_on();
-                    } else if begin == Begin::Snapshot {
+                    } else if begin == Begin::Snapshot && !self.session.hold(&standing) {
                         let documents = replica.documents().await?;
                         self.session.began(begin, documents.seen().clone());
                         self.documents = Some(documents);
-                    } else {
+                    } else if begin != Begin::Snapshot {
                         self.documents = None;
                         self.session.began(begin, standing.vector);
                     }
+                    None
+                }
+                Want::Documents if self.session.hold(&standing) => None,
+                Want::Documents => {
+                    let documents = replica.documents().await?;
+                    self.session.began(Begin::Snapshot, documents.seen().clone());
+                    self.documents = Some(documents);
                     None
                 }
                 Want::Changes { after, have } => {
@@ -271,18 +294,29 @@ impl Link {
 
     async fn perform(&mut self, task: Task) -> Result<(), Error> {
         let replica: &Arc<dyn Replica> = &self.shared.replica;
+        let epoch = self.epoch;
         match task {
             Task::Nothing => {}
-            Task::Receive(rows) => replica.receive(rows).await?,
+            Task::Receive(rows) => replica.receive(epoch, rows).await?,
             Task::Join { page, seen } => {
-                let (last, written) = (page.up_to.is_none(), page.written.clone());
-                replica.join(page, seen.clone()).await?;
-                if last {
-                    replica.complete(seen, Some(written)).await?;
+                let whole = page.whole.clone();
+                replica.join(epoch, page, seen.clone()).await?;
+                if whole.is_some() {
+                    replica.complete(epoch, seen, whole).await?;
+                }
+            }
+            Task::Adopt { page, seen } => {
+                let whole = page.whole.clone();
+                replica.stage(page, seen.clone()).await?;
+                if let Some(whole) = whole {
+                    let peer = self.session.peer().map(|hello| hello.name.clone());
+                    tracing::info!(peer, "taking over its store: it has forgotten what this server lacks");
+                    replica.adopt(epoch, seen, whole).await?;
+                    self.shared.forget_lows();
                 }
             }
             Task::Complete { seen, lows, links } => {
-                replica.complete(seen, None).await?;
+                replica.complete(epoch, seen, None).await?;
                 self.shared.observe(lows);
                 if let Some(hello) = self.session.peer() {
                     self.shared.completed(hello.number);
@@ -299,7 +333,7 @@ impl Link {
         }
     }
 
-    fn meet(&self) -> Result<(), Error> {
+    fn meet(&mut self) -> Result<(), Error> {
         let Some(hello) = self.session.peer() else { return Ok(()) };
         if self.peer.name.as_ref().is_some_and(|name| *name != hello.name) {
             return Err(Error::Refused(format!(
@@ -307,6 +341,12 @@ impl Link {
                 self.peer.name, hello.name
             )));
         }
-        self.shared.met(hello, self.peer.dialled, &self.replaced).map_err(|why| Error::Refused(why.into()))
+        self.shared.met(hello, self.peer.dialled, &self.replaced).map_err(|why| Error::Refused(why.into()))?;
+        if self.session.relation() == Relation::Take {
+            let busy = |_| Error::Refused("another server's store is being taken over".into());
+            self.taking = Some(self.shared.taking.clone().try_lock_owned().map_err(busy)?);
+            self.say(Message::Take)?;
+        }
+        Ok(())
     }
 }

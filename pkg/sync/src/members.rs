@@ -63,6 +63,17 @@ impl Members {
         self.lows.iter().map(|(number, low)| (*number, *low)).collect()
     }
 
+    /// The lowest number of those members whose news up to a time somebody with this vector has; `me`, if there is none.
+    pub fn side(&self, me: u16, vector: &Vector, time: u64) -> u16 {
+        let heard = |member: &&Member| member.actor.is_some_and(|actor| vector.get(actor) >= time.max(1));
+        self.members.values().find(heard).map_or(me, |member| member.number)
+    }
+
+    /// What members have is learned anew.
+    pub fn forget_lows(&mut self) {
+        self.lows.clear();
+    }
+
     /// The time up to which every member has everything. Members that have been away too long don't count.
     pub fn stable(&self) -> u64 {
         let counted = self.members.values().filter(|member| !member.absent);
@@ -120,6 +131,14 @@ mod tests {
         assert_eq!(members.stable(), 0);
         members.set([member(1), Member { absent: true, ..member(2) }]);
         assert_eq!(members.stable(), 50);
+    }
+
+    #[test]
+    fn a_side_is_named_by_the_lowest_number_that_was_heard() {
+        let mut members = Members::default();
+        members.set([member(1), member(2), member(3)]);
+        assert_eq!(members.side(3, &vector(&[(1, 20), (2, 50), (3, 60)]), 40), 2);
+        assert_eq!(members.side(3, &vector(&[(1, 20)]), 40), 3, "nobody was");
     }
 
     #[test]

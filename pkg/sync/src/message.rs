@@ -1,10 +1,10 @@
 //! What servers say to each other.
 use crdt::{Actor, Vector};
 use serde::{Deserialize, Serialize};
-use store::{Row, SnapshotPage};
+use store::{Pruned, Row, SnapshotPage};
 
 /// Both sides must speak the same.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// The first message of each side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,14 @@ pub struct Hello {
     pub version: String,
     /// What the server has.
     pub vector: Vector,
+    /// What its documents hold besides: of a snapshot that is half in and whose rest is late.
+    pub owed: Vector,
+    /// What it has forgotten. Read before the vector: all members had that, or were no longer waited for.
+    pub pruned: Pruned,
+    /// It knows of no key.
+    pub empty: bool,
+    /// The lowest number of those whose news it has had since then; its own, if there is none.
+    pub side: u16,
     /// Whom it hears directly.
     pub links: Vec<Actor>,
 }
@@ -29,6 +37,9 @@ pub struct Hello {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
     Hello(Hello),
+    /// The sender will take the receiver's store for its own: see [`crate::relation::Relation`]. It is sent in pages, and nothing
+    /// else is.
+    Take,
     /// Changes, causes first, transactions whole.
     Rows(Vec<Row>),
     /// Whole documents of a server that had seen this much when it began with them.

@@ -5,7 +5,7 @@ use crate::members::{Member, Members};
 use crate::message::{Hello, PROTOCOL};
 use crate::relay::Neighbours;
 use async_trait::async_trait;
-use crdt::{HybridClock, Vector};
+use crdt::{Actor, HybridClock, Vector};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     links: Mutex<BTreeMap<u16, LinkState>>,
     changed: watch::Sender<u64>,
     pub neighbours: watch::Sender<Arc<Neighbours>>,
+    /// Held by the link on which another's store is taken over.
+    pub taking: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Shared {
@@ -77,6 +79,10 @@ impl Shared {
         let mut members = self.members.lock();
         members.observe_vector(self.number, &self.replica.vector());
         members.lows()
+    }
+
+    pub fn forget_lows(&self) {
+        self.members.lock().forget_lows();
     }
 
     pub fn observe(&self, lows: Vec<(u16, u64)>) {
@@ -206,15 +212,34 @@ impl Handle {
         self.shared.changed.subscribe()
     }
 
+    /// This server's incarnation.
+    pub fn actor(&self) -> Actor {
+        self.shared.replica.actor()
+    }
+
+    /// Wakes when that is another.
+    pub fn epoch(&self) -> watch::Receiver<u64> {
+        self.shared.replica.epoch()
+    }
+
     /// What this server has of everybody.
     pub fn vector(&self) -> Vector {
         self.shared.replica.vector()
     }
 
     async fn talk(&self, wire: Box<dyn Wire>, peer: Peer) {
-        if let Err(error) = self.shared.replica.enable().await {
+        let replica = &self.shared.replica;
+        if let Err(error) = replica.enable().await {
             return tracing::warn!(%error, "no link: what there is can't be derived");
         }
+        let epochs = replica.epoch();
+        let epoch = *epochs.borrow();
+        let empty = match replica.is_empty().await {
+            Ok(empty) => empty,
+            Err(error) => return tracing::warn!(%error, "no link: what there is can't be read"),
+        };
+        let (pruned, owed, vector) = (replica.pruned(), replica.owed(), replica.vector());
+        let side = self.shared.members.lock().side(self.me.number, &vector, pruned.time);
         let me = Hello {
             protocol: PROTOCOL,
             cluster: self.me.cluster,
@@ -222,11 +247,15 @@ impl Handle {
             number: self.me.number,
             name: self.me.name.clone(),
             version: self.me.version.clone(),
-            vector: self.shared.replica.vector(),
+            vector,
+            owed,
+            pruned,
+            empty,
+            side,
             links: self.shared.neighbours.borrow().direct(),
         };
         let name = peer.name.clone().unwrap_or_default();
-        match link::run(self.shared.clone(), me, wire, peer, self.shutdown.clone()).await {
+        match link::run(self.shared.clone(), me, (epoch, epochs), wire, peer, self.shutdown.clone()).await {
             Ok(()) => tracing::debug!(peer = name, "a link ended"),
             Err(error) => tracing::info!(peer = name, %error, "a link ended"),
         }
@@ -248,6 +277,7 @@ impl Service {
             links: Mutex::default(),
             changed: watch::Sender::new(0),
             neighbours: watch::Sender::default(),
+            taking: Arc::default(),
         });
         let me = Arc::new(Identity {
             cluster: options.cluster,

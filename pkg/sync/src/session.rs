@@ -1,6 +1,7 @@
 //! One conversation with a peer, without a network and without a clock: what to read from the store next, what to send,
 //! what to do with what came. Both sides run the same.
 use crate::message::{Hello, Message, PROTOCOL};
+use crate::relation::Relation;
 use crate::relay::{Course, Neighbours, Relay, TELL_MS, TELL_SOON_MS};
 use bytes::Bytes;
 use crdt::{Actor, Delta, Stamp, Vector};
@@ -15,6 +16,8 @@ pub const WINDOW_BYTES: usize = 1 << 20;
 pub const WINDOW_MESSAGES: usize = 128;
 /// What comes is acknowledged so soon, together with what came before.
 const ACK_MS: u64 = 200;
+/// The rest of a snapshot is waited for so long before others are asked what is to be done.
+const HOLD_MS: u64 = 30_000;
 /// So many messages, or a message of so many bytes, are acknowledged at once: the sender's window is to stay open.
 pub const ACK_MESSAGES: u64 = WINDOW_MESSAGES as u64 / 4;
 const ACK_BYTES: usize = MESSAGE_BYTES / 4;
@@ -26,6 +29,8 @@ pub enum Want {
     Begin(Vector),
     /// The vector first, then [`store::Replica::changes`], then [`Session::changes`].
     Changes { after: u64, have: Vector },
+    /// [`store::Replica::documents`], then [`Session::began`] with a snapshot.
+    Documents,
     /// [`store::Documents::page`], then [`Session::page`].
     Page { after: Option<Bytes> },
     /// Nothing until something happens.
@@ -41,6 +46,8 @@ pub struct Standing<'a> {
     pub lows: Vec<(u16, u64)>,
     /// All that our documents hold was in the vector ([`store::Replica::is_whole`]).
     pub whole: bool,
+    /// The rest of a snapshot does not come ([`store::Replica::owed`]).
+    pub late: bool,
     pub neighbours: &'a Neighbours,
     /// Milliseconds on a clock that never goes back.
     pub now_ms: u64,
@@ -51,6 +58,11 @@ pub struct Standing<'a> {
 pub enum Task {
     Receive(Vec<Row>),
     Join {
+        page: SnapshotPage,
+        seen: Vector,
+    },
+    /// To put aside; after the last page, to take over all of them. The conversation ends with that.
+    Adopt {
         page: SnapshotPage,
         seen: Vector,
     },
@@ -83,6 +95,7 @@ enum Cursor {
 pub struct Session {
     me: Hello,
     peer: Option<Hello>,
+    relation: Relation,
     /// What the peer has acknowledged.
     confirmed: Vector,
     /// What it will have once everything under way is taken in.
@@ -106,6 +119,10 @@ pub struct Session {
     acked: Vector,
     /// The peer has not been told yet that all we had has been sent.
     unsaid: bool,
+    /// Until when whole documents are not given, because ours are not all there.
+    held: Option<u64>,
+    /// Until when the rest of a snapshot is waited for here.
+    late: Option<u64>,
     /// Our links, as the peer was told.
     links: Vec<Actor>,
     /// Sizes of what is under way.
@@ -127,6 +144,7 @@ impl Session {
             links: me.links.clone(),
             me,
             peer: None,
+            relation: Relation::Merge,
             confirmed: Vector::default(),
             sent: Vector::default(),
             cursor: Cursor::Waiting,
@@ -138,6 +156,8 @@ impl Session {
             relay: Relay::default(),
             told: Vector::default(),
             unsaid: true,
+            held: None,
+            late: None,
             under_way: VecDeque::new(),
             acknowledged: 0,
             received: 0,
@@ -155,6 +175,11 @@ impl Session {
     /// Who is at the other end, once it has said so.
     pub fn peer(&self) -> Option<&Hello> {
         self.peer.as_ref()
+    }
+
+    /// What is to be done with the peer, once it has said who it is. Who takes says [`Message::Take`] when it is ready to.
+    pub fn relation(&self) -> Relation {
+        self.relation
     }
 
     /// What the peer has, as it last said.
@@ -178,11 +203,12 @@ impl Session {
 
     /// What to read next in order to send it.
     pub fn want(&self) -> Want {
-        if self.is_full() {
+        if self.is_full() || self.held.is_some() {
             return Want::Nothing;
         }
         match &self.cursor {
             Cursor::Waiting => Want::Nothing,
+            Cursor::Starting if self.relation == Relation::Give => Want::Documents,
             Cursor::Starting | Cursor::Pages { again: true, .. } => Want::Begin(self.sent.clone()),
             Cursor::After(after) if self.news => Want::Changes { after: *after, have: self.sent.clone() },
             Cursor::After(_) => Want::Nothing,
@@ -202,6 +228,14 @@ impl Session {
     /// Whether whole documents are being sent.
     pub fn is_paging(&self) -> bool {
         matches!(self.cursor, Cursor::Pages { .. })
+    }
+
+    /// Whether whole documents wait until ours are all there: half of them are never given.
+    pub fn hold(&mut self, standing: &Standing<'_>) -> bool {
+        if !standing.whole {
+            self.held = Some(standing.now_ms + HOLD_MS);
+        }
+        self.held.is_some()
     }
 
     /// The answer to [`Want::Begin`] while they are, and are still needed.
@@ -290,7 +324,30 @@ impl Session {
     }
 
     /// What changes with time and with others: to be called before the session is asked what it wants.
-    pub fn look(&mut self, standing: &Standing<'_>) {
+    ///
+    /// # Errors
+    /// The conversation is over: whoever meets anew may find another way.
+    pub fn look(&mut self, standing: &Standing<'_>) -> Result<(), String> {
+        let now_ms = standing.now_ms;
+        match self.relation {
+            Relation::Wait => drop(self.held.get_or_insert(now_ms + HOLD_MS)),
+            _ => drop(self.held.take_if(|_| standing.whole)),
+        }
+        if standing.late && self.relation == Relation::Merge && self.peer.is_some() {
+            // Whoever hears of that may have a whole store to give.
+            let wait_ms = if self.me.owed.is_empty() { 0 } else { HOLD_MS };
+            self.late.get_or_insert(now_ms + wait_ms);
+        }
+        if [self.held, self.late].into_iter().flatten().any(|until_ms| until_ms <= now_ms) {
+            return Err("the rest of a snapshot does not come".into());
+        }
+        if self.relation == Relation::Merge {
+            self.look_around(standing);
+        }
+        Ok(())
+    }
+
+    fn look_around(&mut self, standing: &Standing<'_>) {
         let now_ms = standing.now_ms;
         let Some(peer) = self.peer.as_ref().map(|hello| hello.actor) else { return };
         if matches!(self.cursor, Cursor::After(_)) && self.relay.release(now_ms) {
@@ -318,7 +375,7 @@ impl Session {
     /// When the session is to be looked at again, if nothing happens before.
     pub fn due_ms(&self) -> Option<u64> {
         let held = if matches!(self.cursor, Cursor::After(_)) { self.relay.due_ms() } else { None };
-        [held, self.ack_due_ms].into_iter().flatten().min()
+        [held, self.held, self.late, self.ack_due_ms].into_iter().flatten().min()
     }
 
     fn ack_by(&mut self, due_ms: u64) {
@@ -328,7 +385,9 @@ impl Session {
     /// What is to be acknowledged by now.
     pub fn ack(&mut self, standing: &Standing<'_>) -> Option<Message> {
         self.ack_due_ms.take_if(|due_ms| *due_ms <= standing.now_ms)?;
-        let vector = since(&standing.vector, &self.acked);
+        // What is taken over is known when all of it is.
+        let merges = self.relation == Relation::Merge;
+        let vector = if merges { since(&standing.vector, &self.acked) } else { Vector::default() };
         if vector.is_empty() && self.answered == self.received {
             return None;
         }
@@ -350,9 +409,10 @@ impl Session {
         let seen = seen.clone();
         self.cursor = match &page.up_to {
             Some(key) => Cursor::Pages { after: Some(key.clone()), seen: seen.clone(), again: false },
+            None if self.relation == Relation::Give => Cursor::Waiting,
             None => Cursor::Starting,
         };
-        if page.up_to.is_none() {
+        if page.up_to.is_none() && self.relation == Relation::Merge {
             self.sent.merge(&seen);
             self.unsaid = true;
         }
@@ -374,7 +434,17 @@ impl Session {
         if self.peer.is_none() && !matches!(message, Message::Hello(_) | Message::Bye { .. }) {
             return Err("it spoke before it had said who it is".into());
         }
+        let (giver, taker) = (self.relation == Relation::Give, self.relation == Relation::Take);
         match message {
+            Message::Take if giver && self.cursor == Cursor::Waiting => {
+                self.cursor = Cursor::Starting;
+                Ok(Task::Nothing)
+            }
+            Message::Page { page, seen } if taker => Ok(Task::Adopt { page, seen }),
+            Message::Take => Err("it asks for a store that is not its to take".into()),
+            Message::Rows(_) | Message::Page { .. } | Message::Seen { .. } if giver || taker => {
+                Err("it tells of changes where one store is to be taken for the other".into())
+            }
             Message::Hello(hello) => self.meet(hello).map(|()| Task::Nothing),
             Message::Rows(rows) => {
                 self.has(&rows.iter().map(|row| row.stamp).collect(), now_ms);
@@ -406,9 +476,12 @@ impl Session {
         if self.peer.is_some() {
             return Err("it said twice who it is".into());
         }
-        self.confirmed = hello.vector.clone();
-        self.sent = hello.vector.clone();
-        self.cursor = Cursor::Starting;
+        self.relation = Relation::of(&self.me, &hello);
+        if self.relation == Relation::Merge {
+            self.confirmed = hello.vector.clone();
+            self.sent = hello.vector.clone();
+            self.cursor = Cursor::Starting;
+        }
         self.peer = Some(hello);
         Ok(())
     }
@@ -450,7 +523,9 @@ impl Task {
     fn bytes(&self) -> usize {
         match self {
             Self::Receive(rows) => rows.iter().map(|row| row.key.len() + row.delta.len()).sum(),
-            Self::Join { page, .. } => page.documents.iter().map(|(key, document)| key.len() + document.len()).sum(),
+            Self::Join { page, .. } | Self::Adopt { page, .. } => {
+                page.documents.iter().map(|(key, document)| key.len() + document.len()).sum()
+            }
             Self::Complete { .. } | Self::Nothing => 0,
         }
     }
@@ -484,6 +559,10 @@ mod tests {
             name: n.to_string(),
             version: "test".into(),
             vector: Vector::default(),
+            owed: Vector::default(),
+            pruned: store::Pruned::default(),
+            empty: false,
+            side: u16::from(n),
             links: Vec::new(),
         }
     }
@@ -491,7 +570,7 @@ mod tests {
     static ALONE: std::sync::LazyLock<Neighbours> = std::sync::LazyLock::new(Neighbours::default);
 
     fn standing(vector: Vector, whole: bool) -> Standing<'static> {
-        Standing { vector, lows: Vec::new(), whole, neighbours: &ALONE, now_ms: 0 }
+        Standing { vector, lows: Vec::new(), whole, late: false, neighbours: &ALONE, now_ms: 0 }
     }
 
     fn met() -> Session {

@@ -2,7 +2,7 @@
 use crate::net::pair;
 use crate::owners;
 use crate::server::Server;
-use crate::world::{Checked, World};
+use crate::world::{Checked, Failure, World};
 use bytes::Bytes;
 use crdt::{HybridClock, Stamp, Vector};
 use rand::Rng;
@@ -22,6 +22,9 @@ const ROUND_MS: u64 = 50;
 const BEAT_ROUNDS: usize = 20;
 /// Servers that are apart talk as seldom: nobody counts as silent so soon.
 const APART_STEP_MS: u64 = 5_000;
+/// A server that is away for so long is not waited for.
+const AWAY_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+const AWAY_STEPS: u64 = 1000;
 /// Conflicts that a store remembers.
 const CONFLICTS: u64 = 10_000;
 
@@ -54,10 +57,8 @@ impl World {
 
     /// Lets these servers talk until each has all that any of them wrote, and has heard of each since.
     fn rest(&mut self, numbers: &[u16]) -> Checked {
-        self.beat(numbers)?;
-        let told = numbers.iter().map(|number| &self.servers[number].bare);
-        let told: Vector =
-            told.map(|bare| Stamp { time: bare.vector().get(bare.actor()), actor: bare.actor() }).collect();
+        let mut told = self.tell(numbers)?;
+        let mut rebased = self.report.rebased;
         let links: Vec<_> = self.net.links.iter().filter(|(_, up)| **up).map(|(link, _)| *link).collect();
         for round in 0.. {
             if round == ROUNDS {
@@ -78,11 +79,23 @@ impl World {
                 self.deliver(a, b)?;
                 self.deliver(b, a)?;
             }
+            if std::mem::replace(&mut rebased, self.report.rebased) != self.report.rebased {
+                // What somebody told under another name was made anew.
+                told = self.tell(numbers)?;
+            }
             if round % 10 == 9 && self.at_rest(numbers, &told) {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// What all of them have: also what somebody who took over a store had told before that.
+    fn tell(&mut self, numbers: &[u16]) -> Result<Vector, Box<Failure>> {
+        self.beat(numbers)?;
+        let mut told = Vector::default();
+        numbers.iter().for_each(|number| told.merge(&self.servers[number].bare.vector()));
+        Ok(told)
     }
 
     pub fn beat(&mut self, numbers: &[u16]) -> Checked {
@@ -186,8 +199,8 @@ impl World {
         self.check()
     }
 
-    /// Parts the servers in two for longer than takeovers wait. In each part one acts on what is homed anywhere.
-    pub fn apart(&mut self) -> Checked {
+    /// Parts the servers in two, all of each linked.
+    fn part(&mut self) -> [Vec<u16>; 2] {
         let mut numbers: Vec<u16> = self.servers.keys().copied().collect();
         numbers.shuffle(&mut self.rng);
         let island = numbers.split_off(self.rng.random_range(1..numbers.len()));
@@ -202,6 +215,30 @@ impl World {
                 self.heal(two[0], two[1]);
             }
         }
+        [numbers, island]
+    }
+
+    /// Parts the servers in two for so long that neither part waits for the other any more: what all of its own have, it
+    /// forgets.
+    pub fn away(&mut self) -> Checked {
+        let parts = self.part();
+        self.report.away += 1;
+        self.clock.fetch_add(AWAY_MS, Ordering::Relaxed);
+        for part in &parts {
+            for number in part {
+                self.server(*number).give_up(|other| !part.contains(&other));
+            }
+        }
+        for _ in 0..AWAY_STEPS {
+            self.step_apart()?;
+        }
+        self.servers.values_mut().for_each(|server| server.give_up(|_| false));
+        self.settle()
+    }
+
+    /// Parts the servers in two for longer than takeovers wait. In each part one acts on what is homed anywhere.
+    pub fn apart(&mut self) -> Checked {
+        let [numbers, island] = self.part();
         self.report.apart += 1;
         let all: Vec<u16> = self.servers.keys().copied().collect();
         let until = self.now() + owners::APART_MS;

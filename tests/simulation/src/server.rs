@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 use store::bare::{Bare, Documents};
 use store::{Begin, Op, Revision, Row, Txn};
-use sync::{Hello, Member, Members, Message, Neighbours, PROTOCOL, Session, Standing, Task, Want};
+use sync::{Hello, Member, Members, Message, Neighbours, PROTOCOL, Relation, Session, Standing, Task, Want};
 
 /// Bytes in one message: small, so that transfers take many.
 const MESSAGE_BYTES: usize = 4 << 10;
@@ -50,6 +50,12 @@ pub struct Server {
     /// Who has left, and the write that says so: members are objects, and travel as all else does.
     left: Vec<(u16, Stamp)>,
     pub talks: BTreeMap<u16, Talk>,
+    /// Whose store is being taken over, and whether it was asked for that.
+    taking: Option<(u16, bool)>,
+    /// It was just taken over.
+    pub rebased: bool,
+    /// Its conversations are over.
+    pub anew: bool,
     /// Who hears whom, as far as is known here.
     neighbours: Neighbours,
     /// The newest revision that was seen.
@@ -70,7 +76,7 @@ fn open(dir: &Path, number: u16, clock: &Clock, skew_ms: &Arc<AtomicI64>) -> Bar
     let (clock, skew_ms) = (clock.clone(), skew_ms.clone());
     let now = move || clock.load(Ordering::Relaxed).saturating_add_signed(skew_ms.load(Ordering::Relaxed));
     let keep = Duration::from_secs(300);
-    // Named by its number, not by chance: a seed says all that happens.
+    // Named by its number, and counted where it begins anew, not by chance: a seed says all that happens.
     let mut actor = [0; 16];
     actor[..2].copy_from_slice(&number.to_be_bytes());
     let actor = Actor(actor);
@@ -94,6 +100,9 @@ impl Server {
             members: Members::default(),
             left: Vec::new(),
             talks: BTreeMap::new(),
+            taking: None,
+            rebased: false,
+            anew: false,
             neighbours: Neighbours::default(),
             revision,
             ready: false,
@@ -109,6 +118,7 @@ impl Server {
     /// bytes reach the disk of what was being written just then: a write to the log, or the documents that follow from it.
     pub fn crash(&mut self, op: Option<Op>, mut tear: impl FnMut(u64) -> u64) {
         self.talks.clear();
+        self.taking = None;
         self.neighbours = Neighbours::default();
         let (old, new) = (dir(&self.root, self.number, self.life), dir(&self.root, self.number, self.life + 1));
         let lengths = || WALS.map(|wal| std::fs::metadata(old.join(wal)).map_or(0, |file| file.len()));
@@ -153,6 +163,13 @@ impl Server {
         self.members.set(all.into_values());
     }
 
+    /// Members that are away too long to be waited for.
+    pub fn give_up(&mut self, away: impl Fn(u16) -> bool) {
+        let members: Vec<Member> =
+            self.members.iter().map(|member| Member { absent: away(member.number), ..member.clone() }).collect();
+        self.members.set(members);
+    }
+
     /// A member has left, as whoever has that write learns.
     pub fn hear_of_leaving(&mut self, number: u16, write: Stamp) {
         self.left.push((number, write));
@@ -164,7 +181,10 @@ impl Server {
             return;
         }
         let vector = self.bare.vector();
-        let (known, waits): (Vec<_>, Vec<_>) = self.left.drain(..).partition(|(_, write)| vector.covers(*write));
+        // Whoever wrote that it left may have made the write anew, under another name.
+        let gone = |number: u16| self.bare.get(&crate::owners::server_key(number)).is_none();
+        let left = std::mem::take(&mut self.left).into_iter();
+        let (known, waits): (Vec<_>, Vec<_>) = left.partition(|(number, write)| vector.covers(*write) || gone(*number));
         self.left = waits;
         if !known.is_empty() {
             let gone = |number: u16| known.iter().any(|(left, _)| *left == number);
@@ -186,6 +206,9 @@ impl Server {
 
     /// Begins a conversation; returns what to say first.
     pub fn meet(&mut self, peer: u16) -> Message {
+        let (pruned, owed, vector) = (self.bare.pruned(), self.bare.owed(), self.bare.vector());
+        let side = self.members.side(self.number, &vector, pruned.time);
+        let empty = self.bare.is_empty().expect("a store is read");
         let hello = Hello {
             protocol: PROTOCOL,
             cluster: CLUSTER,
@@ -193,7 +216,11 @@ impl Server {
             number: self.number,
             name: self.name(),
             version: "simulated".into(),
-            vector: self.bare.vector(),
+            vector,
+            owed,
+            pruned,
+            empty,
+            side,
             links: self.neighbours.direct(),
         };
         let session = Session::new(hello);
@@ -205,9 +232,22 @@ impl Server {
     /// A conversation is over.
     pub fn part(&mut self, peer: u16) {
         let talk = self.talks.remove(&peer);
+        if self.taking.is_some_and(|(from, _)| from == peer) {
+            self.taking = None;
+            self.take_from_another();
+        }
         if let Some(peer) = talk.as_ref().and_then(|talk| talk.session.peer()) {
             self.neighbours.part(peer.actor);
             self.rethink();
+        }
+    }
+
+    /// One after the other.
+    fn take_from_another(&mut self) {
+        let takes = |talk: &Talk| talk.session.relation() == Relation::Take;
+        let from = self.talks.iter().find(|(_, talk)| takes(talk)).map(|(peer, _)| *peer);
+        if self.taking.is_none() {
+            self.taking = from.map(|from| (from, false));
         }
     }
 
@@ -233,13 +273,21 @@ impl Server {
     pub fn speak(&mut self, peer: u16) -> store::Result<Option<Message>> {
         self.wake();
         let Some(talk) = self.talks.get_mut(&peer) else { return Ok(None) };
+        if self.taking == Some((peer, false)) {
+            self.taking = Some((peer, true));
+            return Ok(Some(Message::Take));
+        }
         let session = &mut talk.session;
         let vector = self.bare.vector();
         self.members.observe_vector(self.number, &vector);
         let (neighbours, now_ms) = (&self.neighbours, self.clock.load(Ordering::Relaxed));
         let whole = self.bare.is_whole();
-        let standing = Standing { vector, lows: self.members.lows(), whole, neighbours, now_ms };
-        session.look(&standing);
+        let late = !self.bare.owed().is_empty();
+        let standing = Standing { vector, lows: self.members.lows(), whole, late, neighbours, now_ms };
+        if session.look(&standing).is_err() {
+            self.anew = true;
+            return Ok(None);
+        }
         loop {
             let message = match session.want() {
                 Want::Nothing => return Ok(session.ack(&standing)),
@@ -247,14 +295,21 @@ impl Server {
                     let begin = self.bare.begin(&have)?;
                     if begin == Begin::Snapshot && session.is_paging() {
                         session.go_on();
-                    } else if begin == Begin::Snapshot {
+                    } else if begin == Begin::Snapshot && !session.hold(&standing) {
                         let documents = self.bare.documents()?;
                         session.began(begin, documents.seen().clone());
                         talk.documents = Some(documents);
-                    } else {
+                    } else if begin != Begin::Snapshot {
                         talk.documents = None;
                         session.began(begin, standing.vector.clone());
                     }
+                    None
+                }
+                Want::Documents if session.hold(&standing) => None,
+                Want::Documents => {
+                    let documents = self.bare.documents()?;
+                    session.began(Begin::Snapshot, documents.seen().clone());
+                    talk.documents = Some(documents);
                     None
                 }
                 Want::Changes { after, have } => {
@@ -285,6 +340,7 @@ impl Server {
         if let Some(hello) = talk.session.peer().filter(|_| meeting) {
             self.neighbours.meet(hello.actor, &hello.links);
             self.rethink();
+            self.take_from_another();
         }
         Ok(())
     }
@@ -333,7 +389,18 @@ impl Server {
             Task::Receive(rows) => self.bare.receive(&rows),
             Task::Join { page, seen } => {
                 self.bare.join(&page, &seen)?;
-                if page.up_to.is_none() { self.bare.complete(&seen, Some(&page.written)) } else { Ok(()) }
+                if page.whole.is_some() { self.bare.complete(&seen, page.whole.as_ref()) } else { Ok(()) }
+            }
+            Task::Adopt { page, seen } => {
+                self.bare.stage(&page, &seen)?;
+                if let Some(whole) = page.whole {
+                    let mut fresh = self.bare.actor();
+                    fresh.0[15] += 1;
+                    self.bare.adopt(seen, whole, fresh)?;
+                    self.members.forget_lows();
+                    self.rebased = true;
+                }
+                Ok(())
             }
             Task::Complete { seen, lows, links } => {
                 self.bare.complete(&seen, None)?;

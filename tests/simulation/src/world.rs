@@ -57,6 +57,10 @@ pub struct Report {
     pub watched: u64,
     /// Times that a part of the servers was long enough apart to be taken over.
     pub apart: u64,
+    /// Times that a part was so long away that it was no longer waited for.
+    pub away: u64,
+    /// Servers that took another's store for their own, and made anew what they alone had.
+    pub rebased: u64,
 }
 
 /// An invariant that did not hold.
@@ -107,8 +111,10 @@ pub fn run(plan: &Plan, root: PathBuf) -> Result<Report, Box<Failure>> {
         world.step()?;
         if step % REST_STEPS == REST_STEPS - 1 {
             world.settle()?;
-            if world.rng.random_bool(0.5) {
-                world.apart()?;
+            match world.rng.random_range(0..4) {
+                0 | 1 => world.apart()?,
+                2 => world.away()?,
+                _ => {}
             }
             world.wire();
         }
@@ -285,6 +291,23 @@ impl World {
         }
     }
 
+    /// What happens while servers are away from each other for long.
+    pub fn step_apart(&mut self) -> Checked {
+        let passed = self.rng.random_range(0..20);
+        self.clock.fetch_add(passed, Ordering::Relaxed);
+        match self.rng.random_range(0..100) {
+            0..30 => self.write(),
+            30..85 => match self.any_link() {
+                Some((a, b)) if self.rng.random_bool(0.5) => self.deliver(a, b),
+                Some((a, b)) => self.deliver(b, a),
+                None => Ok(()),
+            },
+            85..92 => self.tick(),
+            92..93 => self.crash(),
+            _ => self.forget(),
+        }
+    }
+
     /// A user's or a controller's write; what it returns is acknowledged.
     fn write(&mut self) -> Checked {
         let number = self.any();
@@ -367,8 +390,19 @@ impl World {
                 Err(reason) => return self.fail("peers agree", format!("server {to} of {from}: {reason}")),
             }
             self.check_revision(to)?;
+            if std::mem::take(&mut self.server(to).rebased) {
+                self.report.rebased += 1;
+                let member = [self.servers[&to].member()];
+                self.servers.values_mut().for_each(|server| server.add_members(&member));
+                self.talk_anew(to);
+                return Ok(());
+            }
         }
         let said = self.server(to).speak(from);
+        if std::mem::take(&mut self.server(to).anew) {
+            self.talk_anew(to);
+            return Ok(());
+        }
         match said {
             Ok(Some(message)) => self.send(to, from, &message),
             Ok(None) => {}
@@ -409,11 +443,7 @@ impl World {
         });
         self.report.crashes += 1;
         self.report.torn += torn;
-        let peers: Vec<u16> = self.servers.keys().copied().filter(|peer| self.net.is_up(number, *peer)).collect();
-        for peer in peers {
-            self.cut(number, peer);
-            self.heal(number, peer);
-        }
+        self.talk_anew(number);
         let (mut before, mut after) = (before, self.state(number));
         if let Some(key) = key {
             // It was not acknowledged: it may be there, or not.
@@ -424,6 +454,15 @@ impl World {
         match after == before {
             true => self.check_watch(number),
             false => self.fail("no write is lost", format!("server {number} came back with another state")),
+        }
+    }
+
+    /// All conversations of a server end, and begin again where there are links.
+    fn talk_anew(&mut self, number: u16) {
+        let peers: Vec<u16> = self.servers.keys().copied().filter(|peer| self.net.is_up(number, *peer)).collect();
+        for peer in peers {
+            self.cut(number, peer);
+            self.heal(number, peer);
         }
     }
 

@@ -92,6 +92,12 @@ fn seeds_that_failed_once() {
     simulate(128, 3, 10_000);
     // The rest of a snapshot was given up after minutes, and what rested on it told without it.
     simulate(3001, 5, 10_000);
+    // Who had been away too long merged with servers of which some had forgotten a removal.
+    simulate(134, 3, 10_000);
+    // Another's store was taken over, and a younger object's uid served on.
+    simulate(229, 4, 10_000);
+    // Half a snapshot was given, and the rest was nowhere any more.
+    simulate(301, 8, 10_000);
 }
 
 /// `cargo test -p eyot-simulation -- --ignored`.

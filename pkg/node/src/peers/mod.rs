@@ -211,7 +211,6 @@ impl Peers {
             number: self.site.number,
             site: self.site.site.clone(),
             address: format!("{}:{}", known.address, known.config.https_listen_port),
-            incarnation: self.store.actor().to_string(),
             service_account_key: known.authority.service_account_public_pem()?,
             authority: known.authority.intermediate_pem().to_owned(),
         };

@@ -1,6 +1,6 @@
 //! `servers.eyot.dev`: this server's own object, and what it sees of the others.
 use super::contact::Contacts;
-use super::register::{self, Register};
+use super::register::Register;
 use super::sites::Known;
 use apiserver::Handle as Api;
 use crdt::HybridClock;
@@ -21,18 +21,17 @@ pub struct Own {
     pub number: u16,
     pub site: String,
     pub address: String,
-    pub incarnation: String,
     pub service_account_key: String,
     /// The certificate of its intermediate CA, and those between it and the root.
     pub authority: String,
 }
 
 impl Own {
-    fn object(&self) -> Value {
+    fn object(&self, incarnation: &str) -> Value {
         json!({
             "apiVersion": "eyot.dev/v1alpha1", "kind": "Server", "metadata": {"name": self.name},
             "spec": {
-                "number": self.number, "site": self.site, "address": self.address, "incarnation": self.incarnation,
+                "number": self.number, "site": self.site, "address": self.address, "incarnation": incarnation,
                 "serviceAccountKeys": [self.service_account_key], "authority": self.authority,
             },
         })
@@ -53,10 +52,8 @@ pub struct Service {
 impl Service {
     /// Runs until it is dropped.
     pub async fn run(mut self) {
-        while let Err(error) = self.introduce().await {
-            tracing::debug!(%error, "writing this server's object; trying again");
-            tokio::time::sleep(RETRY).await;
-        }
+        let mut epoch = self.handle.epoch();
+        self.introduce().await;
         let mut shown = BTreeMap::new();
         let mut links = self.handle.changes();
         loop {
@@ -64,6 +61,10 @@ impl Service {
             self.show(&mut shown).await;
             tokio::select! {
                 _ = tokio::time::sleep(SHOW) => {}
+                changed = epoch.changed() => match changed {
+                    Ok(()) => self.introduce().await,
+                    Err(_) => return,
+                },
                 changed = links.changed() => if changed.is_err() { return },
                 changed = self.all.changed() => if changed.is_err() { return },
             }
@@ -71,8 +72,11 @@ impl Service {
     }
 
     /// Sees to it that the kind exists and this server has its object.
-    async fn introduce(&self) -> Result<(), register::Error> {
-        self.register.introduce(&self.own.object()).await
+    async fn introduce(&self) {
+        while let Err(error) = self.register.introduce(&self.own.object(&self.handle.actor().to_string())).await {
+            tracing::debug!(%error, "writing this server's object; trying again");
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     /// Takes the keys of all servers' tokens.
