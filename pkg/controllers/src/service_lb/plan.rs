@@ -19,15 +19,20 @@ pub(super) fn is_load_balancer(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"))
 }
 
-/// Of type LoadBalancer, without a class that would make it somebody else's, and not on its way out.
-pub(super) fn is_ours(service: &Service) -> bool {
+/// Of type LoadBalancer, without a class that would make it somebody else's.
+fn is_classless(service: &Service) -> bool {
     let class = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_ref());
-    is_load_balancer(service) && class.is_none() && service.metadata.deletion_timestamp.is_none()
+    is_load_balancer(service) && class.is_none()
 }
 
-/// One that is ours, or was until its type changed.
+/// One that may have addresses: nor is it on its way out.
+pub(super) fn is_ours(service: &Service) -> bool {
+    is_classless(service) && service.metadata.deletion_timestamp.is_none()
+}
+
+/// One that is ours, or was until its type changed or its deletion began.
 pub(super) fn concerns(service: &Service) -> bool {
-    is_ours(service) || (!is_load_balancer(service) && !ingress(service).is_empty())
+    is_classless(service) || (!is_load_balancer(service) && has_addresses(service))
 }
 
 /// Whether where its pods are decides on its addresses.
@@ -74,10 +79,12 @@ pub(super) fn plan(
     status(service, addresses(service, nodes, slices))
 }
 
-/// Nodes' addresses in order; under policy Local those of nodes with a ready endpoint.
+/// Nodes' addresses in order; under policy Local those of nodes with an endpoint that serves.
+///
+/// Endpoints that serve while they terminate count, as they do for the nodes' rules: else a node's address would go as soon
+/// as its last pod is told to end, and its clients be refused for all of the pod's grace period.
 fn addresses(service: &Service, nodes: &[Arc<Node>], slices: &[Arc<EndpointSlice>]) -> Vec<IpAddr> {
-    let ready = |endpoint: &&Endpoint| endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-    let endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()).filter(ready);
+    let endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()).filter(serves);
     let with: BTreeSet<&str> = endpoints.filter_map(|endpoint| endpoint.node_name.as_deref()).collect();
     let chosen = nodes.iter().filter(|node| !is_local(service) || with.contains(node.name_any().as_str()));
     let families = service.spec.as_ref().and_then(|spec| spec.ip_families.clone()).unwrap_or_default();
@@ -88,13 +95,19 @@ fn addresses(service: &Service, nodes: &[Arc<Node>], slices: &[Arc<EndpointSlice
     chosen.filter_map(|node| of_node(node)).filter(wanted).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
+/// Ready, or serving to its end (KEP-1669).
+fn serves(endpoint: &&Endpoint) -> bool {
+    let Some(conditions) = &endpoint.conditions else { return true };
+    let ready = conditions.ready.unwrap_or(true);
+    ready || (conditions.terminating.unwrap_or(false) && conditions.serving.unwrap_or(ready))
+}
+
 /// Why a Service can't have its ports: the cluster itself or an older Service has one of them.
 fn conflict(service: &Service, ours: &[Arc<Service>], reserved: &[u16]) -> Option<String> {
     let taken =
         |(protocol, number): &Port| protocol == "TCP" && reserved.iter().any(|port| i32::from(*port) == *number);
     let mut in_order: Vec<&Service> = ours.iter().map(|service| &**service).collect();
-    let age = |service: &Service| service.creation_timestamp().map(|time| time.0);
-    in_order.sort_by_key(|service| (age(service), service.namespace(), service.name_any()));
+    in_order.sort_by_key(|service| precedence(service));
     let mut holders: BTreeMap<Port, String> = BTreeMap::new();
     for other in in_order {
         let wanted = ports(other);
@@ -116,6 +129,15 @@ fn conflict(service: &Service, ours: &[Arc<Service>], reserved: &[u16]) -> Optio
     None
 }
 
+/// Who comes first in a dispute about a port: the older.
+///
+/// Timestamps have whole seconds. Of the same second, who has addresses keeps them, so that no newcomer takes them from
+/// clients that already use them; names decide when both have, which is what servers that were cut off from each other leave.
+fn precedence(service: &Service) -> impl Ord + use<> {
+    let created = service.creation_timestamp().map(|time| time.0);
+    (created, !has_addresses(service), service.namespace(), service.name_any())
+}
+
 fn ports(service: &Service) -> Vec<Port> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     ports.map(|port| (port.protocol.clone().unwrap_or_else(|| "TCP".into()), port.port)).collect()
@@ -124,6 +146,11 @@ fn ports(service: &Service) -> Vec<Port> {
 fn ingress(service: &Service) -> Vec<LoadBalancerIngress> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     status.and_then(|status| status.ingress.clone()).unwrap_or_default()
+}
+
+fn has_addresses(service: &Service) -> bool {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    status.and_then(|status| status.ingress.as_ref()).is_some_and(|ingress| !ingress.is_empty())
 }
 
 /// The addresses as status, if it does not say so already.
@@ -147,106 +174,5 @@ fn status(service: &Service, addresses: Vec<IpAddr>) -> Vec<Action> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::action::Patch;
-    use serde_json::{Value, json};
-
-    fn service(name: &str, second: u32, ports: &[i32], more: Value) -> Arc<Service> {
-        let ports: Vec<_> = ports.iter().map(|port| json!({"port": port, "protocol": "TCP"})).collect();
-        let mut spec = json!({"type": "LoadBalancer", "ports": ports, "ipFamilies": ["IPv4"]});
-        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let created = format!("2026-01-01T00:00:{second:02}Z");
-        let metadata = json!({"name": name, "namespace": "ns", "uid": name, "creationTimestamp": created});
-        Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap())
-    }
-
-    fn node(name: &str, ip: &str, ready: &str, labels: Value) -> Arc<Node> {
-        let addresses = json!([{"type": "Hostname", "address": name}, {"type": "InternalIP", "address": ip}]);
-        let status = json!({"addresses": addresses, "conditions": [{"type": "Ready", "status": ready}]});
-        let node = json!({"metadata": {"name": name, "labels": labels}, "status": status});
-        Arc::new(serde_json::from_value(node).unwrap())
-    }
-
-    fn nodes() -> Vec<Arc<Node>> {
-        vec![
-            node("b", "192.0.2.20", "True", json!({})),
-            node("a", "192.0.2.3", "True", json!({})),
-            node("down", "192.0.2.4", "False", json!({})),
-            node("out", "192.0.2.5", "True", json!({(EXCLUDED): ""})),
-        ]
-    }
-
-    /// The addresses that a plan writes; `None` when it writes none.
-    fn written(actions: &[Action]) -> Option<Value> {
-        actions.iter().find_map(|action| match action {
-            Action::Patch { patch: Patch::Merge(patch), subresource: Some("status"), .. } => {
-                Some(patch["status"]["loadBalancer"]["ingress"].clone())
-            }
-            _ => None,
-        })
-    }
-
-    fn vip(ip: &str) -> Value {
-        json!({"ip": ip, "ipMode": "VIP"})
-    }
-
-    #[test]
-    fn ready_nodes_serve_in_order_and_then_nothing_is_left_to_do() {
-        let web = service("web", 1, &[80], json!({}));
-        let actions = plan(&web, std::slice::from_ref(&web), &nodes(), &[], &[]);
-        assert_eq!(written(&actions), Some(json!([vip("192.0.2.3"), vip("192.0.2.20")])));
-        let mut done = (*web).clone();
-        let status = json!({"loadBalancer": {"ingress": [vip("192.0.2.3"), vip("192.0.2.20")]}});
-        done.status = Some(serde_json::from_value(status).unwrap());
-        assert_eq!(plan(&done, &[Arc::new(done.clone())], &nodes(), &[], &[]), []);
-    }
-
-    #[test]
-    fn policy_local_names_nodes_with_ready_endpoints() {
-        let web = service("web", 1, &[80], json!({"externalTrafficPolicy": "Local"}));
-        let slice = json!({"metadata": {"name": "s"}, "addressType": "IPv4", "endpoints": [
-            {"addresses": ["10.42.0.5"], "nodeName": "b"},
-            {"addresses": ["10.42.1.5"], "nodeName": "a", "conditions": {"ready": false}}]});
-        let slices = [Arc::new(serde_json::from_value(slice).unwrap())];
-        let actions = plan(&web, std::slice::from_ref(&web), &nodes(), &slices, &[]);
-        assert_eq!(written(&actions), Some(json!([vip("192.0.2.20")])));
-    }
-
-    #[test]
-    fn the_older_keeps_a_port_that_two_want() {
-        let (old, new) = (service("z", 1, &[80, 443], json!({})), service("a", 2, &[443], json!({})));
-        let third = service("c", 3, &[443, 8080], json!({}));
-        let ours = [new.clone(), old.clone(), third];
-        assert!(written(&plan(&old, &ours, &nodes(), &[], &[])).is_some());
-        let refused = plan(&new, &ours, &nodes(), &[], &[]);
-        assert_eq!(written(&refused), None);
-        let [Action::Tell(note)] = &refused[..] else { panic!("{refused:?}") };
-        assert_eq!(note.message, "Error syncing load balancer: port 443/TCP of the nodes is Service ns/z's");
-        assert!(written(&plan(&new, &ours[..1], &nodes(), &[], &[])).is_some(), "once the older is gone");
-    }
-
-    #[test]
-    fn who_is_refused_takes_no_port_from_others() {
-        let all = [(1, vec![80]), (2, vec![80, 443]), (3, vec![443])];
-        let all: Vec<_> = all.iter().map(|(n, ports)| service(&format!("s{n}"), *n, ports, json!({}))).collect();
-        assert_eq!(conflict(&all[2], &all, &[]), None);
-    }
-
-    #[test]
-    fn the_clusters_own_ports_are_never_given_away() {
-        let api = service("api", 1, &[6443], json!({}));
-        assert_eq!(written(&plan(&api, std::slice::from_ref(&api), &nodes(), &[], &[6443])), None);
-    }
-
-    #[test]
-    fn other_classes_are_somebody_elses_and_other_types_lose_their_addresses() {
-        let other = service("other", 1, &[80], json!({"loadBalancerClass": "example.com/lb"}));
-        assert_eq!(plan(&other, &[], &nodes(), &[], &[]), []);
-        let mut was = (*service("was", 1, &[80], json!({"type": "ClusterIP"}))).clone();
-        assert_eq!(plan(&was, &[], &nodes(), &[], &[]), []);
-        let status = json!({"loadBalancer": {"ingress": [vip("192.0.2.3")]}});
-        was.status = Some(serde_json::from_value(status).unwrap());
-        assert_eq!(written(&plan(&was, &[], &nodes(), &[], &[])), Some(Value::Null));
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

@@ -70,10 +70,26 @@ pub fn desired(
         }
     }
     let health_checks = services.iter().filter_map(|service| health_check(service, &by_service, place)).collect();
-    let services = services.iter().flat_map(|service| ports_of(service, &by_service, place)).collect();
+    let mut in_order: Vec<_> = services.iter().collect();
+    in_order
+        .sort_by_key(|service| (service.metadata.creation_timestamp.clone(), service.namespace(), service.name_any()));
+    let mut services: Vec<_> = in_order.iter().flat_map(|service| ports_of(service, &by_service, place)).collect();
+    give_way(&mut services);
     let host_ports: Vec<_> = pods.iter().flat_map(|pod| host_ports_of(pod, place.node)).collect();
     let local_pods = local_pods(slices, &host_ports, place.node);
     Desired { services, host_ports, local_pods, health_checks, ..Desired::default() }
+}
+
+/// Two Services may name one external address and port: by `externalIPs`, or for as long as servers that were cut off from
+/// each other have both given a node's port away. The first in order, the older, has it on every node.
+fn give_way(in_order: &mut [ServicePort]) {
+    let mut taken: BTreeSet<(Ipv4Addr, Protocol, u16)> = BTreeSet::new();
+    for ServicePort { name, port, external_ips, load_balancer_ips, .. } in in_order {
+        let key = |address: &Ipv4Addr| (*address, name.protocol, *port);
+        external_ips.retain(|address| !taken.contains(&key(address)));
+        load_balancer_ips.retain(|address| !taken.contains(&key(address)));
+        taken.extend(external_ips.iter().chain(load_balancer_ips.iter()).map(key));
+    }
 }
 
 /// Everybody on this node who can be reached through a rule, and so may reach itself.

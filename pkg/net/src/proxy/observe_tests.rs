@@ -176,3 +176,27 @@ fn load_balancers_of_policy_local_are_told_how_many_are_here() {
     assert_eq!(checks, BTreeMap::from([(31000, check)]));
     assert_eq!(desired(&[service(spec("Cluster"))], &[endpoints()], &[], HERE).health_checks, BTreeMap::new());
 }
+
+#[test]
+fn of_two_with_one_external_address_and_port_the_older_has_it_alone() {
+    let balanced = |name: &str, second: u32, port: u16| {
+        let created = format!("2026-01-01T00:00:{second:02}Z");
+        let service = json!({
+            "metadata": {"namespace": "default", "name": name, "creationTimestamp": created},
+            "spec": {"type": "LoadBalancer", "clusterIP": format!("10.43.0.{second}"), "externalIPs": ["198.51.100.7"],
+                     "ports": [{"port": port, "protocol": "TCP"}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.20"}, {"ip": format!("192.0.2.{second}")}]}},
+        });
+        Arc::new(serde_json::from_value::<Service>(service).expect("service"))
+    };
+    let services = [balanced("a", 9, 80), balanced("b", 8, 80), balanced("c", 9, 81)];
+    let found = desired(&services, &[], &[], HERE).services;
+    let of = |name: &str| {
+        let port = found.iter().find(|port| port.name.service == name).expect("each keeps its cluster address");
+        let all = port.external_ips.iter().chain(&port.load_balancer_ips);
+        all.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(of("b"), ["198.51.100.7", "192.0.2.8", "192.0.2.20"]);
+    assert_eq!(of("a"), ["192.0.2.9"], "younger, whatever its name");
+    assert_eq!(of("c"), ["198.51.100.7", "192.0.2.9", "192.0.2.20"], "another port");
+}
