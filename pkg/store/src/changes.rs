@@ -38,6 +38,7 @@ pub struct Changes {
 pub struct Documents {
     changes: Changes,
     seen: Vector,
+    wal_most_bytes: u64,
 }
 
 impl Documents {
@@ -47,7 +48,16 @@ impl Documents {
     }
 
     /// See [`Changes::page`].
+    ///
+    /// # Errors
+    /// So much was written since they were opened that they must be opened anew.
     pub fn page(&self, after: Option<&[u8]>, limit_bytes: usize) -> Result<SnapshotPage> {
+        let mut wal = self.changes.path.clone().into_os_string();
+        wal.push("-wal");
+        if std::fs::metadata(wal).is_ok_and(|file| file.len() > self.wal_most_bytes) {
+            let what = format!("more than {} MiB were written while a peer took a snapshot", self.wal_most_bytes >> 20);
+            return Err(Error::Failed { what });
+        }
         self.changes.page(after, limit_bytes)
     }
 }
@@ -78,6 +88,9 @@ impl Owed {
         if last_page_ms.saturating_add(LATE_MS) <= now_ms { self.vector.clone() } else { Vector::default() }
     }
 }
+
+/// What may be written while documents of one moment are read: it stays in the write-ahead log until then.
+const WAL_MOST_BYTES: u64 = 1 << 30;
 
 /// What is kept, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,7 +130,7 @@ impl Changes {
         changes.sql(|db| db.execute_batch("BEGIN"))?;
         // The first read decides what moment it is.
         let seen = changes.known()?.vector;
-        Ok(Documents { changes, seen })
+        Ok(Documents { changes, seen, wal_most_bytes: WAL_MOST_BYTES })
     }
 
     pub fn sizes(&self) -> Result<Sizes> {
@@ -577,4 +590,30 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
         "CREATE TABLE IF NOT EXISTS ended (id INTEGER PRIMARY KEY AUTOINCREMENT, uid TEXT NOT NULL UNIQUE);
          CREATE TABLE IF NOT EXISTS staged (key BLOB PRIMARY KEY, bytes BLOB NOT NULL);",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_reader_does_not_fill_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let changes = Changes::open(&dir.path().join("changes.db")).unwrap();
+        let mut slow = changes.documents().unwrap();
+        slow.wal_most_bytes = 1 << 20;
+        let write = |n: u64| {
+            let stamp = Stamp { time: n, actor: Actor([1; 16]) };
+            let row = Row { stamp, more: false, key: Bytes::from_static(b"/k"), delta: vec![7; 100 << 10].into() };
+            changes.add(&row).unwrap();
+        };
+        (1..=5).for_each(write);
+        assert!(slow.page(None, 1 << 20).is_ok());
+        (6..=15).for_each(write);
+        assert!(slow.page(None, 1 << 20).unwrap_err().to_string().contains("1 MiB were written"));
+        drop(slow);
+        // And then the log can begin anew.
+        changes.sql(|db| db.pragma_update(None, "wal_checkpoint", "TRUNCATE")).unwrap();
+        assert!(changes.documents().unwrap().page(None, 1 << 20).is_ok());
+    }
 }
