@@ -17,6 +17,9 @@ const MAX_ARCHIVES: usize = 1000;
 /// A file younger than this may still be written.
 const SETTLE: Duration = Duration::from_millis(1000);
 
+/// At start young files are waited for, each look a [`SETTLE`] after the one before.
+const FIRST_LOOKS: usize = 5;
+
 /// Looked at again after this even without a notice, for file systems that send none.
 const RESCAN: Duration = Duration::from_secs(300);
 
@@ -77,8 +80,18 @@ impl Importer {
         self.imported.retain(|name, _| !gone.contains(name));
     }
 
+    /// Imports what lies there already, also what was put there just now: an installer starts the node right after that.
+    pub async fn start(&mut self) {
+        for _ in 0..FIRST_LOOKS {
+            if self.scan().await > SETTLE {
+                return;
+            }
+            tokio::time::sleep(SETTLE).await;
+        }
+    }
+
     /// Imports what is due; returns when to look again.
-    pub async fn scan(&mut self) -> Duration {
+    async fn scan(&mut self) -> Duration {
         let found = match list(&self.dir) {
             Ok(found) => found,
             Err(error) => {
@@ -242,5 +255,14 @@ mod tests {
         let mut importer = importer(dir.path());
         assert_eq!(importer.scan().await, RESCAN);
         assert!(importer.failed.contains_key("a.tar") && importer.imported.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_put_there_just_before_the_start_is_imported_first() {
+        let dir = tempfile::tempdir().expect("dir");
+        fs::write(dir.path().join("a.tar"), "no archive").expect("write");
+        let mut importer = importer(dir.path());
+        importer.start().await;
+        assert!(importer.failed.contains_key("a.tar"), "it was not looked at");
     }
 }

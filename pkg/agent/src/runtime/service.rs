@@ -198,7 +198,7 @@ impl Service {
             setup.ctr.import_pinned(&archive).await.map_err(Failure::Pause)?;
         }
         importer.verify().await;
-        importer.scan().await;
+        importer.start().await;
         Ok(())
     }
 
