@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Unmodified kube-apiservers at two sites, each on an `eyot server --datastore-only` of its own, in network namespaces: both
-# sides are written during a cut; after it both show the same, and watches that began before tell of what was merged. With
+# Unmodified kube-apiservers at three sites, each on an `eyot server --datastore-only` of its own, in network namespaces: all
+# are written while each is cut off; then all show the same, and watches that began before tell of what was merged. With
 # JSON values different fields of one object merge; protobuf values are opaque, so the later write wins.
 #   sites.sh EYOT
 # As root. UPSTREAM_BIN as in programs.sh. CUT (default 10): seconds that the cut lasts at least.
@@ -10,7 +10,7 @@ eyot=$(readlink -f "${1:?the program to test}")
 . "$(dirname "$(readlink -f "$0")")/servers.sh"
 needs kube-apiserver kubectl etcdctl
 name=eyotup
-sites=(a b)
+sites=(a b c)
 
 undo() {
 	for site in "${sites[@]}"; do ip netns delete "$name$site" 2>/dev/null || true; done
@@ -87,46 +87,53 @@ everything() { # SITE: keys and values, but what each server has for itself and 
 		sort
 }
 
-same() { cmp -s <(everything a) <(everything b); }
+same() {
+	local site
+	everything a >"$dir/everything"
+	for site in "${sites[@]:1}"; do cmp -s "$dir/everything" <(everything "$site") || return 1; done
+}
 
 run() { # MEDIA
 	media=$1
-	rm -rf "${dir:?}"/{a,b} "$dir"/*.log
+	rm -rf "${dir:?}"/{a,b,c} "$dir"/*.log
 	datastore_at a 10.98.7.1
 	datastore_at b 10.98.7.2 --server https://10.98.7.1:6443 --token "$(cat "$dir/a/server/token")"
+	datastore_at c 10.98.7.3 --server https://10.98.7.1:6443 --token "$(cat "$dir/a/server/token")"
 	for key in compact_rev_key /registry/masterleases/10.0.0.1 /registry/ranges/serviceips /registry/told; do ea a put "$key" a >/dev/null; done
 	until_true 30 eval 'ea b get /registry/told | grep -q told'
 	[ -z "$(ea b get compact_rev_key)$(ea b get --prefix /registry/masterleases)$(ea b get --prefix /registry/ranges)" ] || fail "what is each server's own was replicated"
 	for key in compact_rev_key /registry/masterleases/10.0.0.1 /registry/ranges/serviceips /registry/told; do ea a del "$key" >/dev/null; done
-	apiserver_at a
-	apiserver_at b
+	for site in "${sites[@]}"; do apiserver_at "$site"; done
 	ka a create configmap shared --from-literal=color=none --from-literal=size=none >/dev/null
 	until_true 30 ka b get configmap shared
 	ka b create configmap gone --from-literal=x=1 >/dev/null
-	until_true 30 ka a get configmap gone
-	for site in a b; do watch_at $site; done
+	for site in a c; do until_true 30 ka "$site" get configmap gone; done
+	until_true 30 ka c get configmap shared
+	for site in "${sites[@]}"; do watch_at "$site"; done
 
-	for site in a b; do ip link set "$name$site" down; done
+	for site in "${sites[@]}"; do ip link set "$name$site" down; done
 	ka a create configmap from-a --from-literal=color=a >/dev/null
 	ka b create configmap from-b --from-literal=color=b >/dev/null
+	ka c create configmap from-c --from-literal=color=c >/dev/null
 	ka a label configmap shared left=yes >/dev/null
 	ka a delete configmap gone >/dev/null
 	sleep "${CUT:-10}"
 	ka b label configmap shared right=yes >/dev/null
 	ka b patch configmap shared -p '{"data":{"color":"blue"}}' >/dev/null
 	ka a get configmap from-b >/dev/null 2>&1 && fail "the cut is none"
-	for site in a b; do ip link set "$name$site" up; done
+	for site in "${sites[@]}"; do ip link set "$name$site" up; done
 
-	until_true 60 ka a get configmap from-b
-	until_true 60 ka b get configmap from-a
-	for site in a b; do
+	for site in "${sites[@]}"; do
 		until_true 60 eval "[ \$(ka $site get configmap shared -o 'jsonpath={.data.color}') = blue ]"
 		until_true 60 eval "! ka $site get configmap gone"
 		until_true 60 grep -q 'shared blue' "$dir/watch-$site"
-		until_true 60 grep -q "from-$([ $site = a ] && echo b || echo a)" "$dir/watch-$site"
+		for other in "${sites[@]}"; do
+			until_true 60 ka "$site" get configmap "from-$other"
+			until_true 60 grep -q "from-$other" "$dir/watch-$site"
+		done
 	done
 	if [ "$media" = application/json ]; then
-		for site in a b; do
+		for site in "${sites[@]}"; do
 			until_true 30 grep -q 'shared blue.*left.*right' "$dir/watch-$site"
 		done
 	fi
@@ -134,14 +141,14 @@ run() { # MEDIA
 	grep -q 'required revision is a future revision' "$dir"/apiserver-*.log && fail "a revision went back"
 	# Each has compacted by its own record of it.
 	sleep 25
-	for site in a b; do [ -n "$(ea $site get compact_rev_key)" ] || fail "$site keeps no record of compaction"; done
+	for site in "${sites[@]}"; do [ -n "$(ea "$site" get compact_rev_key)" ] || fail "$site keeps no record of compaction"; done
 	until_true 60 same
-	for site in a b; do
-		end watch-$site TERM
-		end apiserver-$site TERM
-		end datastore-$site TERM
+	for site in "${sites[@]}"; do
+		end "watch-$site" TERM
+		end "apiserver-$site" TERM
+		end "datastore-$site" TERM
 	done
-	echo "$media: both sides were written during a cut of ${CUT:-10} s; both have the same, and the watches told"
+	echo "$media: three sides were written during a cut of ${CUT:-10} s; all have the same, and the watches told"
 }
 
 certificates
@@ -149,4 +156,5 @@ ip link add "$name" type bridge
 ip link set "$name" up
 wire a 10.98.7.1
 wire b 10.98.7.2
+wire c 10.98.7.3
 for media in application/json application/vnd.kubernetes.protobuf; do run $media; done
