@@ -11,7 +11,7 @@ struct Small(tempfile::TempDir);
 impl Small {
     fn mount() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(dir.path()).status();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(dir.path()).status();
         mounted.is_ok_and(|status| status.success()).then_some(Self(dir))
     }
 }
@@ -36,7 +36,8 @@ async fn a_full_disk_refuses_writes_until_there_is_space() {
     };
     let store = open(&small.0.path().join("store"));
     let ballast = small.0.path().join("ballast");
-    std::fs::write(&ballast, vec![0; 2 << 20]).unwrap();
+    // More than the write-ahead log, which is moved to the database when there is space again.
+    std::fs::write(&ballast, vec![0; 6 << 20]).unwrap();
     let mut written = 0;
     let error = loop {
         match write(&store, written).await {
