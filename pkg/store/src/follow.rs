@@ -94,13 +94,14 @@ impl Follower {
                 Err(_) => return,
                 Ok(Request::Close(reply)) => return drop(reply.send(Ok(()))),
                 Ok(Request::Wake) => wait = self.follow(),
-                Ok(Request::Receive(epoch, _, _, reply)) if !self.is_now(epoch) => drop(reply.send(Err(foreign()))),
-                Ok(Request::Receive(_, rows, writer, reply)) => match self.receive((rows, writer, reply), requests) {
-                    Some(Request::Close(reply)) => return drop(reply.send(Ok(()))),
-                    Some(Request::Wake) => wait = self.follow(),
-                    Some(request) => self.serve(request),
-                    None => {}
-                },
+                Ok(Request::Receive(epoch, rows, writer, reply)) if self.is_now(epoch) => {
+                    match self.receive((rows, writer, reply), requests) {
+                        Some(Request::Close(reply)) => return drop(reply.send(Ok(()))),
+                        Some(Request::Wake) => wait = self.follow(),
+                        Some(request) => self.serve(request),
+                        None => {}
+                    }
+                }
                 Ok(request) => self.serve(request),
             }
         }

@@ -1,6 +1,6 @@
 //! Nodes without a server, in network namespaces of their own.
 use crate::sites::{PORT, Sites, unwire};
-use crate::{end_within, run};
+use crate::{end_of, end_within, inside, run};
 use anyhow::Context;
 use std::fs;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ impl Agent {
         let agent = Self::new(sites, AT, 0, sites.backbone())?;
         let rules = agent.dir.with_extension("nft");
         fs::write(&rules, BEHIND_NAT)?;
-        run(agent.inside().arg("nft").arg("-f").arg(rules))?;
+        run(inside(&agent.namespace).arg("nft").arg("-f").arg(rules))?;
         Ok(agent)
     }
 
@@ -83,16 +83,9 @@ impl Agent {
         Sites::letter(self.at).to_string()
     }
 
-    /// In its network alone: control groups must stay where they are.
-    fn inside(&self) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.namespace));
-        command
-    }
-
     /// No token: what it keeps has to do.
     fn command(&self, token: Option<&str>, data: &std::path::Path) -> Command {
-        let mut command = self.inside();
+        let mut command = inside(&self.namespace);
         command.arg(&self.binary).args(["agent", "--instance", &self.namespace, "--node-name", &self.name()]);
         command.args(self.site.iter().flat_map(|site| ["--site", site]));
         command.args(["--eviction-hard", ""]).arg("-d").arg(data);
@@ -165,23 +158,21 @@ impl Agent {
     }
 
     fn clean_up(&self) -> anyhow::Result<()> {
-        let mut command = self.inside();
+        let mut command = inside(&self.namespace);
         command.arg(&self.binary).args(["cleanup", "--instance", &self.namespace]).arg("-d").arg(&self.dir);
         run(&mut command).map(drop)
     }
 
     /// `eyot status` on the node.
     pub fn status(&self) -> String {
-        let mut command = self.inside();
+        let mut command = inside(&self.namespace);
         let output = command.arg(&self.binary).arg("status").arg("-d").arg(&self.dir).output();
         output.map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// The last lines of its log.
     pub fn log(&self) -> String {
-        let text = fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        end_of(&self.dir.with_extension("log"))
     }
 }
 

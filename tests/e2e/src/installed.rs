@@ -1,7 +1,7 @@
 //! A machine without systemd on which `install.sh` is run: its files, mounts and network are its own, its processes are the
 //! host's.
 use crate::sites::{Sites, unwire};
-use crate::{repository, run};
+use crate::{inside, repository, run};
 use anyhow::{Context, ensure};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -41,8 +41,8 @@ impl Machine {
         fs::create_dir_all(dir.join("target/dist"))?;
         std::os::unix::fs::symlink(sites.binary(), dir.join("target/dist/eyot"))?;
         let wired = sites.wire(AT, sites.backbone());
-        let mut anchor = Command::new("nsenter");
-        anchor.arg(format!("--net=/run/netns/{namespace}")).args(["unshare", "--mount", "--propagation", "private"]);
+        let mut anchor = inside(&namespace);
+        anchor.args(["unshare", "--mount", "--propagation", "private"]);
         anchor.args(["bash", "-c", MOUNT, "bash"]).arg(&dir);
         let anchor = anchor.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         // From here on all of it is removed, also when something of this fails.

@@ -116,9 +116,7 @@ impl Cluster {
 
     /// The last lines of the server's log.
     pub fn log(&self) -> String {
-        let text = fs::read_to_string(self.dir().join("log")).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        end_of(&self.dir().join("log"))
     }
 
     /// Ends the server and removes what it made on the host, as the uninstaller does; then names what is left.
@@ -183,6 +181,24 @@ pub fn run(command: &mut Command) -> anyhow::Result<String> {
 /// The root of the checkout.
 pub fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// The last lines of a log.
+fn end_of(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
+/// In a namespace's network alone: control groups must stay where they are.
+fn inside(namespace: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{namespace}"));
+    command
+}
+
+fn ip(args: &[&str]) -> anyhow::Result<()> {
+    run(Command::new("ip").args(args)).map(drop)
 }
 
 /// The `eyot` built beside this test, or the one that `EYOT` names.

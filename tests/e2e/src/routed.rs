@@ -1,6 +1,6 @@
 //! Machines with nodes that share no link: each in a network namespace and a network of its own, with a router between them.
-use crate::sites::PATIENCE;
-use crate::{binary, end_within, repository, run};
+use crate::sites::{PATIENCE, PORT};
+use crate::{binary, end_of, end_within, inside, ip, repository, run};
 use anyhow::{Context, ensure};
 use std::fs;
 use std::path::PathBuf;
@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 
 /// How long a machine's node may take to end.
 const END: Duration = Duration::from_secs(40);
-/// The port of every server's API.
-const PORT: u16 = 6443;
 
 /// What a machine runs; its letter is its node's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,10 +137,7 @@ impl Routed {
 
     /// The last lines of a machine's log.
     pub fn log(&self, at: usize) -> String {
-        let path = self.dir.path().join(format!("{}.log", Self::letter(at)));
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        end_of(&self.dir.path().join(format!("{}.log", Self::letter(at))))
     }
 
     /// kubectl on a server's machine, speaking to that server.
@@ -199,17 +194,6 @@ impl Routed {
         run(command.arg(&self.binary).args(["cleanup", "--instance", &namespace]).arg("-d").arg(self.data(at)))?;
         Ok(self.on(at, &["ip", "-o", "link"])? + &self.on(at, &["ip", "route", "show", "proto", "143"])?)
     }
-}
-
-/// In a machine's network alone: control groups must stay where they are.
-fn inside(namespace: &str) -> Command {
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/run/netns/{namespace}"));
-    command
-}
-
-fn ip(args: &[&str]) -> anyhow::Result<()> {
-    run(Command::new("ip").args(args)).map(drop)
 }
 
 impl Drop for Routed {

@@ -1,5 +1,5 @@
 //! Several servers, each at a site of its own: a network namespace on one bridge, whose link can be cut.
-use crate::{binary, end_within, run};
+use crate::{binary, end_of, end_within, ip, run};
 use anyhow::{Context, ensure};
 use std::fs;
 use std::net::SocketAddr;
@@ -36,9 +36,9 @@ impl Sites {
         let dir = tempfile::Builder::new().prefix("eyot-sites-").tempdir()?;
         let (name, network) = (format!("esite{number}"), 200 + number);
         let mut sites = Self { dir, binary: binary()?, name, network, servers: Vec::new(), through: Vec::new() };
-        sites.ip(&["link", "add", &sites.name, "type", "bridge"])?;
-        sites.ip(&["link", "set", &sites.name, "up"])?;
-        sites.ip(&["address", "add", &format!("10.{network}.0.254/24"), "dev", &sites.name])?;
+        ip(&["link", "add", &sites.name, "type", "bridge"])?;
+        ip(&["link", "set", &sites.name, "up"])?;
+        ip(&["address", "add", &format!("10.{network}.0.254/24"), "dev", &sites.name])?;
         for _ in 0..count {
             sites.add(0)?;
         }
@@ -109,18 +109,14 @@ impl Sites {
         Ok(kube::Client::try_from(config)?)
     }
 
-    fn ip(&self, args: &[&str]) -> anyhow::Result<()> {
-        run(Command::new("ip").args(args)).map(drop)
-    }
-
     /// The site's own network, with one link to all others.
     fn found(&self, at: usize) -> anyhow::Result<()> {
         let (network, link, end) = (self.network_of(at), self.link_of(at), format!("{}v", self.namespace(at)));
-        self.ip(&["link", "add", &network, "type", "bridge"])?;
-        self.ip(&["link", "set", &network, "up"])?;
-        self.ip(&["link", "add", &link, "type", "veth", "peer", "name", &end])?;
-        self.ip(&["link", "set", &end, "master", &network, "up"])?;
-        self.ip(&["link", "set", &link, "master", &self.name, "up"])
+        ip(&["link", "add", &network, "type", "bridge"])?;
+        ip(&["link", "set", &network, "up"])?;
+        ip(&["link", "add", &link, "type", "veth", "peer", "name", &end])?;
+        ip(&["link", "set", &end, "master", &network, "up"])?;
+        ip(&["link", "set", &link, "master", &self.name, "up"])
     }
 
     /// The bridge of a server's site.
@@ -141,13 +137,13 @@ impl Sites {
     /// A machine's namespace with its address, on a bridge.
     pub(crate) fn wire(&self, at: usize, bridge: &str) -> anyhow::Result<()> {
         let namespace = self.namespace(at);
-        self.ip(&["netns", "add", &namespace])?;
-        self.ip(&["link", "add", &namespace, "type", "veth", "peer", "name", "eth0", "netns", &namespace])?;
-        self.ip(&["link", "set", &namespace, "master", bridge, "up"])?;
-        self.ip(&["-n", &namespace, "address", "add", &format!("{}/24", self.address(at)), "dev", "eth0"])?;
-        self.ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
-        self.ip(&["-n", &namespace, "link", "set", "eth0", "up"])?;
-        self.ip(&["-n", &namespace, "route", "add", "default", "dev", "eth0"])
+        ip(&["netns", "add", &namespace])?;
+        ip(&["link", "add", &namespace, "type", "veth", "peer", "name", "eth0", "netns", &namespace])?;
+        ip(&["link", "set", &namespace, "master", bridge, "up"])?;
+        ip(&["-n", &namespace, "address", "add", &format!("{}/24", self.address(at)), "dev", "eth0"])?;
+        ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
+        ip(&["-n", &namespace, "link", "set", "eth0", "up"])?;
+        ip(&["-n", &namespace, "route", "add", "default", "dev", "eth0"])
     }
 
     /// Starts a server that does not run, and waits until it answers.
@@ -192,10 +188,7 @@ impl Sites {
 
     /// The last lines of a server's log.
     pub fn log(&self, at: usize) -> String {
-        let path = self.dir.path().join(format!("{}.log", Self::letter(at)));
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        end_of(&self.dir.path().join(format!("{}.log", Self::letter(at))))
     }
 
     /// kubectl at one server's site, speaking to that server.
@@ -250,7 +243,7 @@ impl Sites {
     /// # Errors
     /// The host refuses.
     pub fn cut(&self, at: usize, cut: bool) -> anyhow::Result<()> {
-        self.ip(&["link", "set", &self.link_of(at), if cut { "down" } else { "up" }])
+        ip(&["link", "set", &self.link_of(at), if cut { "down" } else { "up" }])
     }
 
     /// Parts two servers, which others reach, or lets them meet.
@@ -261,7 +254,7 @@ impl Sites {
         let change = if parted { "add" } else { "delete" };
         for (at, from) in [(one, other), (other, one)] {
             let address = format!("{}/32", self.address(from));
-            self.ip(&["-n", &self.namespace(at), "route", change, "blackhole", &address])?;
+            ip(&["-n", &self.namespace(at), "route", change, "blackhole", &address])?;
         }
         Ok(())
     }
@@ -306,8 +299,8 @@ impl Sites {
 /// Removes a namespace with its link, and the link first: with its namespace it would go some time later, and its name would be
 /// taken until then.
 pub(crate) fn unwire(namespace: &str) {
-    let _ = run(Command::new("ip").args(["link", "delete", namespace]));
-    let _ = run(Command::new("ip").args(["netns", "delete", namespace]));
+    let _ = ip(&["link", "delete", namespace]);
+    let _ = ip(&["netns", "delete", namespace]);
 }
 
 impl Drop for Sites {
@@ -321,9 +314,9 @@ impl Drop for Sites {
             }
             unwire(&self.namespace(at));
             for link in [self.link_of(at), self.network_of(at)] {
-                let _ = self.ip(&["link", "delete", &link]);
+                let _ = ip(&["link", "delete", &link]);
             }
         }
-        let _ = self.ip(&["link", "delete", &self.name]);
+        let _ = ip(&["link", "delete", &self.name]);
     }
 }

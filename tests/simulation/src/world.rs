@@ -242,9 +242,21 @@ impl World {
         links.choose(&mut self.rng).copied()
     }
 
-    fn step(&mut self) -> Checked {
+    fn pass_a_moment(&mut self) {
         let passed = self.rng.random_range(0..20);
         self.clock.fetch_add(passed, Ordering::Relaxed);
+    }
+
+    fn deliver_any(&mut self) -> Checked {
+        match self.any_link() {
+            Some((a, b)) if self.rng.random_bool(0.5) => self.deliver(a, b),
+            Some((a, b)) => self.deliver(b, a),
+            None => Ok(()),
+        }
+    }
+
+    fn step(&mut self) -> Checked {
+        self.pass_a_moment();
         match self.rng.random_range(0..1000) {
             0..350 => self.write(),
             350..450 => {
@@ -252,11 +264,7 @@ impl World {
                 let derived = self.server(number).bare.derive();
                 derived.map(drop).or_else(|error| self.fail("derives", error.to_string()))
             }
-            450..940 => match self.any_link() {
-                Some((a, b)) if self.rng.random_bool(0.5) => self.deliver(a, b),
-                Some((a, b)) => self.deliver(b, a),
-                None => Ok(()),
-            },
+            450..940 => self.deliver_any(),
             940..958 => self.tick(),
             958..960 => self.judge(),
             960..970 => {
@@ -293,15 +301,10 @@ impl World {
 
     /// What happens while servers are away from each other for long.
     pub fn step_apart(&mut self) -> Checked {
-        let passed = self.rng.random_range(0..20);
-        self.clock.fetch_add(passed, Ordering::Relaxed);
+        self.pass_a_moment();
         match self.rng.random_range(0..100) {
             0..30 => self.write(),
-            30..85 => match self.any_link() {
-                Some((a, b)) if self.rng.random_bool(0.5) => self.deliver(a, b),
-                Some((a, b)) => self.deliver(b, a),
-                None => Ok(()),
-            },
+            30..85 => self.deliver_any(),
             85..92 => self.tick(),
             92..93 => self.crash(),
             _ => self.forget(),
