@@ -201,6 +201,10 @@ pub struct ServerArgs {
     /// The site that this server stands at (default: one of its own, named like the node)
     #[arg(long, env = "EYOT_SITE", value_name = "NAME", value_parser = site)]
     pub site: Option<String>,
+    /// How long a server that is not heard of is waited for before what it may not know of is forgotten, at least 30s; after
+    /// that it takes over a store when it comes back
+    #[arg(long, env = "EYOT_ABSENT_AFTER", default_value = "168h", value_name = "TIME", value_parser = absence)]
+    pub absent_after: Duration,
     /// Network of pods
     #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR", value_parser = network)]
     pub cluster_cidr: Ipv4Net,
@@ -386,6 +390,7 @@ impl ServerArgs {
             agent_token,
             join: self.server,
             site: self.site,
+            absent_after: self.absent_after,
             cluster_cidr: self.cluster_cidr,
             service_cidr: self.service_cidr,
             flannel_backend: self.flannel_backend,
@@ -462,6 +467,15 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(alone) if seconds == 0 => Ok(Duration::from_secs(alone.into())),
         Err(_) if number.is_empty() && !text.is_empty() => Ok(Duration::from_secs(seconds)),
         _ => Err(wrong()),
+    }
+}
+
+/// No server may seem absent that is only between two signs of life.
+fn absence(text: &str) -> Result<Duration, String> {
+    const SHORTEST: Duration = Duration::from_secs(30);
+    match duration(text)? {
+        time if time < SHORTEST => Err(format!("{text:?}: at least {} s is wanted", SHORTEST.as_secs())),
+        time => Ok(time),
     }
 }
 

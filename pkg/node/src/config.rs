@@ -26,6 +26,8 @@ pub struct Server {
     pub join: Option<String>,
     /// Where this server stands; none: a site of its own, named like it.
     pub site: Option<String>,
+    /// A server that was not heard of for so long is not waited for.
+    pub absent_after: Duration,
     pub cluster_cidr: Ipv4Net,
     pub service_cidr: Ipv4Net,
     /// How packets get to other nodes' pods; none: as in the cluster that is joined, or the default.

@@ -170,7 +170,7 @@ fn link(server: &kube::api::DynamicObject) -> (String, String, String) {
     let (link, lag) = (text("/status/link"), text("/status/lag"));
     let link = match (link.as_str(), lag.as_str()) {
         ("Self", _) => "this one".into(),
-        ("Lost", lag) if !lag.is_empty() => format!("Lost, not heard for {lag}"),
+        (away @ ("Lost" | "Absent"), lag) if !lag.is_empty() => format!("{away}, not heard for {lag}"),
         ("", _) => "not linked yet".into(),
         _ => link,
     };

@@ -25,6 +25,8 @@ pub struct Sites {
     servers: Vec<Option<Child>>,
     /// For each server, through which other it joins.
     through: Vec<usize>,
+    /// What every server is told besides.
+    flags: &'static [&'static str],
 }
 
 impl Sites {
@@ -33,9 +35,17 @@ impl Sites {
     /// # Errors
     /// What kept one from starting, with the last lines of its log.
     pub fn start(number: u8, count: usize) -> anyhow::Result<Self> {
+        Self::start_with(number, count, &[])
+    }
+
+    /// The same, with these flags for each.
+    ///
+    /// # Errors
+    /// What kept one from starting, with the last lines of its log.
+    pub fn start_with(number: u8, count: usize, flags: &'static [&'static str]) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("eyot-sites-").tempdir()?;
         let (name, network) = (format!("esite{number}"), 200 + number);
-        let mut sites = Self { dir, binary: binary()?, name, network, servers: Vec::new(), through: Vec::new() };
+        let mut sites = Self { dir, binary: binary()?, name, network, servers: Vec::new(), through: Vec::new(), flags };
         ip(&["link", "add", &sites.name, "type", "bridge"])?;
         ip(&["link", "set", &sites.name, "up"])?;
         ip(&["address", "add", &format!("10.{network}.0.254/24"), "dev", &sites.name])?;
@@ -156,7 +166,7 @@ impl Sites {
         server.args(["netns", "exec", &self.namespace(at)]).arg(&self.binary).args(["server", "--disable-agent"]);
         server.arg("-d").arg(self.data(at)).arg("-o").arg(self.kubeconfig(at));
         server.args(["--instance", &self.namespace(at), "--node-name", &letter, "--site", &letter]);
-        server.args(["--advertise-address", &self.address(at)]);
+        server.args(["--advertise-address", &self.address(at)]).args(self.flags);
         if at > 0 {
             let through = self.through[at];
             let token = fs::read_to_string(self.data(through).join("server/token"))?;
@@ -189,6 +199,11 @@ impl Sites {
     /// The last lines of a server's log.
     pub fn log(&self, at: usize) -> String {
         end_of(&self.dir.path().join(format!("{}.log", Self::letter(at))))
+    }
+
+    /// All that a server has said.
+    pub fn whole_log(&self, at: usize) -> String {
+        fs::read_to_string(self.dir.path().join(format!("{}.log", Self::letter(at)))).unwrap_or_default()
     }
 
     /// kubectl at one server's site, speaking to that server.

@@ -15,10 +15,8 @@ use tokio::sync::watch;
 
 /// Where the objects lie.
 pub const PREFIX: &str = "/registry/eyot.dev/servers/";
-/// A server that has not been heard of for so long is no longer waited for: it gets whole documents when it comes back.
-const ABSENT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Who is absent is judged again this often.
-const JUDGE: Duration = Duration::from_secs(60);
+const JUDGE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
@@ -60,6 +58,8 @@ pub struct Spec {
 #[derive(Clone)]
 pub struct Own {
     pub site: Site,
+    /// A server that was not heard of for so long is not waited for: when it comes back it may have to take over a store.
+    absent_after: Duration,
     /// The certificate of its intermediate CA.
     authority: String,
     /// It has had everything of the server that admitted it: from then on the objects alone say who is a member.
@@ -67,9 +67,9 @@ pub struct Own {
 }
 
 impl Own {
-    pub fn new(site: Site, authority: &str) -> Self {
+    pub fn new(site: Site, absent_after: Duration, authority: &str) -> Self {
         let met = Arc::new(AtomicBool::new(site.synced));
-        Self { site, authority: authority.to_owned(), met }
+        Self { site, absent_after, authority: authority.to_owned(), met }
     }
 }
 
@@ -129,9 +129,9 @@ pub async fn read(store: &Arc<Store>, own: &Own) -> store::Result<Vec<Known>> {
     let site = &own.site;
     let page = store.list(&Range::prefix(PREFIX), None, 0).await?;
     let vector = store.vector();
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(own.absent_after);
     let mut members: Vec<Known> =
-        page.entries.iter().filter_map(|entry| member(&entry.value, &vector, now_ms)).collect();
+        page.entries.iter().filter_map(|entry| member(&entry.value, &vector, since)).collect();
     // Before the objects are there: this server, and whoever admitted it.
     match members.iter_mut().find(|known| known.member.number == site.number) {
         Some(known) => known.member.actor = Some(store.actor()),
@@ -165,11 +165,12 @@ pub async fn read(store: &Arc<Store>, own: &Own) -> store::Result<Vec<Known>> {
     Ok(members)
 }
 
-fn member(object: &Bytes, vector: &Vector, now_ms: u64) -> Option<Known> {
+/// A member out of its object; absent, if it was heard of at some time but not `since` then (since 1970).
+fn member(object: &Bytes, vector: &Vector, since: Duration) -> Option<Known> {
     let object: Object = serde_json::from_slice(object).ok()?;
     let actor = object.spec.incarnation.as_deref().and_then(actor);
     let heard_ms = actor.map(|actor| HybridClock::ms(vector.get(actor)));
-    let absent = heard_ms.is_some_and(|heard| heard > 0 && now_ms.saturating_sub(heard) > ABSENT.as_millis() as u64);
+    let absent = heard_ms.is_some_and(|heard| heard > 0 && u128::from(heard) < since.as_millis());
     let member = Member {
         number: object.spec.number,
         name: object.metadata.name,
@@ -202,15 +203,16 @@ mod tests {
     }
 
     #[test]
-    fn who_was_not_heard_for_a_week_is_absent() {
+    fn who_was_not_heard_for_long_is_absent() {
         let text = Actor([1; 16]).to_string();
         let object = Bytes::from(format!(
             r#"{{"metadata":{{"name":"a"}},"spec":{{"number":2,"site":"s","incarnation":"{text}"}}}}"#
         ));
         let vector: Vector = [Stamp { time: HybridClock::at(1000), actor: Actor([1; 16]) }].into_iter().collect();
-        let week = ABSENT.as_millis() as u64;
-        assert!(!member(&object, &vector, 1000 + week).unwrap().member.absent);
-        assert!(member(&object, &vector, 1001 + week).unwrap().member.absent);
-        assert!(!member(&object, &Vector::default(), week * 9).unwrap().member.absent, "one that never spoke is new");
+        let absent =
+            |vector: &Vector, since| member(&object, vector, Duration::from_millis(since)).unwrap().member.absent;
+        assert!(!absent(&vector, 1000));
+        assert!(absent(&vector, 1001));
+        assert!(!absent(&Vector::default(), 9000), "one that never spoke is new");
     }
 }

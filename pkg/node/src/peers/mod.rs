@@ -82,7 +82,7 @@ pub(crate) async fn open(known: &server::Known, site: Site, store: Arc<Store>, t
     let subject = pki::Subject::user(&format!("{USER}{}", site.name), &[GROUP]);
     let pair = known.authority.leaf("client-server", &subject)?;
     let tls = Arc::new(tls::client_of_members(known.trust.clone(), &pair)?);
-    let own = members::Own::new(site.clone(), known.authority.intermediate_pem());
+    let own = members::Own::new(site.clone(), known.config.absent_after, known.authority.intermediate_pem());
     let met = own.met.clone();
     let (following, task) = members::follow(store.clone(), own.clone(), known.trust.clone()).await?;
     let (members, all) = (following.members, following.known);

@@ -115,6 +115,7 @@ impl Service {
         let state = match link {
             Some(link) if link.connected => "Linked",
             _ if up => "Relayed",
+            _ if member.absent => "Absent",
             _ => "Lost",
         };
         let mut status = json!({"link": state, "version": link.map(|link| link.version.clone())});
