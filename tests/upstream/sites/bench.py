@@ -16,7 +16,7 @@ import net
 from stores import Etcd, Eyot, Upstream, cpu, now_ms
 
 SIZES = [int(size) for size in os.environ.get("SIZES", "1 3 5 7 9 15").split()]
-SECONDS = float(os.environ.get("SECONDS_EACH", "7"))
+SECONDS = float(os.environ.get("SECONDS_EACH", "10"))
 # Writes a second, of all servers together.
 RATE = float(os.environ.get("RATE", "15"))
 # How sites are linked: round trip in ms, percent lost, bits a second.

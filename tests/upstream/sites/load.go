@@ -5,7 +5,9 @@ import (
 	"encoding/base64"
 	"flag"
 	"fmt"
+	"math"
 	"math/rand"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -90,15 +92,18 @@ func (w *writer) write(n int, due time.Time) {
 	w.TookMs = append(w.TookMs, float64(took.Microseconds())/1000)
 }
 
-// An open loop: a write is begun when it is due, whatever became of those before.
+// An open loop: a write is begun when it is due, whatever became of those before. When they are due is chance, as with clients that
+// know nothing of each other: with a rhythm, all sites would write at the same moments.
 func (w *writer) steadily(rate float64, start time.Time, length time.Duration) {
 	var all sync.WaitGroup
 	slots := make(chan struct{}, inFlight)
-	for n := 0; ; n++ {
-		due := start.Add(time.Duration(float64(n) / rate * float64(time.Second)))
-		if due.Sub(start) >= length {
-			break
-		}
+	due := make([]time.Time, int(math.Round(rate*length.Seconds())))
+	chance := rand.New(rand.NewSource(int64(w.Site)))
+	for n := range due {
+		due[n] = start.Add(time.Duration(chance.Float64() * float64(length)))
+	}
+	slices.SortFunc(due, time.Time.Compare)
+	for n, due := range due {
 		time.Sleep(time.Until(due))
 		slots <- struct{}{}
 		all.Go(func() {
