@@ -149,7 +149,7 @@ impl Service {
 /// # Errors
 /// What could not be removed; running it again goes on from there.
 pub fn cleanup(instance: &str) -> io::Result<()> {
-    crate::runtime::remove_cgroups(instance).map_err(io::Error::other)?;
+    crate::runtime::remove_cgroups(instance)?;
     if instance == DEFAULT_INSTANCE {
         crate::files::remove_dir(std::path::Path::new(DEFAULT_LOG_DIR))?;
     }

@@ -1,5 +1,6 @@
 //! The executor: makes, limits, reads and removes groups.
 use super::plan::{self, Limits, V1_CONTROLLERS, V2_CONTROLLERS, Version};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -68,11 +69,14 @@ impl Cgroups {
 
     /// Removes a group and all below it. Gone already is success; processes in it are an error.
     pub fn remove(&self, path: &str) -> Result<(), Error> {
-        let mut dirs = self.dirs(path);
-        if self.version == Version::V1 {
-            dirs = self.all_v1(path);
-        }
-        dirs.iter().try_for_each(|dir| remove_tree(dir).map_err(failed(dir)))
+        self.everywhere(path).iter().try_for_each(|dir| remove_tree(dir).map_err(failed(dir)))
+    }
+
+    /// Ids of the processes in a group and all below it.
+    pub fn processes_below(&self, path: &str) -> BTreeSet<i32> {
+        let mut found = BTreeSet::new();
+        self.everywhere(path).iter().for_each(|dir| find_processes(dir, &mut found));
+        found
     }
 
     /// The names of the groups right below `path`.
@@ -98,7 +102,10 @@ impl Cgroups {
     }
 
     /// The same path in every hierarchy: runc made it in all of them.
-    fn all_v1(&self, path: &str) -> Vec<PathBuf> {
+    fn everywhere(&self, path: &str) -> Vec<PathBuf> {
+        if self.version == Version::V2 {
+            return self.dirs(path);
+        }
         let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
         entries.flatten().map(|entry| entry.path().join(path.trim_start_matches('/'))).collect()
     }
@@ -138,6 +145,17 @@ impl Cgroups {
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error { path, source }
+}
+
+fn find_processes(dir: &Path, found: &mut BTreeSet<i32>) {
+    // A group that is gone has none.
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    let here = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    // Zero is a process that this one can't name.
+    found.extend(here.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        find_processes(&entry.path(), found);
+    }
 }
 
 fn remove_tree(dir: &Path) -> io::Result<()> {

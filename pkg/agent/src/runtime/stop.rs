@@ -45,12 +45,15 @@ pub fn stop(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the cgroups of an instance's pods, which must have ended.
+/// Removes the cgroups of an instance's pods, and ends what is still in them: whoever has removed the data directory has also
+/// removed what says where the containers are.
 ///
 /// # Errors
-/// When processes are still in one of them.
-pub fn remove_cgroups(instance: &str) -> Result<(), qos::Error> {
-    qos::Cgroups::detect().remove(&crate::pod::resources::pods_cgroup(instance))
+/// When processes don't end.
+pub fn remove_cgroups(instance: &str) -> io::Result<()> {
+    let (cgroups, path) = (qos::Cgroups::detect(), crate::pod::resources::pods_cgroup(instance));
+    kill_all(|| cgroups.processes_below(&path))?;
+    cgroups.remove(&path).map_err(io::Error::other)
 }
 
 /// Kills what `find` finds until it finds nothing more.
@@ -131,6 +134,27 @@ mod tests {
         let dir = Path::new("/var/lib/eyot/agent/pods");
         assert!(is_below(&dir.join("uid/volumes/x"), dir));
         assert!(!is_below(dir, dir) && !is_below(Path::new("/var/lib/eyot/agent/pods2/x"), dir));
+    }
+
+    #[test]
+    fn what_is_left_in_a_pods_group_ends_with_it() {
+        let instance = format!("t{}", std::process::id());
+        let (cgroups, path) = (qos::Cgroups::detect(), crate::pod::resources::pods_cgroup(&instance));
+        let pod = format!("{path}/burstable/pod1");
+        if let Err(error) = cgroups.create(&pod, &qos::Limits::default()) {
+            return eprintln!("skipped: {error}");
+        }
+        let mut sleeping = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let roots = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"];
+        let joined = roots.map(|root| fs::write(format!("{root}{pod}/cgroup.procs"), sleeping.id().to_string()));
+        let found = cgroups.processes_below(&path);
+        let removed = remove_cgroups(&instance);
+        let _ = sleeping.kill();
+        sleeping.wait().unwrap();
+        assert!(joined.iter().any(Result::is_ok), "{joined:?}");
+        assert_eq!(found, [sleeping.id() as i32].into());
+        removed.unwrap();
+        assert!(cgroups.children(&path).is_empty());
     }
 
     #[test]
