@@ -46,7 +46,7 @@ pub struct Standing<'a> {
     pub lows: Vec<(u16, u64)>,
     /// All that our documents hold was in the vector ([`store::Replica::is_whole`]).
     pub whole: bool,
-    /// The rest of a snapshot does not come ([`store::Replica::owed`]).
+    /// The rest of a snapshot is awaited and does not come ([`store::Replica::owed`]).
     pub late: bool,
     pub neighbours: &'a Neighbours,
     /// Milliseconds on a clock that never goes back.
