@@ -8,6 +8,7 @@ use crate::queue::Queue;
 use crate::storage::{Step, Storage};
 use api::home::Ownership;
 pub use handover::Handover;
+use handover::Lent;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
@@ -59,6 +60,7 @@ pub struct Core {
     homeless: HashMap<Arc<str>, u64>,
     /// When one of them may go elsewhere.
     due: BTreeSet<(u64, Arc<str>)>,
+    lent: Lent,
 }
 
 impl Core {
@@ -73,12 +75,14 @@ impl Core {
             ownership: Ownership::default(),
             homeless: HashMap::new(),
             due: BTreeSet::new(),
+            lent: Lent::default(),
         }
     }
 
     /// What is known of other sites has changed: [`Self::resync`] has to follow.
     pub fn sites_changed(&mut self, ownership: Ownership) {
         self.ownership = ownership;
+        self.lent.look_again();
         self.look_home();
         self.happened = self.happened | Events::NODE_ADDED;
     }
@@ -104,12 +108,14 @@ impl Core {
             return self.pod_gone(&pod.uid);
         }
         if let Some(node) = pod.node_name() {
+            self.lent.settled(&pod.uid);
             self.queue.remove(&pod.uid);
             self.cluster.nominated_mut().remove(&pod.uid);
             return self.pod_placed(pod.clone(), node);
         }
+        self.lent.follow(&pod, &self.ownership);
         if pod.is_deleting() || pod.scheduler_name() != self.name || !self.is_ours(&pod) {
-            return self.pod_gone(&pod.uid);
+            return self.left(&pod.uid);
         }
         // What is assumed waits for the answer to its binding.
         if !self.cluster.is_placed(&pod.uid) {
@@ -132,6 +138,12 @@ impl Core {
 
     /// A pod is gone from the API.
     pub fn pod_gone(&mut self, uid: &str) {
+        self.lent.settled(uid);
+        self.left(uid);
+    }
+
+    /// A pod is none that waits for a node here.
+    fn left(&mut self, uid: &str) {
         self.queue.remove(uid);
         self.settled(uid);
         self.cluster.nominated_mut().remove(uid);
@@ -180,8 +192,12 @@ impl Core {
         let live: HashSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
         let names: HashSet<String> = nodes.iter().map(|node| node.name_any()).collect();
         let placed = self.cluster.slots().iter().flat_map(|node| node.pods.keys());
-        let gone: Vec<Arc<str>> =
-            placed.chain(self.queue.uids()).filter(|uid| !live.contains(&***uid)).cloned().collect();
+        let gone: Vec<Arc<str>> = placed
+            .chain(self.queue.uids())
+            .chain(self.lent.uids())
+            .filter(|uid| !live.contains(&***uid))
+            .cloned()
+            .collect();
         for uid in gone {
             self.pod_gone(&uid);
         }
@@ -201,9 +217,12 @@ impl Core {
     /// Decides on the next pod, if one is due.
     pub fn next(&mut self, now_ms: u64) -> Option<Decision> {
         self.settle(now_ms);
+        if let Some((pod, handover)) = self.lent.unheard(&self.ownership, now_ms) {
+            return Some(Decision::HandOver { pod, handover });
+        }
         let pod = self.queue.pop(now_ms)?;
         if let Some(handover) = self.asked_for(&pod) {
-            return Some(Decision::HandOver { pod, handover });
+            return Some(self.hand_over(pod, handover, now_ms));
         }
         Some(match self.framework.schedule(&pod, &self.cluster, &mut self.rotation) {
             Ok(node) => {
@@ -240,7 +259,7 @@ impl Core {
             && let Some(handover) = self.leaves(&pod, diagnosis, now_ms)
         {
             self.cluster.nominated_mut().remove(&pod.uid);
-            return Decision::HandOver { pod, handover };
+            return self.hand_over(pod, handover, now_ms);
         }
         self.queue.reject(&pod.uid, diagnosis.plugins, now_ms);
         let nominated = self.cluster.nominated().node_of(&pod.uid).is_some();
@@ -285,8 +304,14 @@ impl Core {
         self.homeless.remove(uid);
     }
 
+    fn hand_over(&mut self, pod: Arc<PodInfo>, handover: Handover, now_ms: u64) -> Decision {
+        self.lent.lend(&pod, &handover, now_ms);
+        Decision::HandOver { pod, handover }
+    }
+
     /// Whether the API took a handover. The pod's own event shows whose it is now; it is tried again where not.
-    pub fn handed_over(&mut self, uid: &Arc<str>, done: bool, now_ms: u64) {
+    pub fn handed_over(&mut self, uid: &Arc<str>, handover: &Handover, done: bool, now_ms: u64) {
+        self.lent.answered(uid, handover, done);
         self.settled(uid);
         if !done {
             self.queue.fail(uid, now_ms);

@@ -89,18 +89,25 @@ impl Reporter {
         self.patch_status(pod, status).await
     }
 
-    /// Makes another site the pod's home, and says so. Nothing happens to a pod that is gone.
+    /// Makes another site the pod's home, and says so. Nothing happens to a pod that is gone, and an error is what may pass.
     pub async fn hand_over(&self, pod: &PodInfo, handover: &Handover) -> Result<(), kube::Error> {
         let annotations = json!({(HOME): &*handover.site, (HANDOVERS): handover.count.to_string()});
-        let patch = json!({"metadata": {"uid": &*pod.uid, "annotations": annotations}});
+        let mut patch = json!({"metadata": {"uid": &*pod.uid, "annotations": annotations}});
+        if handover.back {
+            patch["metadata"]["resourceVersion"] = json!(pod.object.metadata.resource_version);
+        }
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
         // Through its status, which schedulers may write.
         match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 && !handover.back => {
+                return Ok(());
+            }
             result => result.map(drop)?,
         }
         let now = Timestamp::now();
-        let event = self.new_event(pod, "Normal", "ScheduledElsewhere", "HandingOver", &handover.reason, now);
+        let (reason, action) =
+            if handover.back { ("TakenBack", "TakingBack") } else { ("ScheduledElsewhere", "HandingOver") };
+        let event = self.new_event(pod, "Normal", reason, action, &handover.reason, now);
         if let Err(error) = self.event(&event).await {
             tracing::debug!(%error, "a report was not written");
         }

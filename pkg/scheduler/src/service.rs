@@ -84,6 +84,7 @@ enum Done {
     },
     HandedOver {
         pod: Arc<PodInfo>,
+        handover: Handover,
         result: Result<(), kube::Error>,
     },
 }
@@ -333,7 +334,7 @@ impl Service {
         self.tasks.spawn(async move {
             let result = reporter.hand_over(&pod, &handover).await;
             drop(permit);
-            let _ = results.send(Done::HandedOver { pod, result }).await;
+            let _ = results.send(Done::HandedOver { pod, handover, result }).await;
         });
     }
 
@@ -383,12 +384,12 @@ impl Service {
                 let now_ms = self.now_ms();
                 self.core.evicted(&pod.uid, &refused, now_ms);
             }
-            Done::HandedOver { pod, result } => {
+            Done::HandedOver { pod, handover, result } => {
                 let now_ms = self.now_ms();
                 if let Err(error) = &result {
                     tracing::warn!(%error, pod = %pod.name, namespace = %pod.namespace, "handing a pod over failed");
                 }
-                self.core.handed_over(&pod.uid, result.is_ok(), now_ms);
+                self.core.handed_over(&pod.uid, &handover, result.is_ok(), now_ms);
             }
         }
     }

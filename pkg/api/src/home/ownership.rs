@@ -1,6 +1,6 @@
 //! This server's view of the sites, and what follows from it for one object.
 use super::{Claim, Site};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// This server's view: its own site, and how it stands with all others. The default is a server alone, which acts on
 /// everything and marks nothing.
@@ -17,6 +17,8 @@ pub struct Ownership {
     pub passive: bool,
     /// All other sites that are known.
     pub others: BTreeMap<Site, Link>,
+    /// Those in contact of which nothing came for so long that nothing is entrusted to them.
+    pub quiet: BTreeSet<Site>,
 }
 
 /// How this server stands with another site. It is a local view and never replicated.
@@ -57,7 +59,7 @@ pub enum Standing {
 impl Ownership {
     /// A server of `site` in a cluster that `founder` began.
     pub fn of(site: &str, founder: &str) -> Self {
-        Self { site: site.into(), default_site: founder.into(), marked: true, passive: false, others: BTreeMap::new() }
+        Self { site: site.into(), default_site: founder.into(), marked: true, ..Self::default() }
     }
 
     /// With one more site.
@@ -132,9 +134,16 @@ impl Ownership {
         self.silent_s(claim).is_none()
     }
 
-    /// Other sites in contact.
+    /// Other sites that something can be entrusted to.
     pub fn reachable(&self) -> impl Iterator<Item = &Site> {
-        self.others.iter().filter(|(_, link)| **link == Link::Up).map(|(site, _)| site)
+        let heard = |(site, link): &(&Site, &Link)| **link == Link::Up && !self.quiet.contains(*site);
+        self.others.iter().filter(heard).map(|(site, _)| site)
+    }
+
+    /// Whether a site has been out of contact for as long as this at least, in milliseconds: what was written since it does not
+    /// know.
+    pub fn is_unheard(&self, site: &str, for_ms: u64) -> bool {
+        matches!(self.others.get(site), Some(Link::Down { for_s, .. }) if for_s.saturating_mul(1000) >= for_ms)
     }
 
     /// Who acts on the object now, as seen from here; none while home is away and nobody does.
@@ -188,6 +197,14 @@ mod tests {
         assert!(
             view(10).in_contact(&claim("a")) && view(10).in_contact(&claim("b")) && !view(10).in_contact(&claim("c"))
         );
+    }
+
+    #[test]
+    fn who_says_nothing_is_entrusted_with_nothing() {
+        let mut view = Ownership::of("a", "a").with("b", Link::Up).with("c", Link::Up).with("d", down(20, None));
+        view.quiet.insert("b".into());
+        assert_eq!(view.reachable().map(|site| &**site).collect::<Vec<_>>(), ["c"]);
+        assert!(view.is_unheard("d", 20_000) && !view.is_unheard("d", 20_001) && !view.is_unheard("b", 0));
     }
 
     #[test]

@@ -3,7 +3,7 @@ use super::{Attributes, lookup};
 use crate::engine::{Call, Result};
 use crate::registry::strategy::child;
 use api::Status;
-use api::home::{Claim, HOME, SITE, Site, ZONE, check_annotations};
+use api::home::{Claim, HANDOVERS, HOME, Ownership, SITE, Site, ZONE, check_annotations};
 use api::validate::{FieldError, Reason};
 use serde_json::{Map, Value};
 
@@ -155,7 +155,7 @@ pub fn keep(attributes: &Attributes<'_>, new: &mut Value, old: &Value) -> Result
         label_node(new, view.home_of(&claim));
     }
     let moved = new["metadata"]["annotations"].get(HOME) != home.as_ref();
-    if moved && !view.is_own(&claim) && !view.acts_on(&claim) {
+    if moved && !view.is_own(&claim) && !view.acts_on(&claim) && !takes_back(&view, kind, new, old) {
         let why = format!("its home is site {}, which alone may hand it over", view.home_of(&claim));
         return Err(attributes.forbidden(Some(old), &why));
     }
@@ -166,6 +166,17 @@ pub fn keep(attributes: &Attributes<'_>, new: &mut Value, old: &Value) -> Result
         return Err(attributes.forbidden(Some(old), "a pod that has a node belongs to the node's site"));
     }
     Ok(())
+}
+
+/// Whether a pod that was handed over, and has no node yet, comes here from a site that is out of contact: the scheduler that handed
+/// it over does that, when the site can't have heard of it.
+fn takes_back(view: &Ownership, kind: &str, new: &Value, old: &Value) -> bool {
+    let (claim, annotations) = (Claim::of(kind, old), &old["metadata"]["annotations"]);
+    kind == "Pod"
+        && annotations[HANDOVERS].is_string()
+        && !claim.stay
+        && view.is_unheard(view.home_of(&claim), 0)
+        && new["metadata"]["annotations"][HOME] == *view.site
 }
 
 /// A pod that gets a node belongs to the node's site from the same write on.

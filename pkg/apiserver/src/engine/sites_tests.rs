@@ -99,6 +99,29 @@ async fn who_took_over_may_move_what_it_took() {
 }
 
 #[tokio::test]
+async fn a_pod_that_was_handed_to_a_site_out_of_contact_may_be_taken_back() {
+    let handed = json!({HOME: "north", "eyot.dev/handovers": "1"});
+    let code = async |link: Link, annotations: &Value, node: Option<&str>, to: &str| {
+        let view = Ownership::of("south", "north").with("north", link).with("west", Link::Up);
+        let bench = with_namespace(bench(view)).await;
+        let mut pod = pod("p");
+        pod["metadata"]["annotations"] = annotations.clone();
+        pod["spec"]["nodeName"] = json!(node);
+        let mut moved = create(&bench, "pods", pod).await;
+        moved["metadata"]["annotations"][HOME] = to.into();
+        bench.json(info(Verb::Update, "pods", "default", "p"), moved).await.0
+    };
+    let down = || Link::Down { for_s: 20, taken: None };
+    assert_eq!(code(down(), &handed, None, "south").await, 200);
+    assert_eq!(code(down(), &handed, None, "west").await, 403, "to nobody else");
+    assert_eq!(code(Link::Up, &handed, None, "south").await, 403, "it is there");
+    assert_eq!(code(down(), &handed, Some("far"), "south").await, 403, "it has a node");
+    assert_eq!(code(down(), &json!({HOME: "north"}), None, "south").await, 403, "it was never here");
+    let stays = json!({HOME: "north", "eyot.dev/handovers": "1", "eyot.dev/stay": "true"});
+    assert_eq!(code(down(), &stays, None, "south").await, 403, "it must not run twice");
+}
+
+#[tokio::test]
 async fn nodes_are_labelled_with_the_site_they_join() {
     let bench = south();
     let node = |labels: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": labels}});

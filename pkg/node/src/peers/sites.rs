@@ -9,7 +9,7 @@ use api::home::{Record, judge};
 use api::slice::{Grant, Numbers, Share, Spans};
 use apiserver::Sites;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::{Replica, Store};
@@ -22,6 +22,8 @@ use tokio::sync::watch;
 pub const TAKEOVER: &str = "takeover.eyot.dev/";
 /// No object waits for less before its site is taken over.
 const TAKEOVER_S: u64 = 20;
+/// Nothing is entrusted to a site of which nothing came for so long: it tells how far it is every five seconds.
+const QUIET: Duration = Duration::from_secs(10);
 /// How often contacts are judged.
 const JUDGE: Duration = Duration::from_secs(1);
 /// Seconds of silence are told in such steps: nobody needs more, and every step wakes all that act.
@@ -123,7 +125,7 @@ impl Service {
         self.shares.send_if_modified(|old| std::mem::replace(old, share.clone()) != share);
         let (silent_s, records) = (self.silences(&known, now), records(&known));
         let verdict = judge(&view(&self.site, &known, &|member| self.up(member, now)), &silent_s, &records, TAKEOVER_S);
-        let told = verdict.ownership;
+        let told = Ownership { quiet: self.quiet(&known, now), ..verdict.ownership };
         self.ownership.send_if_modified(|old| std::mem::replace(old, told.clone()) != told);
         verdict.write
     }
@@ -142,6 +144,15 @@ impl Service {
             *site = (*site).min(silent);
         }
         all
+    }
+
+    /// Sites none of whose servers has been heard lately.
+    fn quiet(&self, known: &[Known], now: Instant) -> BTreeSet<SiteName> {
+        let heard = |member: &Member| member.actor.is_some_and(|actor| self.contacts.silence(actor, now) < QUIET);
+        let heard: BTreeSet<&str> =
+            known.iter().filter(|known| heard(&known.member)).map(|known| &*known.member.site).collect();
+        let sites = known.iter().map(|known| &*known.member.site);
+        sites.filter(|site| *site != self.site.site && !heard.contains(site)).map(SiteName::from).collect()
     }
 
     /// The record goes onto the first server of the lost site.

@@ -663,6 +663,63 @@ mod sites {
         assert_eq!(handed(&mut core, 24_000).map(|handover| handover.count), Some(4));
     }
 
+    /// `p` was handed to `north` at 3 s, as the API has told.
+    fn lent(extra: &Value) -> (Core, Handover) {
+        let mut core = south(Link::Up);
+        core.node_changed(node("s", json!({"metadata": homed("south")["metadata"], "spec": {"unschedulable": true}})));
+        let mut own = homed("south");
+        own["metadata"].as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        pending(&mut core, "p", json!({}), own.clone());
+        handed(&mut core, 0);
+        let handover = handed(&mut core, 3_000).unwrap();
+        own["metadata"]["annotations"] = json!({"eyot.dev/home": "north", "eyot.dev/handovers": "1"});
+        pending(&mut core, "p", json!({}), own);
+        core.handed_over(&"p".into(), &handover, true, 3_001);
+        (core, handover)
+    }
+
+    fn cut(core: &mut Core, for_s: u64) {
+        core.sites_changed(Ownership::of("south", "north").with("north", Link::Down { for_s, taken: None }));
+    }
+
+    #[test]
+    fn a_pod_that_the_other_site_never_heard_of_is_taken_back() {
+        let (mut core, handover) = lent(&json!({}));
+        assert!(!handover.back);
+        assert_eq!(handed(&mut core, 10_000), None, "it is in contact");
+        cut(&mut core, 15);
+        assert_eq!(handed(&mut core, 20_000), None, "it was heard of after that, and may have it");
+        cut(&mut core, 20);
+        let back = handed(&mut core, 22_000).unwrap();
+        assert_eq!((&*back.site, back.count, back.back), ("south", 1, true));
+        assert_eq!(handed(&mut core, 22_000), None, "once");
+        core.handed_over(&"p".into(), &back, false, 22_100);
+        assert_eq!(handed(&mut core, 22_200), None, "what failed is tried again with the next news");
+        cut(&mut core, 25);
+        let back = handed(&mut core, 27_000).unwrap();
+        core.handed_over(&"p".into(), &back, true, 27_100);
+        core.node_changed(node("s", homed("south")));
+        pending(&mut core, "p", json!({}), homed("south"));
+        assert_eq!(run(&mut core, 28_000)["p"], "s");
+        cut(&mut core, 30);
+        assert_eq!(handed(&mut core, 30_000), None);
+    }
+
+    #[test]
+    fn what_has_a_node_or_must_not_run_twice_stays_lent() {
+        let owner =
+            json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u", "controller": true}]);
+        let (mut core, _) = lent(&json!({"ownerReferences": owner}));
+        cut(&mut core, 20);
+        assert_eq!(handed(&mut core, 22_000), None);
+        let (mut core, _) = lent(&json!({}));
+        let mut placed = homed("north");
+        placed["spec"] = json!({"nodeName": "n"});
+        pending(&mut core, "p", json!({}), placed);
+        cut(&mut core, 20);
+        assert_eq!(handed(&mut core, 22_000), None);
+    }
+
     #[test]
     fn nothing_is_said_of_sites_on_a_server_alone() {
         let mut core = core();
