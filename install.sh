@@ -4,6 +4,7 @@
 #   ./install.sh agent [FLAGS OF eyot agent]     a node in the cluster of other servers
 # EYOT_URL, EYOT_TOKEN       the same as --server and --token, kept in /etc/eyot/config.yaml; with `agent`, or alone for one:
 #                            the token is what `eyot token show --agent` prints on a server
+# HTTPS_PROXY, NO_PROXY      a proxy on the way to other servers and to registries, kept in /etc/eyot/eyot.env
 # INSTALL_EYOT_BIN_DIR       where the binary goes (default /usr/local/bin)
 # INSTALL_EYOT_SKIP_BUILD    true: take the binary that is built already
 # INSTALL_EYOT_SKIP_START    true: install only
@@ -13,7 +14,7 @@ set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
 if [ "$(id -u)" != 0 ]; then
-	exec sudo --preserve-env=PATH,EYOT_URL,EYOT_TOKEN,INSTALL_EYOT_BIN_DIR,INSTALL_EYOT_SKIP_BUILD,INSTALL_EYOT_SKIP_START,INSTALL_EYOT_EXEC \
+	exec sudo --preserve-env=PATH,HTTPS_PROXY,HTTP_PROXY,NO_PROXY,https_proxy,http_proxy,no_proxy,EYOT_URL,EYOT_TOKEN,INSTALL_EYOT_BIN_DIR,INSTALL_EYOT_SKIP_BUILD,INSTALL_EYOT_SKIP_START,INSTALL_EYOT_EXEC \
 		env CARGO_HOME="${CARGO_HOME:-$HOME/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" "$0" "$@"
 fi
 
@@ -90,6 +91,7 @@ files() {
 	place "$here/packaging/eyot-uninstall.sh" "$bin_dir/eyot-uninstall.sh" 755
 	[ -d "$config_dir" ] || install -d -m 700 "$config_dir"
 	settings
+	proxies
 	mkdir -p "$data_dir/agent/images"
 	"$here/embedded/demo-image/build.sh" "$data_dir/agent/images/demo.tar"
 }
@@ -108,6 +110,15 @@ settings() {
 		return
 	fi
 	printf '%s\n' "${lines[@]}" | install -m 600 /dev/stdin "$config_dir/config.yaml"
+	changed=true
+}
+
+# The proxies of whoever installs are the service's, too, unless its environment is written already.
+proxies() {
+	local lines
+	lines=$(env | grep -iE '^(https?|no)_proxy=.' | sed "s/=\\(.*\\)/='\\1'/" || true)
+	if [ -z "$lines" ] || [ -e "$config_dir/eyot.env" ]; then return 0; fi
+	printf '%s\n' "$lines" | install -m 600 /dev/stdin "$config_dir/eyot.env"
 	changed=true
 }
 

@@ -5,6 +5,13 @@ set -u
 ulimit -n 1048576 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 echo $$ >@PID@
 child=
+# As the unit for systemd has it.
+set -a
+for settings in /etc/default/eyot /etc/eyot/eyot.env; do
+	# shellcheck source=/dev/null
+	[ ! -r "$settings" ] || . "$settings"
+done
+set +a
 trap 'trap - TERM; [ -n "$child" ] && kill "$child" && wait "$child"; rm -f @PID@; exit 0' TERM INT
 while true; do
 	@BIN@/eyot @FLAGS@ >>@LOG@ 2>&1 </dev/null &

@@ -1,4 +1,5 @@
 //! Streams and requests to other servers, over TLS that trusts the cluster's root alone.
+use crate::http_proxy;
 use anyhow::Context;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -9,7 +10,6 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 
 /// Connecting and shaking hands take no longer, or the other side is not there.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ async fn connect(address: &str, tls: Arc<ClientConfig>) -> anyhow::Result<SendRe
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
     let name = ServerName::try_from(host.to_owned()).with_context(|| format!("{host:?} is no host"))?;
     let connecting = async {
-        let reaching = tokio::time::timeout(REACH, TcpStream::connect(address)).await;
+        let reaching = tokio::time::timeout(REACH, http_proxy::connect(address)).await;
         let stream = reaching.with_context(|| format!("no connection within {} s", REACH.as_secs()))??;
         stream.set_nodelay(true)?;
         rustix::net::sockopt::set_tcp_user_timeout(&stream, UNANSWERED.as_millis() as u32)?;

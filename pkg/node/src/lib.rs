@@ -14,6 +14,7 @@ mod dial;
 mod etcd;
 pub mod files;
 pub mod host;
+mod http_proxy;
 mod join;
 pub mod kubeconfig;
 pub mod lock;

@@ -160,7 +160,10 @@ async fn ask(place: &Place, report: &mut Report) -> Result<String, String> {
 pub(crate) async fn client(place: &Place) -> Result<kube::Client, String> {
     let at = |error: &dyn fmt::Display| format!("{}: {error}", place.kubeconfig.display());
     let file = kube::config::Kubeconfig::read_from(&place.kubeconfig).map_err(|error| at(&error))?;
-    let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await.map_err(|error| at(&error))?;
+    let mut config =
+        kube::Config::from_custom_kubeconfig(file, &Default::default()).await.map_err(|error| at(&error))?;
+    // It is this host's own server.
+    config.proxy_url = None;
     kube::Client::try_from(config).map_err(|error| at(&error))
 }
 

@@ -26,6 +26,7 @@ pub struct Agent {
     /// Where it says that it stands; none: where the server is that it joins through.
     site: Option<String>,
     token: String,
+    proxy: Option<String>,
     child: Option<Child>,
 }
 
@@ -70,6 +71,7 @@ impl Agent {
             server: format!("https://{}:{PORT}", sites.address(server)),
             site: None,
             token: sites.token_of_nodes(server)?,
+            proxy: sites.proxy().cloned(),
             child: None,
         };
         sites.wire(at, bridge)?;
@@ -89,6 +91,7 @@ impl Agent {
         command.arg(&self.binary).args(["agent", "--instance", &self.namespace, "--node-name", &self.name()]);
         command.args(self.site.iter().flat_map(|site| ["--site", site]));
         command.args(["--eviction-hard", ""]).arg("-d").arg(data);
+        command.envs(self.proxy.iter().map(|proxy| ("HTTPS_PROXY", proxy)));
         command.args(token.iter().flat_map(|token| ["--server", &self.server, "--token", token]));
         command
     }

@@ -2,6 +2,7 @@
 //! removed with all its traces when dropped.
 pub mod agents;
 pub mod installed;
+mod proxy;
 pub mod routed;
 pub mod sites;
 pub mod way;

@@ -1,4 +1,5 @@
 //! Several servers, each at a site of its own: a network namespace on one bridge, whose link can be cut.
+use crate::proxy::{Asked, Proxy};
 use crate::{binary, end_of, end_within, ip, run};
 use anyhow::{Context, ensure};
 use std::fs;
@@ -27,6 +28,8 @@ pub struct Sites {
     through: Vec<usize>,
     /// What every server is told besides.
     flags: &'static [&'static str],
+    /// The HTTP proxy of servers that begin from now on.
+    proxy: Option<String>,
 }
 
 impl Sites {
@@ -45,7 +48,16 @@ impl Sites {
     pub fn start_with(number: u8, count: usize, flags: &'static [&'static str]) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("eyot-sites-").tempdir()?;
         let (name, network) = (format!("esite{number}"), 200 + number);
-        let mut sites = Self { dir, binary: binary()?, name, network, servers: Vec::new(), through: Vec::new(), flags };
+        let mut sites = Self {
+            dir,
+            binary: binary()?,
+            name,
+            network,
+            servers: Vec::new(),
+            through: Vec::new(),
+            flags,
+            proxy: None,
+        };
         ip(&["link", "add", &sites.name, "type", "bridge"])?;
         ip(&["link", "set", &sites.name, "up"])?;
         ip(&["address", "add", &format!("10.{network}.0.254/24"), "dev", &sites.name])?;
@@ -167,6 +179,7 @@ impl Sites {
         server.arg("-d").arg(self.data(at)).arg("-o").arg(self.kubeconfig(at));
         server.args(["--instance", &self.namespace(at), "--node-name", &letter, "--site", &letter]);
         server.args(["--advertise-address", &self.address(at)]).args(self.flags);
+        server.envs(self.proxy.iter().map(|proxy| ("HTTPS_PROXY", proxy)));
         if at > 0 {
             let through = self.through[at];
             let token = fs::read_to_string(self.data(through).join("server/token"))?;
@@ -266,12 +279,31 @@ impl Sites {
     /// # Errors
     /// The host refuses.
     pub fn part(&self, one: usize, other: usize, parted: bool) -> anyhow::Result<()> {
-        let change = if parted { "add" } else { "delete" };
-        for (at, from) in [(one, other), (other, one)] {
-            let address = format!("{}/32", self.address(from));
-            ip(&["-n", &self.namespace(at), "route", change, "blackhole", &address])?;
-        }
-        Ok(())
+        self.shun(one, other, parted)?;
+        self.shun(other, one, parted)
+    }
+
+    /// Lets nothing go from one server to another, or any agent, or what there will be in its place; or lets it again.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn shun(&self, at: usize, other: usize, shun: bool) -> anyhow::Result<()> {
+        let (change, address) = (if shun { "add" } else { "delete" }, format!("{}/32", self.address(other)));
+        ip(&["-n", &self.namespace(at), "route", change, "blackhole", &address])
+    }
+
+    /// An HTTP proxy on the host, for servers and agents that begin from now on; the names that it is asked for.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn set_proxy(&mut self) -> anyhow::Result<Asked> {
+        let proxy = Proxy::start(&format!("10.{}.0.254", self.network))?;
+        self.proxy = Some(format!("http://{}", proxy.address));
+        Ok(proxy.asked)
+    }
+
+    pub(crate) fn proxy(&self) -> Option<&String> {
+        self.proxy.as_ref()
     }
 
     /// `kill -9`.

@@ -17,6 +17,8 @@ fn a_node_is_installed_and_removed() -> anyhow::Result<()> {
 
     // What joins is for root alone, and on no command line; nothing of the templates is left to fill in.
     assert_eq!(machine.sh("stat -c %a /etc/eyot/config.yaml /etc/eyot")?, "600\n700\n");
+    let proxies = machine.sh("stat -c %a /etc/eyot/eyot.env; sort /etc/eyot/eyot.env")?;
+    assert_eq!(proxies, "600\nHTTPS_PROXY='http://proxy.invalid:3128'\nNO_PROXY='10.0.0.0/8'\n");
     let process = "cat /run/eyot.pid /proc/$(cat /run/eyot.pid)/task/*/children";
     let before = machine.sh(process)?;
     let line =

@@ -2,6 +2,7 @@
 //! and to the next one when that is gone. What was under way then fails, and is asked again by whoever asked: watches are
 //! answered 410 by another server and list again.
 use super::servers::Servers;
+use crate::http_proxy;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};
@@ -217,7 +218,7 @@ pub async fn open(
     use anyhow::Context;
     let late = || format!("no answer within {} s", CONNECT.as_secs());
     let begun = Instant::now();
-    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await.with_context(late)??;
+    let stream = tokio::time::timeout(CONNECT, http_proxy::connect(address)).await.with_context(late)??;
     let took = begun.elapsed();
     stream.set_nodelay(true)?;
     let mut tls = (*tls).clone();
@@ -234,7 +235,7 @@ pub async fn open(
 /// It is not there.
 pub async fn distance(address: &str) -> std::io::Result<Duration> {
     let begun = Instant::now();
-    tokio::time::timeout(CONNECT, TcpStream::connect(address)).await??;
+    tokio::time::timeout(CONNECT, http_proxy::connect(address)).await??;
     Ok(begun.elapsed())
 }
 

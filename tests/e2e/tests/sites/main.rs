@@ -1,4 +1,5 @@
 //! Three servers at three sites: each accepts every write, cut off or not, and they converge.
+mod absence;
 mod handover;
 mod takeover;
 
