@@ -8,6 +8,7 @@ fn run(servers: usize, steps: &[Step]) {
     let mut cluster = Cluster::new(servers);
     steps.iter().for_each(|step| cluster.step(step));
     cluster.heal();
+    cluster.assert_pruned_at_once();
     cluster.assert_same();
     cluster.assert_nothing_lost();
 }

@@ -97,6 +97,8 @@ const WAL_MOST_BYTES: u64 = 1 << 30;
 pub struct Sizes {
     pub documents: u64,
     pub document_bytes: u64,
+    /// Of the documents, those of which something may be forgotten some time.
+    pub unpruned: u64,
     pub changes: u64,
     pub conflicts: u64,
 }
@@ -135,12 +137,18 @@ impl Changes {
 
     pub fn sizes(&self) -> Result<Sizes> {
         let sql = "SELECT (SELECT count(*) FROM document), (SELECT coalesce(sum(length(bytes)), 0) FROM document),
-                          (SELECT count(*) FROM change), (SELECT count(*) FROM conflict)";
+                          (SELECT count(*) FROM change), (SELECT count(*) FROM conflict), (SELECT count(*) FROM unpruned)";
         self.sql(|db| {
             db.query_row(sql, [], |row| {
                 let number = |column| row.get::<_, i64>(column).map(|number| number as u64);
                 let (documents, document_bytes) = (number(0)?, number(1)?);
-                Ok(Sizes { documents, document_bytes, changes: number(2)?, conflicts: number(3)? })
+                Ok(Sizes {
+                    documents,
+                    document_bytes,
+                    unpruned: number(4)?,
+                    changes: number(2)?,
+                    conflicts: number(3)?,
+                })
             })
         })
     }
@@ -316,10 +324,28 @@ impl Changes {
         document.ended().into_iter().try_for_each(|uid| self.note_end(uid))?;
         let bytes = document.encode();
         self.sql(|db| {
-            db.prepare_cached("INSERT OR REPLACE INTO document VALUES (?, ?, ?)")?
-                .execute(params![key, bytes, checksum(key, Some(&bytes))])
-                .map(drop)
+            db.prepare_cached("INSERT OR REPLACE INTO document VALUES (?, ?, ?)")?.execute(params![
+                key,
+                bytes,
+                checksum(key, Some(&bytes))
+            ])?;
+            db.prepare_cached("INSERT OR IGNORE INTO unpruned VALUES (?)")?.execute([key]).map(drop)
         })
+    }
+
+    /// The next keys whose documents may hold what can be forgotten some time.
+    pub fn unpruned(&self, after: Option<&[u8]>, most: usize) -> Result<Vec<Bytes>> {
+        self.sql(|db| {
+            let mut select = db.prepare_cached("SELECT key FROM unpruned WHERE key > ? ORDER BY key LIMIT ?")?;
+            let keys =
+                select.query_map(params![after.unwrap_or_default(), most as i64], |row| row.get::<_, Vec<u8>>(0))?;
+            keys.map(|key| key.map(Bytes::from)).collect()
+        })
+    }
+
+    /// There is nothing more to forget of a document until it changes.
+    pub fn note_pruned(&self, key: &[u8]) -> Result<()> {
+        self.sql(|db| db.prepare_cached("DELETE FROM unpruned WHERE key = ?")?.execute([key]).map(drop))
     }
 
     /// Documents forget ends that all members know; who asks later finds them here.
@@ -565,7 +591,8 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
         db.execute_batch(
             "BEGIN IMMEDIATE;
              DROP TABLE IF EXISTS meta; DROP TABLE IF EXISTS change; DROP TABLE IF EXISTS vector;
-             DROP TABLE IF EXISTS document; DROP TABLE IF EXISTS conflict; DROP TABLE IF EXISTS ended;",
+             DROP TABLE IF EXISTS document; DROP TABLE IF EXISTS conflict; DROP TABLE IF EXISTS ended;
+             DROP TABLE IF EXISTS unpruned;",
         )?;
         db.execute_batch(&format!(
             "CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
@@ -589,7 +616,17 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(
         "CREATE TABLE IF NOT EXISTS ended (id INTEGER PRIMARY KEY AUTOINCREMENT, uid TEXT NOT NULL UNIQUE);
          CREATE TABLE IF NOT EXISTS staged (key BLOB PRIMARY KEY, bytes BLOB NOT NULL);",
-    )
+    )?;
+    let kept = "SELECT count(*) FROM sqlite_master WHERE name = 'unpruned'";
+    if !db.query_row(kept, [], |row| row.get::<_, bool>(0))? {
+        db.execute_batch(
+            "BEGIN IMMEDIATE;
+             CREATE TABLE unpruned (key BLOB PRIMARY KEY) WITHOUT ROWID;
+             INSERT INTO unpruned SELECT key FROM document;
+             COMMIT",
+        )?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -509,9 +509,8 @@ impl Replicator {
         let pruned = self.changes.to_prune(stable)?;
         *self.replicated.pruned.write() = pruned.clone();
         let more = self.forget_changes(stable, CHANGES, CHANGES_BYTES)?;
-        let mut keys = self.changes.keys(self.prune_after.as_deref(), None)?;
-        let last_page = keys.len() <= PRUNE_DOCUMENTS;
-        keys.truncate(PRUNE_DOCUMENTS);
+        let mut keys = self.changes.unpruned(self.prune_after.as_deref(), PRUNE_DOCUMENTS)?;
+        let last_page = keys.len() < PRUNE_DOCUMENTS;
         self.changes.step(|changes| {
             changes.set_pruned(&pruned)?;
             keys.iter().try_for_each(|key| prune(changes, key, stable))
@@ -566,10 +565,12 @@ fn prune(changes: &Changes, key: &[u8], stable: u64) -> Result<()> {
     let before = changes.document(key)?;
     let mut after = before.clone();
     match after.prune(stable) {
-        false => changes.forget_document(key),
-        true if after != before => changes.set_document(key, &after),
-        true => Ok(()),
+        false => changes.forget_document(key)?,
+        true if after != before => changes.set_document(key, &after)?,
+        true => {}
     }
+    // What is younger can be forgotten later.
+    if before.version().latest() <= stable { changes.note_pruned(key) } else { Ok(()) }
 }
 
 fn uid(object: &[u8]) -> Option<String> {

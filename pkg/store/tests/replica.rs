@@ -246,6 +246,13 @@ fn a_thousand_edits_leave_one_document_and_no_changes_once_all_have_them() {
     let page = one.documents().unwrap().page(None, LIMIT).unwrap();
     assert_eq!(page.documents.len(), 1);
     assert!(page.documents[0].1.len() < 1000, "{} bytes", page.documents[0].1.len());
+    assert_eq!(one.sizes().unwrap().unpruned, 0);
+    run(&mut one, vec![put(1, "again"), put(2, "new")]);
+    assert_eq!(one.sizes().unwrap().unpruned, 2, "what changed is looked at again");
+    let before = one.vector().latest();
+    run(&mut one, vec![put(2, "newer")]);
+    while one.stable(before).unwrap() {}
+    assert_eq!(one.sizes().unwrap().unpruned, 1, "and what is too young later");
 }
 
 async fn write(store: &Store, op: Op) {

@@ -191,7 +191,7 @@ impl World {
             while self.server(*number).bare.stable(stable).or_else(|error| self.fail("forgets", error.to_string()))? {}
             let sizes = self.servers[number].bare.sizes();
             let sizes = sizes.or_else(|error| self.fail("stores read", error.to_string()))?;
-            if sizes.changes > 0 || sizes.documents != live {
+            if sizes.changes > 0 || sizes.unpruned > 0 || sizes.documents != live {
                 let what = format!("server {number} keeps {sizes:?} for {live} objects that all have, up to {stable}");
                 return self.fail("bounded", what);
             }

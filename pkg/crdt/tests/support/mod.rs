@@ -266,6 +266,18 @@ impl Cluster {
         }
     }
 
+    /// Once all that is in a document is forgotten that can be, there is nothing more to forget until it changes.
+    pub fn assert_pruned_at_once(&self) {
+        for server in &self.servers {
+            let mut pruned = server.document.clone();
+            let latest = pruned.version().latest();
+            pruned.prune(latest);
+            let mut again = pruned.clone();
+            again.prune(latest + 1000);
+            assert_eq!(again.encode(), pruned.encode(), "server {}", server.actor);
+        }
+    }
+
     /// Each word that was ever written is there, was replaced by somebody who saw it, or was told of.
     pub fn assert_nothing_lost(&self) {
         let there = words(self.servers[0].value().as_ref());
