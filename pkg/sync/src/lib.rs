@@ -14,11 +14,13 @@ mod relation;
 mod relay;
 mod service;
 mod session;
+mod shared;
 
 pub use link::{Peer, Wire};
 pub use members::{Member, Members};
 pub use message::{Hello, Message, PROTOCOL};
 pub use relation::Relation;
 pub use relay::Neighbours;
-pub use service::{Dialer, Handle, LinkState, Options, Service};
+pub use service::{Dialer, Handle, Options, Service};
 pub use session::{Session, Standing, Task, Want};
+pub use shared::LinkState;

@@ -2,8 +2,8 @@
 use crate::frame::{self, Codec};
 use crate::message::{Hello, Message};
 use crate::relation::Relation;
-use crate::service::Shared;
 use crate::session::{MESSAGE_BYTES, Session, Standing, Task, WINDOW_MESSAGES, Want};
+use crate::shared::Shared;
 use futures::{SinkExt, StreamExt};
 use std::collections::VecDeque;
 use std::sync::Arc;
