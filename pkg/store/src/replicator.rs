@@ -135,8 +135,10 @@ pub struct Replicator {
     pub shared: Arc<Shared>,
     pub replicated: Arc<Replicated>,
     pub summarize: Arc<dyn Summarize>,
-    /// Where looking for what may be forgotten has got to.
-    pub prune_after: Option<Bytes>,
+    /// Where looking for what may be forgotten up to a time has got to; none: it has not begun, or is done.
+    pub pruning: Option<(Bytes, u64)>,
+    /// Up to when all that may be forgotten is, as far as this process knows.
+    pub pruned_to: u64,
     /// Another's store that is being taken over.
     pub adoption: Option<Adoption>,
     /// Bytes of the changes that are kept.
@@ -505,18 +507,26 @@ impl Replicator {
         if self.adoption.is_some() {
             return Ok(false);
         }
+        if stable <= self.pruned_to {
+            // A member is away. What came since is later, but there may be too much of it.
+            return self.forget_changes(stable, CHANGES, CHANGES_BYTES);
+        }
         // First: whoever meets this server meanwhile must know.
         let pruned = self.changes.to_prune(stable)?;
         *self.replicated.pruned.write() = pruned.clone();
         let more = self.forget_changes(stable, CHANGES, CHANGES_BYTES)?;
-        let mut keys = self.changes.unpruned(self.prune_after.as_deref(), PRUNE_DOCUMENTS)?;
-        let last_page = keys.len() < PRUNE_DOCUMENTS;
+        let (after, begun_at) =
+            self.pruning.clone().map_or((None, stable), |(after, begun_at)| (Some(after), begun_at));
+        let keys = self.changes.unpruned(after.as_deref(), PRUNE_DOCUMENTS)?;
         self.changes.step(|changes| {
             changes.set_pruned(&pruned)?;
             keys.iter().try_for_each(|key| prune(changes, key, stable))
         })?;
-        self.prune_after = if last_page { None } else { keys.pop() };
-        Ok(more || !last_page)
+        self.pruning = keys.last().filter(|_| keys.len() == PRUNE_DOCUMENTS).map(|last| (last.clone(), begun_at));
+        if self.pruning.is_none() {
+            self.pruned_to = begun_at;
+        }
+        Ok(more || self.pruned_to < stable)
     }
 
     /// Forgets changes up to a time, and all but the newest: so many, of so many bytes. Returns whether there may be more.

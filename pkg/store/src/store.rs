@@ -538,7 +538,8 @@ impl Parts {
             shared: shared.clone(),
             replicated,
             summarize: options.summarize.clone(),
-            prune_after: None,
+            pruning: None,
+            pruned_to: 0,
             adoption,
             noted: None,
         };

@@ -255,6 +255,23 @@ fn a_thousand_edits_leave_one_document_and_no_changes_once_all_have_them() {
     assert_eq!(one.sizes().unwrap().unpruned, 1, "and what is too young later");
 }
 
+#[test]
+fn what_may_be_forgotten_is_looked_for_everywhere_also_when_that_moves_on_meanwhile() {
+    let pair = Pair::new();
+    let mut one = pair.open(0);
+    let all = |data: &str| (0..500).map(|n| put(n, data)).collect::<Vec<_>>();
+    run(&mut one, all("a"));
+    let first = one.vector().latest();
+    assert!(one.stable(first).unwrap(), "there are more pages");
+    run(&mut one, all("b"));
+    while one.stable(one.vector().latest()).unwrap() {}
+    assert_eq!(one.sizes().unwrap().unpruned, 0);
+    let latest = one.vector().latest();
+    run(&mut one, vec![put(1, "c")]);
+    assert!(!one.stable(latest).unwrap(), "nothing has moved");
+    assert_eq!(one.sizes().unwrap().unpruned, 1);
+}
+
 async fn write(store: &Store, op: Op) {
     store.txn(Txn { then: vec![op], ..Txn::default() }).await.unwrap();
 }
