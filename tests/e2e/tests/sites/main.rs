@@ -69,7 +69,11 @@ fn a_cut_site_goes_on_and_converges() -> anyhow::Result<()> {
 
     // Who was removed is told nothing more.
     sites.kubectl(0, &["delete", "server", "c"])?;
-    sites.until("c is refused", || sites.log(2).contains("no member"))?;
+    let linked = || {
+        let links = ["get", "servers", "-o", "jsonpath={.items[*].status.link}"];
+        sites.kubectl(2, &links).unwrap_or_else(|error| error.to_string()).contains("Linked")
+    };
+    sites.until("c's links end", || !linked())?;
     sites.kubectl(0, &["create", "configmap", "secret-plan", "--from-literal=x=1"])?;
     sites.until("b hears of it", || sites.kubectl(1, &["get", "configmap", "secret-plan"]).is_ok())?;
     assert!(sites.kubectl(2, &["get", "configmap", "secret-plan"]).is_err());
