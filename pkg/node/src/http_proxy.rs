@@ -35,13 +35,8 @@ async fn connect_by(proxies: &Matcher, address: &str) -> io::Result<TcpStream> {
     if let Some(password) = proxy.basic_auth() {
         tunnel = tunnel.with_auth(password.clone());
     }
-    match tunnel.call(target).await {
-        Ok(stream) => Ok(stream.into_inner()),
-        Err(error) => {
-            let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
-            Err(io::Error::other(format!("through the proxy {name}: {error}{cause}")))
-        }
-    }
+    let told = |error| io::Error::other(format!("through the proxy {name}: {:#}", anyhow::Error::new(error)));
+    Ok(tunnel.call(target).await.map_err(told)?.into_inner())
 }
 
 /// As everywhere, this host itself is never reached through a proxy.

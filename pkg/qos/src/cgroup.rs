@@ -147,12 +147,17 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error { path, source }
 }
 
+/// The processes of the group at a directory, without those of groups below.
+pub(crate) fn processes_of(dir: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
 fn find_processes(dir: &Path, found: &mut BTreeSet<i32>) {
     // A group that is gone has none.
     let Ok(entries) = fs::read_dir(dir) else { return };
-    let here = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     // Zero is a process that this one can't name.
-    found.extend(here.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    found.extend(processes_of(dir).into_iter().filter(|pid| *pid > 0));
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         find_processes(&entry.path(), found);
     }

@@ -1,5 +1,5 @@
 //! What a group has used and may use, read from the kernel's files of either version.
-use super::cgroup::Cgroups;
+use super::cgroup::{Cgroups, processes_of};
 use super::plan::{CPU_PERIOD_US, Version};
 use std::fs;
 use std::path::Path;
@@ -100,8 +100,7 @@ impl Cgroups {
 
     /// The processes of a group, without those of groups below.
     pub fn processes(&self, path: &str) -> Vec<i32> {
-        let text = fs::read_to_string(self.dir("cpu", path).join("cgroup.procs")).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
+        processes_of(&self.dir("cpu", path))
     }
 
     fn usage_v1(&self, path: &str) -> Usage {

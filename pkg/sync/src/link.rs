@@ -217,8 +217,7 @@ impl Link {
         loop {
             // Asked first: what is whole now is so before anything else comes.
             let (whole, vector) = (replica.is_whole(), replica.vector());
-            // Who has waited long enough goes on as it is.
-            let (lows, late) = (self.shared.lows(), !whole && !replica.owed().is_empty());
+            let (lows, late) = (self.shared.lows(), !replica.owed().is_empty());
             let standing = Standing { vector, lows, whole, late, neighbours: &neighbours, now_ms: self.now_ms() };
             self.session.look(&standing).map_err(Error::Refused)?;
             let message = match self.session.want() {

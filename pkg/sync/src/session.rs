@@ -46,7 +46,7 @@ pub struct Standing<'a> {
     pub lows: Vec<(u16, u64)>,
     /// All that our documents hold was in the vector ([`store::Replica::is_whole`]).
     pub whole: bool,
-    /// The rest of a snapshot is awaited and does not come ([`store::Replica::owed`]).
+    /// The rest of a snapshot does not come ([`store::Replica::owed`]).
     pub late: bool,
     pub neighbours: &'a Neighbours,
     /// Milliseconds on a clock that never goes back.
@@ -333,7 +333,8 @@ impl Session {
             Relation::Wait => drop(self.held.get_or_insert(now_ms + HOLD_MS)),
             _ => drop(self.held.take_if(|_| standing.whole)),
         }
-        if standing.late && self.relation == Relation::Merge && self.peer.is_some() {
+        // Who has waited long enough counts as whole, and goes on as it is.
+        if standing.late && !standing.whole && self.relation == Relation::Merge && self.peer.is_some() {
             // Whoever hears of that may have a whole store to give.
             let wait_ms = if self.me.owed.is_empty() { 0 } else { HOLD_MS };
             self.late.get_or_insert(now_ms + wait_ms);

@@ -185,7 +185,7 @@ impl Sites {
             let token = fs::read_to_string(self.data(through).join("server/token"))?;
             server.args(["--server", &self.url(through), "--token", token.trim()]);
         }
-        let log = fs::File::options().create(true).append(true).open(self.dir.path().join(format!("{letter}.log")))?;
+        let log = fs::File::options().create(true).append(true).open(self.log_file(at))?;
         self.servers[at] = Some(server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         self.until(&format!("{letter} answers"), || self.kubectl(at, &["get", "--raw", "/readyz"]).is_ok())
             .with_context(|| format!("the log of {letter} ends:\n{}", self.log(at)))
@@ -209,14 +209,18 @@ impl Sites {
         Ok(path.display().to_string())
     }
 
+    fn log_file(&self, at: usize) -> PathBuf {
+        self.dir.path().join(format!("{}.log", Self::letter(at)))
+    }
+
     /// The last lines of a server's log.
     pub fn log(&self, at: usize) -> String {
-        end_of(&self.dir.path().join(format!("{}.log", Self::letter(at))))
+        end_of(&self.log_file(at))
     }
 
     /// All that a server has said.
     pub fn whole_log(&self, at: usize) -> String {
-        fs::read_to_string(self.dir.path().join(format!("{}.log", Self::letter(at)))).unwrap_or_default()
+        fs::read_to_string(self.log_file(at)).unwrap_or_default()
     }
 
     /// kubectl at one server's site, speaking to that server.

@@ -282,7 +282,7 @@ impl Server {
         self.members.observe_vector(self.number, &vector);
         let (neighbours, now_ms) = (&self.neighbours, self.clock.load(Ordering::Relaxed));
         let whole = self.bare.is_whole();
-        let late = !whole && !self.bare.owed().is_empty();
+        let late = !self.bare.owed().is_empty();
         let standing = Standing { vector, lows: self.members.lows(), whole, late, neighbours, now_ms };
         if session.look(&standing).is_err() {
             self.anew = true;

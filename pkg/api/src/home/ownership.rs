@@ -17,7 +17,7 @@ pub struct Ownership {
     pub passive: bool,
     /// All other sites that are known.
     pub others: BTreeMap<Site, Link>,
-    /// Those in contact of which nothing came for so long that nothing is entrusted to them.
+    /// Those of which nothing came for so long that nothing is entrusted to them.
     pub quiet: BTreeSet<Site>,
 }
 

@@ -175,7 +175,7 @@ fn takes_back(view: &Ownership, kind: &str, new: &Value, old: &Value) -> bool {
     kind == "Pod"
         && annotations[HANDOVERS].is_string()
         && !claim.stay
-        && view.is_unheard(view.home_of(&claim), 0)
+        && !view.in_contact(&claim)
         && new["metadata"]["annotations"][HOME] == *view.site
 }
 
